@@ -1,0 +1,100 @@
+"""OperatorGraph: a network as hardware sees it. Ops, shapes, bits; no weights, no torch. Plain JSON in and out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+KINDS = frozenset(
+    """
+    conv linear matmul batch_norm layer_norm relu clip hard_swish hard_sigmoid sigmoid silu gelu tanh softmax add mul sub div
+    max_pool avg_pool global_avg_pool concat reshape transpose split slice pad resize reduce_mean quantize identity
+    """.split()
+)
+"""Known kinds; anything else is ``other:<op name>`` and is never priced at zero."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operation on concrete shapes at the graph's batch size.
+
+    Attributes:
+        name: unique in the graph; for layers the module's qualified name.
+        kind: one of `KINDS` or ``other:<op name>``.
+        inputs: names of the operators (or ``input``) whose results it reads.
+        input_shapes, output_shape: with the batch first.
+        weight_shape: of convolutions and linears, output channels first; empty otherwise.
+        weight_bits, activation_bits: 32 for float; 8 where the op runs on integers.
+        attributes: numbers that matter to cost: ``kernel`` [h, w], ``stride`` [h, w], ``groups``, ``dilation``, ``axis`` ...
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...] = ()
+    weight_bits: int = 32
+    activation_bits: int = 32
+    has_bias: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def macs(self) -> int:
+        """Multiply-accumulates of a convolution, linear or matmul; 0 for the rest (the field's convention)."""
+        if self.kind == "conv":
+            _, in_per_group, *kernel = self.weight_shape
+            return _product(self.output_shape) * in_per_group * _product(kernel)
+        if self.kind == "linear":
+            return _product(self.output_shape) * self.weight_shape[1]
+        if self.kind == "matmul":
+            return _product(self.output_shape) * self.input_shapes[0][-1]
+        return 0
+
+
+@dataclass(frozen=True)
+class OperatorGraph:
+    """Operators in execution order; the last one gives the output."""
+
+    operators: tuple[Operator, ...]
+    input_shape: tuple[int, ...]
+
+    def macs(self) -> int:
+        """Multiply-accumulates of one run at the graph's batch size."""
+        return sum(op.macs() for op in self.operators)
+
+    def to_json(self) -> str:
+        """Canonical text with type and version."""
+        return json.dumps({"type": "operator_graph", "version": 1, **asdict(self)}, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> OperatorGraph:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: not an operator graph of a known version.
+        """
+        data = json.loads(text)
+        if data.get("type") != "operator_graph" or data.get("version") != 1:
+            raise ValueError(f"not an operator graph: type {data.get('type')!r} version {data.get('version')!r}")
+        operators = tuple(
+            Operator(
+                **{
+                    **op,
+                    "inputs": tuple(op["inputs"]),
+                    "input_shapes": tuple(tuple(s) for s in op["input_shapes"]),
+                    "output_shape": tuple(op["output_shape"]),
+                    "weight_shape": tuple(op["weight_shape"]),
+                }
+            )
+            for op in data["operators"]
+        )
+        return OperatorGraph(operators, tuple(data["input_shape"]))
+
+
+def _product(sizes: Any) -> int:
+    result = 1
+    for size in sizes:
+        result *= int(size)
+    return result

@@ -1,0 +1,68 @@
+"""What a technique is given beside the network: plain values, images, and a cost, never a service or a target object."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from techniques.network import Network
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Preprocessed images ``(n, channels, height, width)`` float32, labels ``(n,)`` int64 (or none, for label-free data)
+    and the original network's logits ``(n, classes)`` on exactly these views, where they were computed beforehand."""
+
+    images: Tensor
+    labels: Tensor | None = None
+    teacher_logits: Tensor | None = None
+
+
+class ImageSource(Protocol):
+    """Preprocessed images in batches. ``epoch`` picks order and augmentation; the same epoch gives the same batches."""
+
+    def __len__(self) -> int:
+        """Number of images in one epoch."""
+        ...
+
+    def batches(self, epoch: int, batch_size: int) -> Iterator[Batch]:
+        """One pass over the images; the last batch may be smaller."""
+        ...
+
+
+class CostFunction(Protocol):
+    """Price of a network (any device, meta included): predicted milliseconds on the target of the search."""
+
+    def __call__(self, network: Network) -> float:
+        """Milliseconds of one run at the search's batch size."""
+        ...
+
+
+@dataclass(frozen=True)
+class TechniqueContext:
+    """Facts of the target and of the request, as plain values.
+
+    Attributes:
+        seed: decides every random choice of a technique.
+        channel_multiple: kept channel counts are rounded to this multiple (the target's preference); 1 rounds nothing.
+        unsigned_activations: whether the target prefers uint8 to int8 activations.
+        scopes: shell patterns of module names that may be compressed; others are left untouched.
+        calibration: a few hundred training images without augmentation, for importance, statistics and ranges.
+        cost: price of a network on the target, where the search has a predictor.
+    """
+
+    seed: int = 0
+    channel_multiple: int = 8
+    unsigned_activations: bool = True
+    scopes: tuple[str, ...] = ("*",)
+    calibration: ImageSource | None = None
+    cost: CostFunction | None = None
+
+    def in_scope(self, module_name: str) -> bool:
+        """Whether the request allows compressing the module of this qualified name."""
+        return any(fnmatch.fnmatchcase(module_name, pattern) for pattern in self.scopes)

@@ -1,0 +1,98 @@
+"""The editable network: the one representation that every technique reads and returns (contract 1).
+
+A `Network` wraps an ``fx.GraphModule`` whose convolutions, linears and norms are ordinary ``nn`` modules called from the
+graph, so that any library which looks for modules works on it; every other operation is an ATen call. It has one float32
+image input ``(batch, channels, height, width)`` and one output ``(batch, classes)``; the batch is always free.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, fx, nn
+
+
+@dataclass(frozen=True)
+class Network:
+    """A convolutional classifier as an editable graph.
+
+    Attributes:
+        graph: called with a float32 tensor ``(batch, *input_shape)``, returns ``(batch, outputs)``.
+        input_shape: ``(channels, height, width)`` that the graph expects.
+        input_name: the input's name in the file it came from, kept through export.
+        size_is_free: whether other heights and widths run too; if not, ``size_note`` says which node forbids it.
+        size_note: the reason why the size is fixed, empty when it is free.
+        erased: what the export that produced the file left out (stochastic depth, auxiliary heads), for the report.
+    """
+
+    graph: fx.GraphModule
+    input_shape: tuple[int, int, int]
+    input_name: str = "input"
+    output_name: str = "logits"
+    size_is_free: bool = True
+    size_note: str = ""
+    erased: tuple[str, ...] = field(default=())
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Run the graph: ``(batch, channels, height, width)`` to ``(batch, outputs)``."""
+        output: Tensor = self.graph(images)
+        return output
+
+    def clone(self) -> Network:
+        """A deep copy: techniques change the copy and never their input."""
+        return replace(self, graph=copy.deepcopy(self.graph))
+
+    def to_meta(self) -> Network:
+        """A copy on the meta device: shapes without values, for pricing a recipe in milliseconds.
+
+        The copy is made without ever duplicating the weights' memory.
+        """
+        memo: dict[int, object] = {}
+        for tensor in [*self.graph.parameters(), *self.graph.buffers()]:
+            empty = torch.empty_like(tensor, device="meta")
+            memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        return replace(self, graph=copy.deepcopy(self.graph, memo))
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether the weights are on the meta device (shapes only)."""
+        return any(p.is_meta for p in self.graph.parameters())
+
+    def train(self, mode: bool = True) -> Network:
+        """Switch dropout and batch norm to training (or evaluation) behaviour, in place; returns itself."""
+        self.graph.train(mode)
+        return self
+
+    def eval(self) -> Network:
+        """Switch to evaluation behaviour, in place; returns itself."""
+        return self.train(False)
+
+    def example_input(self, batch: int = 2) -> Tensor:
+        """A random input of the right shape, on meta where the network is."""
+        device = "meta" if self.is_meta else "cpu"
+        return torch.randn(batch, *self.input_shape, device=device)
+
+    def parameter_count(self) -> int:
+        """Stored weights of the network; shared ones count once."""
+        return sum(p.numel() for p in self.graph.parameters())
+
+    def module_calls(self) -> Iterator[tuple[fx.Node, nn.Module]]:
+        """The graph's calls of modules, in execution order."""
+        for node in self.graph.graph.nodes:
+            if node.op == "call_module":
+                yield node, self.graph.get_submodule(node.target)
+
+    def layers(self) -> dict[str, nn.Conv2d | nn.Linear]:
+        """The layers that hold nearly all weights: convolutions and linears by qualified name, in execution order."""
+        return {str(node.target): module for node, module in self.module_calls() if isinstance(module, nn.Conv2d | nn.Linear)}
+
+    def rebuilt(self) -> Network:
+        """The same network after its graph was edited: dead nodes and unused modules dropped, code regenerated."""
+        self.graph.graph.eliminate_dead_code()
+        self.graph.graph.lint()
+        self.graph.delete_all_unused_submodules()
+        self.graph.recompile()
+        return self
