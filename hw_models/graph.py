@@ -8,10 +8,39 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 KINDS = frozenset(
-    """
-    conv linear matmul batch_norm layer_norm relu clip hard_swish hard_sigmoid sigmoid silu gelu tanh softmax add mul sub div
-    max_pool avg_pool global_avg_pool concat reshape transpose split slice pad resize reduce_mean quantize identity
-    """.split()
+    {
+        "conv",
+        "linear",
+        "matmul",
+        "batch_norm",
+        "layer_norm",
+        "relu",
+        "clip",
+        "hard_swish",
+        "hard_sigmoid",
+        "sigmoid",
+        "silu",
+        "gelu",
+        "tanh",
+        "softmax",
+        "add",
+        "mul",
+        "sub",
+        "div",
+        "max_pool",
+        "avg_pool",
+        "global_avg_pool",
+        "concat",
+        "reshape",
+        "transpose",
+        "split",
+        "slice",
+        "pad",
+        "resize",
+        "reduce_mean",
+        "quantize",
+        "identity",
+    }
 )
 """Known kinds; anything else is ``other:<op name>`` and is never priced at zero."""
 
