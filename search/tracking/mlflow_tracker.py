@@ -1,0 +1,140 @@
+"""Candidates in MLflow: one parent run per search, one child run per candidate, found by tag before they are created."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.time import get_current_time_millis
+
+from search.errors import SearchError
+from search.protocols import CandidateRecord
+from techniques.recipe import Recipe
+
+SEARCH_TAG, CANDIDATE_TAG = "paretopress.search", "paretopress.candidate"
+_MAX_PARAM_LENGTH = 6000
+_BATCH = 100
+
+
+class TrackingError(SearchError):
+    """The tracking server did not take it; the search goes on and the outbox tries again."""
+
+
+class MlflowTracker:
+    """A `search.tracking.base.Tracker` on any MLflow tracking URI.
+
+    Args:
+        tracking_uri: such as ``sqlite:////data/mlflow.db`` or ``http://mlflow:5000``.
+        experiment: created when it is missing.
+        artifact_location: for a new experiment on a database backend; a server decides for itself.
+    """
+
+    def __init__(self, tracking_uri: str, experiment: str = "paretopress", artifact_location: str | None = None) -> None:
+        self._client = MlflowClient(tracking_uri=tracking_uri)
+        self._experiment_name = experiment
+        self._artifact_location = artifact_location
+        self._experiment_id: str | None = None
+        self._run_ids: dict[tuple[str, str], str] = {}
+
+    def start_search(self, search_name: str, parameters: Mapping[str, str]) -> str:
+        """Create or find the parent run; returns its id."""
+        with _translated():
+            run_id = self._find_or_create(search_name, "", search_name.rpartition("/")[2], {})
+            self._log(run_id, parameters, {})
+            return run_id
+
+    def log_candidate(self, search_name: str, record: CandidateRecord) -> str:
+        """Create or update the child run: parameters are the flat recipe, metrics the measurements."""
+        with _translated():
+            parent = self._find_or_create(search_name, "", search_name.rpartition("/")[2], {})
+            tags = {MLFLOW_PARENT_RUN_ID: parent}
+            run_id = self._find_or_create(search_name, record.candidate_id, record.candidate_id, tags)
+            parameters = {**Recipe.from_json(record.recipe_json).flat(), "seed": str(record.seed)}
+            parameters |= {f"policy.{name}": str(value) for name, value in record.policy.items()}
+            self._log(run_id, parameters, candidate_metrics(record))
+            for name, value in (("paretopress.state", record.state), ("paretopress.feasible", str(record.feasible))):
+                self._client.set_tag(run_id, name, value)
+            recipe = json.dumps({**json.loads(record.recipe_json), "rung": record.rung, "seed": record.seed}, indent=1)
+            self._client.log_text(run_id, recipe, "recipe.json")
+            self._client.set_terminated(run_id, "FAILED" if record.state == "failed" else "FINISHED")
+            return run_id
+
+    def log_artifact(self, search_name: str, candidate_id: str | None, path: Path, artifact_name: str) -> None:
+        """Attach a file under its own name; its bytes are read where they lie."""
+        with _translated():
+            run_id = self._find_or_create(search_name, candidate_id or "", candidate_id or search_name.rpartition("/")[2], {})
+            folder, _, leaf = artifact_name.rpartition("/")
+            if path.name != leaf:
+                raise ValueError(f"artifact file {path.name!r} must be called {leaf!r}")
+            self._client.log_artifact(run_id, str(path), folder or None)
+
+    def end_search(self, search_name: str, metrics: Mapping[str, float], succeeded: bool) -> None:
+        """Close the parent run with the best candidate's numbers."""
+        with _translated():
+            run_id = self._find_or_create(search_name, "", search_name.rpartition("/")[2], {})
+            self._log(run_id, {}, metrics)
+            self._client.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
+
+    def _find_or_create(self, search_name: str, candidate_id: str, run_name: str, tags: Mapping[str, str]) -> str:
+        key = (search_name, candidate_id)
+        if key not in self._run_ids:
+            experiment = self._experiment()
+            found = self._find(experiment, search_name, candidate_id)
+            all_tags = {**tags, SEARCH_TAG: search_name, CANDIDATE_TAG: candidate_id, MLFLOW_RUN_NAME: run_name}
+            run = found or self._client.create_run(experiment, tags=all_tags, run_name=run_name)
+            self._run_ids[key] = run.info.run_id
+        return self._run_ids[key]
+
+    def _find(self, experiment: str, search_name: str, candidate_id: str) -> Run | None:
+        query = f"tags.`{SEARCH_TAG}` = '{search_name}' and tags.`{CANDIDATE_TAG}` = '{candidate_id}'"
+        runs = self._client.search_runs([experiment], query, max_results=1)
+        return runs[0] if runs else None
+
+    def _experiment(self) -> str:
+        if self._experiment_id is None:
+            found = self._client.get_experiment_by_name(self._experiment_name)
+            if found is None:
+                self._experiment_id = self._client.create_experiment(self._experiment_name, self._artifact_location)
+            else:
+                self._experiment_id = found.experiment_id
+        return str(self._experiment_id)
+
+    def _log(self, run_id: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        now = get_current_time_millis()
+        values = [Metric(name, value, now, 0) for name, value in metrics.items() if math.isfinite(value)]
+        params = [Param(name[:250], value[:_MAX_PARAM_LENGTH]) for name, value in parameters.items()]
+        tags: list[RunTag] = []
+        for start in range(0, max(len(params), len(values)), _BATCH):
+            part = slice(start, start + _BATCH)
+            self._client.log_batch(run_id, values[part], params[part], tags)
+
+
+def candidate_metrics(record: CandidateRecord) -> dict[str, float]:
+    """A candidate's numbers as flat metrics; predicted latency never shares a name with the measured one."""
+    metrics: dict[str, float] = {"rung": float(record.rung), "duration_s": record.duration_s}
+    for split, value in record.accuracy.items():
+        metrics[f"accuracy_{split}"] = value
+    for split, (estimate, low, high) in record.drop_points.items():
+        metrics |= {f"drop_points_{split}": estimate, f"drop_points_{split}_low": low, f"drop_points_{split}_high": high}
+    for name, measurement in record.measurements.items():
+        metrics[f"{name}_predicted" if measurement.source == "predicted" else name] = measurement.value
+        if measurement.spread:
+            metrics[f"{name}_spread"] = measurement.spread
+    return metrics
+
+
+class _translated:  # noqa: N801 - reads as a statement
+    """Turn every MLflow or connection failure into a `TrackingError`."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, MlflowException | OSError):
+            raise TrackingError(f"MLflow did not take it: {error}") from error
