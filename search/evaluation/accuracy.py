@@ -1,0 +1,256 @@
+"""How good a network is on a split, with the doubt: metrics, intervals, paired drops, and the check of the baseline.
+
+Accuracies are fractions, drops are percentage points. An image that has several labels counts as hit when the best guess
+(or one of the five best) is among them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import log_softmax
+from sklearn.metrics import f1_score, roc_auc_score
+
+from search.errors import BaselineError, SearchError
+from search.evaluation.data import Predictor, SplitView
+from search.preprocessing import Preprocessing
+from search.spec import MetricName
+
+Logits = npt.NDArray[np.float32]
+Labels = npt.NDArray[Any]
+Hits = npt.NDArray[np.bool_]
+BOOTSTRAP_ROUNDS = 200
+_COUNTED = frozenset({"top1", "top5", "agreement"})
+"""Metrics that are a share of images: their interval needs no resampling."""
+
+
+@dataclass(frozen=True)
+class AccuracyResult:
+    """One network on one split.
+
+    Attributes:
+        value: the metric, a fraction.
+        interval: (low, high) of its two-sided 95% interval: Wilson's for shares of images, bootstrap for the rest.
+        correct: per image ``(n,)``: whether it counts as hit (for macro-F1 and AUROC: in the sense of top-1).
+        logits: ``(n, classes)``, the teacher of other networks' agreement.
+    """
+
+    metric: MetricName
+    value: float
+    interval: tuple[float, float]
+    correct: Hits
+    logits: Logits
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.correct)
+
+
+def predict(network: Predictor, view: SplitView, batch: int = 256) -> Logits:
+    """Logits ``(n, classes)`` float32 in the view's order; the caller has switched the network to evaluation behaviour."""
+    parts: list[npt.NDArray[Any]] = []
+    with torch.inference_mode():
+        for _, images in view.batches(batch):
+            parts.append(network(images).numpy())
+    if not parts:
+        raise SearchError("the split has no images")
+    return np.concatenate(parts).astype(np.float32)
+
+
+def evaluate(
+    network: Predictor, view: SplitView, metric: MetricName = "top1", batch: int = 256, teacher: Logits | None = None
+) -> AccuracyResult:
+    """Run a network over a split and score it.
+
+    Raises:
+        SearchError: the metric needs labels (or, for agreement, the teacher's logits) and there are none.
+    """
+    return score(predict(network, view, batch), view.labels, metric, teacher)
+
+
+def score(logits: Logits, labels: Labels | None, metric: MetricName = "top1", teacher: Logits | None = None) -> AccuracyResult:
+    """Score logits ``(n, classes)`` against labels ``(n,)`` or ``(n, classes)``, or against the teacher's logits.
+
+    Raises:
+        SearchError: as `evaluate`; or labels that the outputs have no class for.
+    """
+    target = _target(logits, labels, metric, teacher)
+    if not np.isfinite(logits).all():
+        # NaN would win an argmax; such an image is never a hit.
+        logits = np.where(np.isfinite(logits).all(axis=1, keepdims=True), logits, -np.inf)
+    correct = _hits(logits, target, 5 if metric == "top5" else 1)
+    if metric in _COUNTED:
+        value = float(correct.mean())
+        return AccuracyResult(metric, value, wilson_interval(int(correct.sum()), len(correct)), correct, logits)
+    measure = _MEASURES[metric]
+    value = measure(logits, target)
+    samples = [measure(logits[rows], target[rows]) for rows in _resamples(len(logits))]
+    low, high = (float(q) for q in np.quantile(samples, [0.025, 0.975]))
+    return AccuracyResult(metric, value, (min(low, value), max(high, value)), correct, logits)
+
+
+def wilson_interval(hits: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927; Agresti and Coull 1998, equation 2)."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share, shrink = hits / images, 1 + z * z / images
+    centre = (share + z * z / (2 * images)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_drop_points(original_correct: Hits, candidate_correct: Hits, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(estimate, low, high) of the drop in percentage points, paired by image; a gain is negative.
+
+    The interval is Agresti and Min's for matched pairs (2005, section 2.2): Wald's after half an observation was added to
+    each of the four cells, so that it keeps a width when the networks never disagree.
+
+    Raises:
+        ValueError: the two are not over the same images.
+    """
+    if original_correct.shape != candidate_correct.shape or not len(original_correct):
+        raise ValueError(f"pairs need the same images: {original_correct.shape} and {candidate_correct.shape}")
+    images = len(original_correct)
+    lost = int((original_correct & ~candidate_correct).sum())
+    won = int((~original_correct & candidate_correct).sum())
+    estimate = (lost - won) / images
+    b, c, n = lost + 0.5, won + 0.5, images + 2.0
+    centre = (b - c) / n
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt((b + c) - (b - c) ** 2 / n) / n
+    return 100 * estimate, 100 * min(centre - half, estimate), 100 * max(centre + half, estimate)
+
+
+def upper_drop_points(original_correct: Hits, candidate_correct: Hits, confidence: float = 0.95) -> float:
+    """One-sided upper bound of the paired drop, in points: the drop is below it at this confidence (above 0.5)."""
+    return paired_drop_points(original_correct, candidate_correct, 2 * confidence - 1)[2]
+
+
+def drop_points(
+    original: AccuracyResult, candidate: AccuracyResult, labels: Labels | None, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """(estimate, low, high) of the drop of any metric, in points; macro-F1 and AUROC by a bootstrap paired by image.
+
+    Raises:
+        ValueError: the results are of different metrics or images.
+    """
+    if original.metric != candidate.metric:
+        raise ValueError(f"drops need one metric: {original.metric} and {candidate.metric}")
+    if original.metric in _COUNTED:
+        return paired_drop_points(original.correct, candidate.correct, confidence)
+    if labels is None or len(original.logits) != len(candidate.logits):
+        raise ValueError("pairs need the same labelled images")
+    measure = _MEASURES[original.metric]
+    drops = [
+        measure(original.logits[rows], labels[rows]) - measure(candidate.logits[rows], labels[rows])
+        for rows in _resamples(len(labels))
+    ]
+    estimate = original.value - candidate.value
+    low, high = np.quantile(drops, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return 100 * estimate, 100 * min(float(low), estimate), 100 * max(float(high), estimate)
+
+
+def chance_level(labels: Labels, metric: MetricName) -> float:
+    """What a network reaches that has learnt nothing but the most frequent classes; 0 for agreement."""
+    if metric == "agreement":
+        return 0.0
+    if metric == "auroc":
+        return 0.5
+    counts = labels.sum(axis=0) if labels.ndim > 1 else np.bincount(labels)
+    shares = np.sort(counts[counts > 0] / len(labels))[::-1]
+    if metric == "macro_f1":
+        return 1 / len(shares)
+    return float(min(1.0, shares[: 5 if metric == "top5" else 1].sum()))
+
+
+def near_chance(value: float, labels: Labels, metric: MetricName) -> bool:
+    """Whether a network is no better than chance: within three standard errors, or a tenth of the way to perfect."""
+    chance = chance_level(labels, metric)
+    if chance == 0.0 or chance >= 1.0:
+        return False
+    noise = 3 * math.sqrt(chance * (1 - chance) / len(labels))
+    return value <= chance + max(noise, 0.1 * (1 - chance))
+
+
+def check_baseline(
+    result: AccuracyResult, labels: Labels | None, expected_accuracy: float | None, preprocessing: Preprocessing
+) -> None:
+    """Stop before the search when the original does not do on the given data what it should.
+
+    Raises:
+        BaselineError: near chance, or ``expected_accuracy`` lies above the interval of what was found; names the preprocessing.
+    """
+    found = f"the original reaches {result.metric} {result.value:.4f} on {result.images} images"
+    advice = (
+        f"The data was prepared as: {preprocessing.describe()}. Check, in this order: mean and std, the range that they are "
+        "meant for, the channel order and layout of the arrays, resize and crop, and that class indices are the model's."
+    )
+    if labels is not None and near_chance(result.value, labels, result.metric):
+        raise BaselineError(f"{found}, near chance ({chance_level(labels, result.metric):.4f}). {advice}")
+    if expected_accuracy is not None and result.interval[1] < expected_accuracy:
+        low, high = result.interval
+        message = f"{found} (95% interval {low:.4f} to {high:.4f}), below the expected_accuracy {expected_accuracy:.4f}"
+        raise BaselineError(f"{message}. {advice}")
+
+
+def _target(logits: Logits, labels: Labels | None, metric: MetricName, teacher: Logits | None) -> Labels:
+    if metric == "agreement":
+        if teacher is None:
+            raise SearchError("metric 'agreement' compares with the original's outputs, and none are given")
+        return np.asarray(teacher.argmax(axis=1))
+    if labels is None:
+        raise SearchError(f"metric {metric!r} needs labels and the dataset has none; use metric 'agreement'")
+    classes = labels.shape[1] if labels.ndim > 1 else int(labels.max()) + 1
+    if classes > logits.shape[1]:
+        raise SearchError(
+            f"the dataset has {classes} classes and the network {logits.shape[1]} outputs; the labels are not its own"
+        )
+    return labels
+
+
+def _hits(logits: Logits, target: Labels, k: int) -> Hits:
+    k = min(k, logits.shape[1])
+    best = np.argpartition(-logits, k - 1, axis=1)[:, :k] if k > 1 else logits.argmax(axis=1)[:, None]
+    if target.ndim > 1:
+        padded = np.pad(target, ((0, 0), (0, logits.shape[1] - target.shape[1])))
+        hits = np.take_along_axis(padded, best, axis=1).any(axis=1)
+    else:
+        hits = (best == target[:, None]).any(axis=1)
+    return np.asarray(hits & np.isfinite(logits).all(axis=1), np.bool_)
+
+
+def _macro_f1(logits: Logits, target: Labels) -> float:
+    """F1 averaged over the classes that occur; with several labels per image, a logit above 0 says yes."""
+    if target.ndim > 1:
+        guess = (logits[:, : target.shape[1]] > 0).astype(np.int64)
+        present = np.flatnonzero(target.any(axis=0))
+        return float(f1_score(target[:, present], guess[:, present], average="macro", zero_division=0))
+    return float(f1_score(target, logits.argmax(axis=1), labels=np.unique(target), average="macro", zero_division=0))
+
+
+def _auroc(logits: Logits, target: Labels) -> float:
+    """One against the rest, averaged over the classes that both occur and do not occur on some image."""
+    hot = target if target.ndim > 1 else target[:, None] == np.arange(logits.shape[1])
+    share = hot.mean(axis=0)
+    usable = np.flatnonzero((share > 0) & (share < 1))
+    if not len(usable):
+        return 0.5
+    # Between images, only probabilities compare; with several labels per image each logit stands for itself.
+    scores = log_softmax(logits, axis=1) if target.ndim == 1 else logits
+    scores = np.nan_to_num(scores, nan=-1e9, neginf=-1e9)
+    return float(np.mean([roc_auc_score(hot[:, c], scores[:, c]) for c in usable]))
+
+
+_MEASURES: dict[str, Callable[[Logits, Labels], float]] = {"macro_f1": _macro_f1, "auroc": _auroc}
+
+
+def _resamples(images: int) -> list[npt.NDArray[np.int64]]:
+    """Row indices of the bootstrap's rounds; the same for every network, so that drops are paired."""
+    generator = np.random.default_rng(0xB007)
+    return [generator.integers(0, images, images) for _ in range(BOOTSTRAP_ROUNDS)]

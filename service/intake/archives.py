@@ -1,0 +1,174 @@
+"""Files of a zip, a tar or a folder under one face: names are checked first, nothing is ever unpacked to disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from pathlib import Path, PurePosixPath
+
+from service.intake.errors import IntakeError, ProblemLog
+from service.intake.limits import IntakeLimits
+
+_CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+_RATIO_MATTERS_FROM_BYTES = 1 << 20
+
+
+class FileSource(ABC):
+    """Regular files by safe relative name, in the order in which they are quickest to read.
+
+    Building one notes every unsafe name, link, device, double name and oversize file in the log; those are not listed.
+
+    Raises:
+        IntakeError: not an archive, or too large to look through.
+    """
+
+    def __init__(self, path: Path, limits: IntakeLimits, log: ProblemLog) -> None:
+        self.path = path
+        self.files: dict[str, int] = {}
+        self.folders: set[str] = set()
+        self._limits = limits
+        self._log = log
+        self._total_bytes = 0
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """All bytes of one of ``files``; OSError or ValueError if they are damaged."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the archive."""
+
+    def _accept(self, name: str, size: int, is_folder: bool, packed_size: int | None = None) -> bool:
+        """Whether an entry is listed; counts it against the limits."""
+        if len(self.files) + len(self.folders) >= self._limits.entry_count:
+            raise IntakeError("too_large", f"the archive has more than {self._limits.entry_count:,} entries", "dataset")
+        reason = unsafe_name(name)
+        if reason:
+            self._log.error(name, reason)
+            return False
+        clean = str(PurePosixPath(name))
+        if any(part in _CLUTTER or part.startswith(".") for part in PurePosixPath(clean).parts):
+            return False
+        if is_folder:
+            self.folders.add(clean)
+            return False
+        if clean in self.files:
+            self._log.error(clean, "two entries have this name")
+            return False
+        self._check_size(clean, size, packed_size)
+        self.files[clean] = size
+        return True
+
+    def _check_size(self, name: str, size: int, packed_size: int | None) -> None:
+        if size > self._limits.entry_bytes:
+            raise IntakeError("too_large", f"{name}: {size:,} bytes, at most {self._limits.entry_bytes:,} per file", "dataset")
+        if packed_size is not None and size > max(_RATIO_MATTERS_FROM_BYTES, packed_size * self._limits.compression_ratio):
+            message = f"{name}: unpacks to more than {self._limits.compression_ratio} times its size, as a zip bomb does"
+            raise IntakeError("too_large", message, "dataset")
+        self._total_bytes += size
+        if self._total_bytes > self._limits.dataset_bytes:
+            raise IntakeError("too_large", f"the files are more than {self._limits.dataset_bytes:,} bytes in all", "dataset")
+
+
+class ZipSource(FileSource):
+    """A zip archive."""
+
+    def __init__(self, path: Path, limits: IntakeLimits, log: ProblemLog) -> None:
+        super().__init__(path, limits, log)
+        self._entries: dict[str, zipfile.ZipInfo] = {}
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, ValueError, OSError) as error:
+            raise IntakeError("unreadable", f"not a readable zip archive: {error}", "dataset") from error
+        for info in self._archive.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind and kind not in (stat.S_IFREG, stat.S_IFDIR):
+                log.error(info.filename, "is a link or a device; put the file itself into the archive")
+            elif info.flag_bits & 1:
+                log.error(info.filename, "is encrypted")
+            elif self._accept(info.filename, info.file_size, info.is_dir(), info.compress_size):
+                self._entries[str(PurePosixPath(info.filename))] = info
+
+    def read(self, name: str) -> bytes:
+        """Bytes of an entry; its size was declared and is enforced."""
+        try:
+            with self._archive.open(self._entries[name]) as file:
+                data = file.read(self.files[name] + 1)
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+            raise ValueError(str(error)) from error
+        if len(data) != self.files[name]:
+            raise ValueError("is not as long as the archive says")
+        return data
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._archive.close()
+
+
+class TarSource(FileSource):
+    """A tar archive, plain or packed with gzip, bzip2 or xz; read front to back."""
+
+    def __init__(self, path: Path, limits: IntakeLimits, log: ProblemLog) -> None:
+        super().__init__(path, limits, log)
+        self._members: dict[str, tarfile.TarInfo] = {}
+        try:
+            self._archive = tarfile.open(path, "r:*")  # noqa: SIM115 - open for the life of the source
+            for member in self._archive:
+                if not (member.isreg() or member.isdir()):
+                    log.error(member.name, "is a link or a device; put the file itself into the archive")
+                elif self._accept(member.name, member.size, member.isdir()):
+                    self._members[str(PurePosixPath(member.name))] = member
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            raise IntakeError("unreadable", f"not a readable tar archive: {error}", "dataset") from error
+
+    def read(self, name: str) -> bytes:
+        """Bytes of a member."""
+        try:
+            file = self._archive.extractfile(self._members[name])
+            return file.read() if file else b""
+        except (tarfile.TarError, EOFError) as error:
+            raise ValueError(str(error)) from error
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._archive.close()
+
+
+class FolderSource(FileSource):
+    """A folder of the server; links inside it are not followed."""
+
+    def __init__(self, path: Path, limits: IntakeLimits, log: ProblemLog) -> None:
+        super().__init__(path, limits, log)
+
+        for folder, subfolders, files in os.walk(path, followlinks=False):
+            subfolders.sort()
+            for leaf in [*subfolders, *sorted(files)]:
+                entry = Path(folder, leaf)
+                name = entry.relative_to(path).as_posix()
+                if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                    log.error(name, "is a link or a device; links are not followed")
+                else:
+                    self._accept(name, entry.stat().st_size, entry.is_dir())
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def read(self, name: str) -> bytes:
+        """Bytes of a file; a link that took its place meanwhile is refused."""
+        descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(self._limits.entry_bytes)
+
+
+def unsafe_name(name: str) -> str:
+    """Why an entry's name could leave the archive's own folder; empty when it cannot."""
+    parts = name.split("/")
+    if name.startswith("/") or "\\" in name or "\0" in name or (len(name) > 1 and name[1] == ":"):
+        return "is an absolute path, or has a backslash or NUL in it"
+    if ".." in parts:
+        return "leads out of the archive (..)"
+    return ""

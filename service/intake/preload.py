@@ -1,0 +1,22 @@
+"""Imported by the fork server only: what its children need, loaded once. Never import it anywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+
+_MODULES = (
+    "numpy",
+    "PIL.Image",
+    "safetensors.torch",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "torchvision",
+    "service.intake.model_readers",
+    "service.intake.dataset_readers",
+)
+
+for _name in _MODULES:
+    with contextlib.suppress(ImportError):  # a missing one is told by the child that needs it
+        importlib.import_module(_name)
