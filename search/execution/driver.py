@@ -1,0 +1,28 @@
+"""What the driver decides while trials run; the searcher and the scheduler only carry its word to Ray Tune."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from search.execution.trial import TrialPlan
+
+
+class TrialDriver(Protocol):
+    """Called in the driver's own thread, one call at a time."""
+
+    def propose(self) -> TrialPlan | None:
+        """The next trial, or None when there is no more."""
+        ...
+
+    def report(self, number: int, rung: int, values: Mapping[str, Any]) -> bool:
+        """A trial finished a rung; returns whether it goes on to the next one."""
+        ...
+
+    def failed(self, number: int, rung: int, message: str) -> None:
+        """A trial gave no values."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Whether everything has to end now; asked several times a second."""
+        ...

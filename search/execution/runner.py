@@ -1,0 +1,121 @@
+"""Ray for one search: an embedded runtime or a cluster, trials through Tune, and exclusive calls under ``quiet``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray import tune
+from ray.tune.stopper import Stopper
+
+from search.execution.driver import TrialDriver
+from search.execution.scheduler import RungScheduler
+from search.execution.searcher import DriverSearcher
+from search.execution.trial import RungEvaluator, TrialActor
+
+QUIET = "quiet"
+_OBJECT_STORE_BYTES = 256 * 2**20
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """How Ray runs here.
+
+    Attributes:
+        address: of a cluster; None starts an embedded runtime that ends with the search.
+        cpus: of the embedded runtime.
+        parallel_trials: one gives a repeatable search (contract 7); more share the CPUs.
+        storage_path: where Tune keeps its own files.
+    """
+
+    cpus: int
+    storage_path: Path
+    address: str | None = None
+    parallel_trials: int = 1
+
+    @property
+    def threads_per_trial(self) -> int:
+        """CPUs that one trial may use."""
+        return max(1, self.cpus // self.parallel_trials)
+
+
+@contextmanager
+def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
+    """Connect to the cluster, or start an embedded runtime in the caller's process group and end it afterwards."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Unix sockets allow about 100 characters, so the runtime's folder cannot lie under the data folder.
+    folder = None if settings.address else tempfile.mkdtemp(prefix="pp-ray-", dir="/tmp")
+    own = (
+        {}
+        if settings.address
+        else {
+            "num_cpus": settings.cpus,
+            "num_gpus": 0,
+            "resources": {QUIET: 1},
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "_temp_dir": folder,
+        }
+    )
+    ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **own)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _DriverStopper(Stopper):  # type: ignore[misc]
+    def __init__(self, driver: TrialDriver) -> None:
+        self._driver = driver
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._driver.should_stop()
+
+
+def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSettings) -> None:
+    """Run the driver's trials until it proposes no more or wants to stop. Needs `ray_runtime`."""
+    trainable = tune.with_parameters(TrialActor, evaluator=evaluator)
+    trainable = tune.with_resources(trainable, {"cpu": settings.threads_per_trial})
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=DriverSearcher(driver),
+            scheduler=RungScheduler(driver),
+            num_samples=-1,
+            max_concurrent_trials=settings.parallel_trials,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(settings.storage_path.resolve()),
+            stop=_DriverStopper(driver),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    tuner.fit()
+
+
+def run_quietly(function: Callable[..., Result], settings: RunnerSettings, *arguments: Any) -> Result:
+    """Call a function while no trial can run: it takes all CPUs and the ``quiet`` token (contract 4)."""
+    remote = ray.remote(num_cpus=settings.cpus, resources={QUIET: 1}, max_retries=0)(function)
+    result: Result = ray.get(remote.remote(*arguments))
+    return result

@@ -1,0 +1,34 @@
+"""A Ray Tune searcher that asks the driver for trials. Optuna stays behind `search.sampler`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from search.execution.driver import TrialDriver
+from search.execution.trial import PLAN
+
+
+class DriverSearcher(Searcher):  # type: ignore[misc]
+    """Hands out the driver's proposals and remembers which Tune trial carries which."""
+
+    def __init__(self, driver: TrialDriver) -> None:
+        super().__init__()
+        self._driver = driver
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's config, or FINISHED."""
+        plan = None if self._driver.should_stop() else self._driver.propose()
+        if plan is None:
+            return str(Searcher.FINISHED)
+        return {PLAN: {"number": plan.number, "payload": dict(plan.payload)}}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Results reach the driver through the scheduler."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store is the truth and Tune's own restore is not used (contract 6)."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""

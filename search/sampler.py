@@ -1,0 +1,102 @@
+"""Proposes policies with Optuna: a multi-objective TPE that knows the budget as constraints. The only importer of optuna."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from search.space import Policy, SearchSpace
+from techniques.parameters import ChoiceParameter, FloatParameter, Parameter
+
+_CONSTRAINTS = "constraints"
+OBJECTIVE_COUNT = 3
+
+
+class PolicySampler:
+    """Ask and tell over one study (drop in points, latency ratio, size ratio: all minimised).
+
+    The study's storage is a file of its own, rebuilt from the store after a restart (contract 6). The sampler is reseeded
+    before each ask with hash(search seed, trial number), so that a proposal depends on what was told and on nothing else
+    (contract 7).
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, storage_path: Path) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        for stale in storage_path.parent.glob(storage_path.name + "*"):
+            stale.unlink()
+        self._seed = seed
+        self._space = space
+        self._distributions = {p.name: _distribution(p) for p in space.parameters}
+        self._study = optuna.create_study(
+            study_name="search",
+            storage=f"sqlite:///{storage_path}",
+            directions=["minimize"] * OBJECTIVE_COUNT,
+            sampler=self._sampler(0),
+        )
+        self._trials: dict[int, optuna.Trial] = {}
+
+    def ask(self, number: int) -> Policy:
+        """A policy for trial ``number``: first the space's own first policies, then the sampler's."""
+        if number < len(self._space.first):
+            self._study.enqueue_trial(self._parameters_of(self._space.first[number]))
+        self._study.sampler = self._sampler(number)
+        trial = self._study.ask(self._distributions)
+        self._trials[number] = trial
+        base = self._space.first[0] if self._space.first else Policy()
+        return Policy.from_json({**base.to_json(), **trial.params})
+
+    def tell(self, number: int, values: Sequence[float], constraints: Sequence[float]) -> None:
+        """Report a trial: objectives, and constraints that are met when at most 0."""
+        trial = self._trials.pop(number)
+        trial.set_user_attr(_CONSTRAINTS, list(constraints))
+        self._study.tell(trial, list(values))
+
+    def tell_failed(self, number: int) -> None:
+        """Report a trial that gave no numbers."""
+        self._study.tell(self._trials.pop(number), state=TrialState.FAIL)
+
+    def restore(self, policy: Mapping[str, Any], values: Sequence[float], constraints: Sequence[float]) -> None:
+        """Add a finished trial of an earlier life of this search."""
+        parameters = self._parameters_of(Policy.from_json(policy))
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                params=parameters,
+                distributions=self._distributions,
+                values=list(values),
+                user_attrs={_CONSTRAINTS: list(constraints)},
+            )
+        )
+
+    def _parameters_of(self, policy: Policy) -> dict[str, Any]:
+        values = policy.to_json()
+        return {name: values[name] for name in self._distributions}
+
+    def _sampler(self, number: int) -> TPESampler:
+        digest = hashlib.sha256(f"{self._seed}:{number}".encode()).digest()
+        return TPESampler(
+            seed=int.from_bytes(digest[:4], "big"),
+            multivariate=True,
+            n_startup_trials=8,
+            constraints_func=_constraints,
+            warn_independent_sampling=False,
+        )
+
+
+def _constraints(trial: FrozenTrial) -> Sequence[float]:
+    values: Sequence[float] = trial.user_attrs.get(_CONSTRAINTS, (0.0,))
+    return values
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if isinstance(parameter, FloatParameter):
+        return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+    if isinstance(parameter, ChoiceParameter):
+        return CategoricalDistribution(parameter.choices)
+    return IntDistribution(parameter.low, parameter.high)
