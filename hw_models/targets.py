@@ -1,0 +1,115 @@
+"""Targets: where a network will run. A device, a runtime, threads, and the facts that techniques and search read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hw_models.errors import TargetError
+
+Precision = Literal["fp32", "int8"]
+Optimization = Literal["all", "extended", "basic", "none"]
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place where networks run.
+
+    Attributes:
+        name: identifier, lower-case letters, digits and hyphens.
+        precisions: in which a network may run there.
+        channel_multiple: channel counts that are multiples of it use the vector units fully.
+        unsigned_activations: whether uint8 activations are quicker than int8 ones.
+        integer_types: types that the runtime stores weights in and still runs as int8.
+        optimization: the runtime's graph optimisation level; another level is another program.
+        attached: whether this machine is the target, so that latency can be measured and not only predicted.
+    """
+
+    name: str
+    display_name: str
+    device: str
+    runtime: str
+    threads: int
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    channel_multiple: int = 8
+    unsigned_activations: bool = True
+    integer_types: tuple[str, ...] = ("uint8", "int8")
+    optimization: Optimization = "all"
+    attached: bool = True
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise TargetError(f"name must be 1 to 63 of a-z, 0-9 and inner hyphens, got {self.name!r}")
+        if self.threads < 1 or self.channel_multiple < 1:
+            raise TargetError(
+                f"{self.name}: threads and channel_multiple must be at least 1, got {self.threads}, {self.channel_multiple}"
+            )
+        unknown = sorted(set(self.precisions) - set(get_args(Precision)))
+        if unknown or not self.precisions:
+            raise TargetError(f"{self.name}: precisions must be some of {list(get_args(Precision))}, got {list(self.precisions)}")
+        if self.optimization not in get_args(Optimization):
+            raise TargetError(f"{self.name}: optimization must be one of {list(get_args(Optimization))}, got {self.optimization!r}")
+
+    def to_json(self) -> str:
+        """Canonical text with type and version."""
+        return json.dumps({"type": "target", "version": 1, **asdict(self)}, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Target:
+        """Read what `to_json` wrote.
+
+        Raises:
+            TargetError: not a target of a known version, or one with bad fields.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            if data.pop("type") != "target" or data.pop("version") != 1:
+                raise TargetError("not a target of a known version")
+            unknown = sorted(set(data) - {f.name for f in fields(Target)})
+            if unknown:
+                raise TargetError(f"target: unknown fields {unknown}")
+            return Target(
+                **{**data, "precisions": tuple(data["precisions"]), "integer_types": tuple(data["integer_types"])},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TargetError(f"not a target: {error!r}") from error
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use; logical ones where the system does not tell."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = set()
+    for processor in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{processor}/topology")
+        try:
+            cores.add(((topology / "physical_package_id").read_text(), (topology / "core_id").read_text()))
+        except OSError:
+            return len(allowed)
+    return len(cores)
+
+
+def builtin_targets() -> tuple[Target, ...]:
+    """The targets that every installation has: this machine, on one thread and on all physical cores."""
+    cores = physical_cores()
+    return (
+        Target("cpu-ort-1t", "This CPU, ONNX Runtime, one thread", "cpu", "onnxruntime", threads=1),
+        Target("cpu-ort-all", f"This CPU, ONNX Runtime, all {cores} cores", "cpu", "onnxruntime", threads=cores),
+    )
+
+
+def get_target(name: str) -> Target:
+    """The built-in target of that name.
+
+    Raises:
+        TargetError: there is none; the message lists those there are.
+    """
+    known = {target.name: target for target in builtin_targets()}
+    if name not in known:
+        raise TargetError(f"unknown target {name!r}; known are {sorted(known)}")
+    return known[name]
