@@ -17,3 +17,11 @@ class ConfigError(TechniqueError):
 
 class DataRequiredError(TechniqueError):
     """The technique needs images (calibration or training) and the context carries none."""
+
+
+class InterruptedTrainingError(TechniqueError):
+    """Training stopped because ``TechniqueContext.interrupt`` asked for it; finished rungs are in the checkpoint."""
+
+
+class UnsafeModelError(TechniqueError):
+    """An uploaded file holds something that could run, or is larger than allowed; the message names the entry."""

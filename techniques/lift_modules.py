@@ -1,0 +1,121 @@
+"""From ATen calls to ``nn`` modules: one builder per operation. A builder reads the call's named values and its weight tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Values = dict[str, Any]
+Tensors = dict[str, Any]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    items = list(value)
+    return (int(items[0]), int(items[-1]))
+
+
+def _conv2d(values: Values, tensors: Tensors) -> nn.Module:
+    weight, bias = tensors["weight"], tensors.get("bias")
+    padding = values["padding"] if isinstance(values["padding"], str) else _pair(values["padding"])
+    module = nn.Conv2d(
+        weight.shape[1] * values["groups"],
+        weight.shape[0],
+        _pair(weight.shape[2:]),
+        _pair(values["stride"]),
+        padding,
+        _pair(values["dilation"]),
+        values["groups"],
+        bias is not None,
+        device="meta",
+    )
+    module.weight, module.bias = parameter(weight), parameter(bias)  # type: ignore[assignment]
+    return module
+
+
+def _linear(values: Values, tensors: Tensors) -> nn.Module:
+    weight, bias = tensors["weight"], tensors.get("bias")
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    module.weight, module.bias = parameter(weight), parameter(bias)  # type: ignore[assignment]
+    return module
+
+
+def _batch_norm(values: Values, tensors: Tensors) -> nn.Module:
+    mean = tensors["running_mean"]
+    kind = nn.BatchNorm2d if values["input"].meta["val"].dim() == 4 else nn.BatchNorm1d
+    affine = tensors.get("weight") is not None
+    module = kind(mean.shape[0], values["eps"], values["momentum"], affine=affine, device="meta")
+    if affine:
+        module.weight, module.bias = parameter(tensors["weight"]), parameter(tensors["bias"])
+    module.running_mean, module.running_var = mean, tensors["running_var"]
+    module.num_batches_tracked = mean.new_zeros((), dtype=torch.int64)
+    return module
+
+
+def _layer_norm(values: Values, tensors: Tensors) -> nn.Module:
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    shape = [int(s) for s in values["normalized_shape"]]
+    module = nn.LayerNorm(shape, values["eps"], weight is not None, bias is not None, device="meta")
+    if weight is not None:
+        module.weight, module.bias = parameter(weight), parameter(bias)  # type: ignore[assignment]
+    return module
+
+
+def _group_norm(values: Values, tensors: Tensors) -> nn.Module:
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    channels = int(values["input"].meta["val"].shape[1])
+    module = nn.GroupNorm(values["num_groups"], channels, values["eps"], weight is not None, device="meta")
+    if weight is not None:
+        module.weight, module.bias = parameter(weight), parameter(bias)  # type: ignore[assignment]
+    return module
+
+
+def _dropout(values: Values, tensors: Tensors) -> nn.Module:
+    return nn.Dropout(values["p"])
+
+
+def _feature_dropout(values: Values, tensors: Tensors) -> nn.Module:
+    return nn.Dropout2d(values["p"])
+
+
+def _prelu(values: Values, tensors: Tensors) -> nn.Module:
+    weight = tensors["weight"]
+    module = nn.PReLU(weight.numel(), device="meta")
+    module.weight = parameter(weight)  # type: ignore[assignment]
+    return module
+
+
+def parameter(tensor: Tensor | None) -> nn.Parameter | None:
+    """The tensor as a trainable parameter; a parameter stays the same object (shared weights stay shared)."""
+    if tensor is None or isinstance(tensor, nn.Parameter):
+        return tensor
+    return nn.Parameter(tensor.detach())
+
+
+BUILDERS: dict[str, Callable[[Values, Tensors], nn.Module]] = {
+    "aten.conv2d.default": _conv2d,
+    "aten.conv2d.padding": _conv2d,
+    "aten.convolution.default": _conv2d,
+    "aten.linear.default": _linear,
+    "aten.batch_norm.default": _batch_norm,
+    "aten._native_batch_norm_legit_no_training.default": _batch_norm,
+    "aten.layer_norm.default": _layer_norm,
+    "aten.native_layer_norm.default": _layer_norm,
+    "aten.group_norm.default": _group_norm,
+    "aten.native_group_norm.default": _group_norm,
+    "aten.dropout.default": _dropout,
+    "aten.feature_dropout.default": _feature_dropout,
+    "aten.prelu.default": _prelu,
+}
+"""Keyed by the overload's name; those that return tuples are unwrapped by the caller."""
+
+RETURNS_TUPLE = frozenset(
+    {
+        "aten._native_batch_norm_legit_no_training.default",
+        "aten.native_layer_norm.default",
+        "aten.native_group_norm.default",
+    }
+)
+NEEDED = {"conv": ("weight",), "linear": ("weight",), "batch_norm": ("running_mean", "running_var"), "prelu": ("weight",)}

@@ -1,0 +1,109 @@
+"""What is checked before a network is accepted: same outputs, any batch, other sizes, and what was refused says where."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from techniques.errors import UnsupportedNetworkError
+from techniques.network import Network
+
+BATCHES = (1, 2, 7)
+RELATIVE_TOLERANCE = 1e-5
+
+
+class _NamingInterpreter(fx.Interpreter):
+    """Runs a graph and remembers which node was running."""
+
+    current: fx.Node | None = None
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.current = n
+        return super().run_node(n)
+
+
+def place(node: fx.Node | None) -> str:
+    """Where a node stands: its name, its operation and the module of the original that it came from."""
+    if node is None:
+        return "the graph"
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next((str(entry[0]) for entry in reversed(list(stack.values())) if entry[0]), "")
+    return f"node {node.name!r} ({node.target})" + (f" in module {path!r}" if path else "")
+
+
+def relative_error(output: Tensor, reference: Tensor) -> float:
+    """Largest difference over the scale of the reference."""
+    scale = float(reference.abs().max()) or 1.0
+    return float((output - reference).abs().max()) / scale
+
+
+def _run(network: Network, images: Tensor) -> Tensor:
+    interpreter = _NamingInterpreter(network.graph, garbage_collect_values=True)
+    try:
+        with torch.no_grad():
+            output = interpreter.run(images)
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise UnsupportedNetworkError(f"{place(interpreter.current)}: {first_line}") from error
+    if not isinstance(output, Tensor):
+        raise UnsupportedNetworkError(f"the output is a {type(output).__name__}, not one tensor")
+    return output
+
+
+def check_batches(network: Network) -> None:
+    """Check on shapes alone that every batch of `BATCHES` gives that many outputs.
+
+    Raises:
+        UnsupportedNetworkError: a batch size is baked in; the message names the node.
+    """
+    meta = network.to_meta()
+    for batch in BATCHES:
+        try:
+            output = _run(meta, torch.empty(batch, *network.input_shape, device="meta"))
+        except UnsupportedNetworkError as error:
+            raise UnsupportedNetworkError(f"batch {batch} does not run: {error}") from error
+        if output.dim() == 0 or output.shape[0] != batch:
+            raise UnsupportedNetworkError(f"batch {batch} gives an output of shape {tuple(output.shape)}: the batch is not kept")
+
+
+def with_size_facts(network: Network) -> Network:
+    """The network with ``size_is_free`` and ``size_note`` found by running it, on shapes alone, at 1.5 and at half its size."""
+    channels, height, width = network.input_shape
+    meta = network.to_meta()
+    expected = _run(meta, torch.empty(2, *network.input_shape, device="meta")).shape
+    for factor in (1.5, 0.5):
+        size = (max(1, round(height * factor)), max(1, round(width * factor)))
+        try:
+            shape = _run(meta, torch.empty(2, channels, *size, device="meta")).shape
+        except UnsupportedNetworkError as error:
+            return replace(network, size_is_free=False, size_note=f"{size[0]}x{size[1]}: {error}")
+        if shape != expected:
+            note = f"{size[0]}x{size[1]} gives an output of shape {tuple(shape)}, not {tuple(expected)}"
+            return replace(network, size_is_free=False, size_note=note)
+    return replace(network, size_is_free=True, size_note="")
+
+
+def with_output_facts(network: Network) -> Network:
+    """The network with ``is_classifier`` set from its output's shape."""
+    shape = _run(network.to_meta(), torch.empty(2, *network.input_shape, device="meta")).shape
+    return replace(network, is_classifier=len(shape) == 2 and shape[1] >= 2)
+
+
+def check_outputs(network: Network, images: Tensor, reference: Tensor, tolerance: float = RELATIVE_TOLERANCE) -> None:
+    """Check that the lifted graph computes what the original computed, and each image on its own what it computed in a batch.
+
+    Raises:
+        UnsupportedNetworkError: it does not.
+    """
+    output = _run(network, images)
+    if output.shape != reference.shape:
+        raise UnsupportedNetworkError(f"the lifted graph returns {tuple(output.shape)}, the original {tuple(reference.shape)}")
+    error = relative_error(output, reference)
+    if not error <= tolerance:
+        raise UnsupportedNetworkError(f"the lifted graph differs from the original by {error:.1e} of the output's scale")
+    single = _run(network, images[:1])
+    if not relative_error(single, reference[:1]) <= max(tolerance, 1e-4):
+        raise UnsupportedNetworkError("an image alone gives another output than in a batch: the network mixes images")
