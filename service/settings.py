@@ -1,0 +1,84 @@
+"""Settings of the server and its worker, from ``PARETOPRESS_*`` environment variables; every one has a working default."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1 << 20
+
+
+def _default_data_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "paretopress"
+
+
+class Settings(BaseSettings):
+    """What can be set. Field names in upper case with the prefix ``PARETOPRESS_`` are the variables' names."""
+
+    model_config = SettingsConfigDict(env_prefix="PARETOPRESS_", frozen=True, populate_by_name=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on. There is no authentication: keep it on loopback.")
+    port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(default_factory=_default_data_dir, description="Where databases, blobs and checkpoints are kept.")
+    database_url: str = Field("", description="SQLAlchemy URL of the store; SQLite in the data directory when empty.")
+    blob_url: str = Field("", description="fsspec URL of the blob store; a folder in the data directory when empty.")
+    dataset_roots: tuple[Path, ...] = Field((), description="Folders from which datasets on the server may be read (JSON list).")
+    max_upload_bytes: int = Field(2048 * MIB, gt=0, description="Largest file that may be uploaded.")
+    max_message_bytes: int = Field(8 * MIB, gt=64 * 1024, description="Largest gRPC message.")
+    embedded_worker: bool = Field(True, description="Start and supervise a worker; otherwise run `python -m service.worker`.")
+    calibration_s: float = Field(40.0, gt=0, description="Seconds to calibrate a target's latency predictor.")
+    lease_s: float = Field(15.0, gt=1, description="Seconds after which a silent worker has lost its search.")
+    cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0, description="CPUs that a search may use.")
+    ray_address: str | None = Field(
+        None,
+        validation_alias=AliasChoices("PARETOPRESS_RAY_ADDRESS", "RAY_ADDRESS"),
+        description="A Ray cluster; embedded if none.",
+    )
+    mlflow_tracking_uri: str = Field(
+        "",
+        validation_alias=AliasChoices("PARETOPRESS_MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_URI"),
+        description="Where candidates are tracked; SQLite in the data directory when empty.",
+    )
+    mlflow_ui: bool = Field(False, description="Show the embedded MLflow in a web page on loopback.")
+    mlflow_port: int = Field(5050, ge=1, le=65535, description="Port of that page.")
+    shutdown_grace_s: float = Field(10.0, ge=0, description="Seconds that calls in progress get when the server stops.")
+    log_level: str = Field("INFO", description="Python log level.")
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The store's SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'paretopress.db'}"
+
+    @property
+    def resolved_blob_url(self) -> str:
+        """The blob store's fsspec URL."""
+        return self.blob_url or str(self.data_dir.absolute() / "blobs")
+
+    @property
+    def resolved_tracking_uri(self) -> str:
+        """Where MLflow runs go."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.data_dir.absolute() / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> str | None:
+        """Artifact location of the embedded MLflow; None where a tracking server decides."""
+        return None if self.mlflow_tracking_uri else (self.data_dir.absolute() / "mlartifacts").as_uri()
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Unfinished uploads."""
+        return self.data_dir.absolute() / "uploads"
+
+    @property
+    def targets_dir(self) -> Path:
+        """Calibrated predictors, one JSON file per target."""
+        return self.data_dir.absolute() / "targets"
+
+    @property
+    def work_dir(self) -> Path:
+        """Checkpoints, one folder per search."""
+        return self.data_dir.absolute() / "work"

@@ -1,0 +1,132 @@
+"""Models and datasets: what was uploaded, and what intake found out about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
+
+from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError
+from service.store import requests
+from service.store.database import Database
+from service.store.pages import Page, PageRequest
+from service.store.schema import InputRow
+
+InputKind = Literal["model", "dataset"]
+
+
+@dataclass(frozen=True)
+class NewInput:
+    """A model or dataset about to be stored. ``facts`` is intake's answer as a JSON object."""
+
+    name: str
+    project: str
+    display_name: str
+    format: str
+    sha256: str
+    size_bytes: int
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StoredInput(NewInput):
+    """A stored one."""
+
+    create_time: float
+
+    @property
+    def etag(self) -> str:
+        """Inputs never change, so the etag says only which one of that name it is."""
+        return hashlib.sha256(f"{self.name} {self.create_time} {self.sha256}".encode()).hexdigest()[:16]
+
+
+class InputStore:
+    """All models, or all datasets."""
+
+    def __init__(self, database: Database, kind: InputKind) -> None:
+        self._database = database
+        self.kind = kind
+
+    def add(self, new: NewInput, request_id: str = "", digest: str = "") -> StoredInput:
+        """Store one, together with the answer to its ``request_id``.
+
+        Raises:
+            AlreadyExistsError: the name is taken.
+        """
+        try:
+            with self._database.write() as session:
+                known = requests.recall(session, new.project, f"upload_{self.kind}", request_id, digest)
+                if known is None:
+                    values = {k: v for k, v in vars(new).items() if k != "facts"}
+                    facts = json.dumps(dict(new.facts), sort_keys=True)
+                    session.add(InputRow(kind=self.kind, facts_json=facts, create_time=time.time(), **values))
+                    requests.remember(session, new.project, f"upload_{self.kind}", request_id, digest, new.name)
+        except IntegrityError:
+            raise AlreadyExistsError(f"{new.name} exists; choose another id or delete it first") from None
+        return self.get(known or new.name)
+
+    def recall(self, project: str, request_id: str, digest: str) -> StoredInput | None:
+        """The answer that a request id got before."""
+        with self._database.read() as session:
+            name = requests.recall(session, project, f"upload_{self.kind}", request_id, digest)
+        return self.get(name) if name else None
+
+    def get(self, name: str) -> StoredInput:
+        """One by name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        found = self.find(name)
+        if found is None:
+            raise NotFoundError(f"{name} does not exist")
+        return found
+
+    def find(self, name: str) -> StoredInput | None:
+        """One by name, or None."""
+        with self._database.read() as session:
+            row = session.scalar(select(InputRow).filter_by(kind=self.kind, name=name))
+            return _stored(row) if row else None
+
+    def list(self, project: str, page: PageRequest) -> Page[StoredInput]:
+        """A page, newest first."""
+        with self._database.read() as session:
+            query = select(InputRow).filter_by(kind=self.kind, project=project).order_by(InputRow.id.desc())
+            if page.after is not None:
+                query = query.where(InputRow.id < page.after)
+            rows = page.page(session.scalars(query.limit(page.size + 1)).all(), lambda row: row.id)
+            return Page(tuple(_stored(row) for row in rows.items), rows.next_page_token)
+
+    def delete(self, name: str, etag: str = "") -> None:
+        """Forget one; its blobs stay, since others may share them.
+
+        Raises:
+            NotFoundError, EtagMismatchError: it is not there, or is another one by now.
+        """
+        with self._database.write() as session:
+            row = session.scalar(select(InputRow).filter_by(kind=self.kind, name=name))
+            if row is None:
+                raise NotFoundError(f"{name} does not exist")
+            if etag and etag != _stored(row).etag:
+                raise EtagMismatchError(f"{name} has changed since etag {etag!r}; get it again")
+            session.execute(delete(InputRow).where(InputRow.id == row.id))
+
+
+def _stored(row: InputRow) -> StoredInput:
+    return StoredInput(
+        name=row.name,
+        project=row.project,
+        display_name=row.display_name,
+        format=row.format,
+        sha256=row.sha256,
+        size_bytes=row.size_bytes,
+        facts=MappingProxyType(json.loads(row.facts_json)),
+        create_time=row.create_time,
+    )

@@ -1,0 +1,29 @@
+"""Candidates and events as JSON texts with type and version, and back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from search.protocols import CandidateRecord, Measurement
+
+
+def candidate_to_json(record: CandidateRecord) -> str:
+    """Canonical text of a candidate; infinities are kept."""
+    return json.dumps({"type": "candidate", "version": 1, **asdict(record)}, sort_keys=True)
+
+
+def candidate_from_json(text: str) -> CandidateRecord:
+    """Read what `candidate_to_json` wrote.
+
+    Raises:
+        ValueError: not a candidate of a known version.
+    """
+    data: dict[str, Any] = json.loads(text)
+    if data.pop("type", None) != "candidate" or data.pop("version", None) != 1:
+        raise ValueError("not a candidate of a known version")
+    data["accuracy_interval"] = {k: (v[0], v[1]) for k, v in data["accuracy_interval"].items()}
+    data["drop_points"] = {k: (v[0], v[1], v[2]) for k, v in data["drop_points"].items()}
+    data["measurements"] = {k: Measurement(**v) for k, v in data["measurements"].items()}
+    return CandidateRecord(**data)

@@ -1,0 +1,134 @@
+"""What a worker does to searches: claim with a lease, keep it, let go, finish."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sqlalchemy import delete, or_, select, update
+
+from search.job import SearchOutcome
+from search.protocols import Event
+from search.spec import SearchSpec
+from service.store.database import Database
+from service.store.events import append_events
+from service.store.schema import ProcessGroupRow, SearchRow
+from service.store.search_store import boot_id
+
+
+@dataclass(frozen=True)
+class ClaimedSearch:
+    """A search that this worker may run. ``process_groups`` are its predecessor's, still to be ended."""
+
+    search_id: int
+    name: str
+    spec: SearchSpec
+    dataset_notes: tuple[str, ...]
+    process_groups: tuple[int, ...]
+    resumed: bool
+
+
+def process_identity() -> str:
+    """``host|boot|pid|start time``: tells whether a lease's owner still lives."""
+    return f"{socket.gethostname()}|{boot_id()}|{os.getpid()}|{_start_time(os.getpid())}"
+
+
+def owner_is_dead(owner: str) -> bool:
+    """Whether the owner ran on this machine and is no more; elsewhere only the lease's end tells."""
+    parts = owner.split("|")
+    if len(parts) != 4 or parts[0] != socket.gethostname():
+        return False
+    return parts[1] != boot_id() or _start_time(int(parts[2])) != parts[3]
+
+
+def _start_time(pid: int) -> str:
+    try:
+        # Field 22; the command name before it may hold spaces and brackets.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+class SearchQueue:
+    """The queue as one worker sees it."""
+
+    def __init__(self, database: Database, owner: str, lease_s: float) -> None:
+        self._database = database
+        self.owner = owner
+        self._lease_s = lease_s
+
+    def claim(self) -> ClaimedSearch | None:
+        """Take the oldest search that waits, or whose worker is gone; the state is stored before anybody hears of it."""
+        now = time.time()
+        with self._database.write() as session:
+            waiting = or_(SearchRow.state == "QUEUED", SearchRow.state == "RUNNING")
+            rows = session.scalars(select(SearchRow).where(waiting).order_by(SearchRow.id).with_for_update()).all()
+            row = next((r for r in rows if r.state == "QUEUED" or r.lease_expires < now or owner_is_dead(r.lease_owner)), None)
+            if row is None:
+                return None
+            resumed = row.start_time is not None
+            row.state, row.lease_owner, row.lease_expires = "RUNNING", self.owner, now + self._lease_s
+            row.start_time, row.end_time = row.start_time or now, None
+            row.state_message, row.revision = "", row.revision + 1
+            append_events(session, row.id, [_state_event("RUNNING", "resumed by a worker" if resumed else "taken by a worker")])
+            boot = boot_id()
+            groups = session.scalars(select(ProcessGroupRow.pgid).filter_by(search_id=row.id, boot_id=boot)).all()
+            notes = tuple(json.loads(row.dataset_notes_json))
+            return ClaimedSearch(row.id, row.name, SearchSpec.from_json(row.spec_json), notes, tuple(groups), resumed)
+
+    def forget_process_groups(self, search_id: int) -> None:
+        """The groups have been ended."""
+        with self._database.write() as session:
+            session.execute(delete(ProcessGroupRow).filter_by(search_id=search_id))
+
+    def process_groups(self, search_id: int) -> tuple[int, ...]:
+        """Groups that the search has recorded in this boot."""
+        with self._database.read() as session:
+            return tuple(session.scalars(select(ProcessGroupRow.pgid).filter_by(search_id=search_id, boot_id=boot_id())).all())
+
+    def renew(self, search_id: int) -> bool:
+        """Keep the lease; False when it is lost."""
+        with self._database.write() as session:
+            statement = update(SearchRow).where(SearchRow.id == search_id, SearchRow.lease_owner == self.owner)
+            result = session.execute(statement.values(lease_expires=time.time() + self._lease_s))
+            return bool(result.rowcount)  # type: ignore[attr-defined]
+
+    def release(self, search_id: int) -> None:
+        """Let go of a search that goes on later; it stays RUNNING and the next worker takes it at once."""
+        with self._database.write() as session:
+            statement = update(SearchRow).where(SearchRow.id == search_id, SearchRow.lease_owner == self.owner)
+            session.execute(statement.values(lease_owner="", lease_expires=0.0))
+
+    def cancel_was_requested(self, search_id: int) -> bool:
+        """Whether the user asked for the end."""
+        with self._database.read() as session:
+            row = session.get(SearchRow, search_id)
+            return row is None or row.cancel_requested
+
+    def finish(self, search_id: int, outcome: SearchOutcome) -> None:
+        """Store how the search ended, then (in the same transaction) announce it."""
+        self._end(search_id, outcome.state, outcome.message, json.dumps(asdict(outcome), sort_keys=True, default=str))
+
+    def fail(self, search_id: int, message: str) -> None:
+        """Store that the search could not be carried out."""
+        self._end(search_id, "FAILED", message, "")
+
+    def _end(self, search_id: int, state: str, message: str, outcome_json: str) -> None:
+        with self._database.write() as session:
+            row = session.get(SearchRow, search_id)
+            if row is None or row.lease_owner != self.owner:
+                return
+            row.state, row.state_message, row.end_time = state, message, time.time()
+            row.outcome_json = outcome_json or row.outcome_json
+            row.lease_owner, row.lease_expires, row.cancel_requested = "", 0.0, False
+            row.revision += 1
+            append_events(session, search_id, [_state_event(state, message)])
+
+
+def _state_event(state: str, message: str) -> Event:
+    return Event("state", message, {"state": state})

@@ -1,0 +1,104 @@
+"""What a running search writes: `search.protocols.CandidateStore`, bound to one search and one lease."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from search.protocols import CandidateRecord, Event
+from service.errors import ServiceError
+from service.store.database import Database
+from service.store.events import append_events
+from service.store.records import candidate_from_json, candidate_to_json
+from service.store.schema import CandidateRow, PhaseRow, ProcessGroupRow, SearchRow
+
+STOP_CACHE_S = 0.4
+
+
+class LeaseLostError(ServiceError):
+    """Another worker has taken the search over; this one must write nothing more."""
+
+
+class SqlCandidateStore:
+    """The truth about one search. Every write checks the lease in its own transaction.
+
+    Args:
+        stopping: asked as well by `should_stop`; true when the worker itself is told to end.
+    """
+
+    def __init__(self, database: Database, search_id: int, owner: str, stopping: Callable[[], bool] = lambda: False) -> None:
+        self._database = database
+        self._search_id = search_id
+        self._owner = owner
+        self._stopping = stopping
+        self._stop_known_at = 0.0
+        self._stop = False
+
+    def save_candidate(self, record: CandidateRecord, events: Sequence[Event] = ()) -> None:
+        """Insert or replace a candidate and append events, in one transaction."""
+        key = {"search_id": self._search_id, "candidate_id": record.candidate_id}
+        text = candidate_to_json(record)
+        with self._database.write() as session:
+            self._check_lease(session)
+            session.merge(CandidateRow(**key, trial_number=record.trial_number, state=record.state, record_json=text))
+            append_events(session, self._search_id, events)
+
+    def candidates(self) -> Sequence[CandidateRecord]:
+        """All candidates, by trial number."""
+        with self._database.read() as session:
+            query = select(CandidateRow).filter_by(search_id=self._search_id)
+            rows = session.scalars(query.order_by(CandidateRow.trial_number, CandidateRow.candidate_id)).all()
+            return [candidate_from_json(row.record_json) for row in rows]
+
+    def append(self, event: Event) -> None:
+        """Append an event."""
+        with self._database.write() as session:
+            self._check_lease(session)
+            append_events(session, self._search_id, [event])
+
+    def save_phase(self, name: str, value: Mapping[str, Any]) -> None:
+        """Remember the result of a phase."""
+        with self._database.write() as session:
+            self._check_lease(session)
+            session.merge(PhaseRow(search_id=self._search_id, name=name, value_json=json.dumps(dict(value), sort_keys=True)))
+
+    def phase(self, name: str) -> Mapping[str, Any] | None:
+        """What `save_phase` stored, or None."""
+        with self._database.read() as session:
+            row = session.get(PhaseRow, (self._search_id, name))
+            value: Mapping[str, Any] | None = json.loads(row.value_json) if row else None
+            return value
+
+    def should_stop(self) -> bool:
+        """Whether the search was cancelled, its lease lost, or the worker told to end; the store is asked twice a second."""
+        if self._stopping():
+            return True
+        now = time.monotonic()
+        if not self._stop and now - self._stop_known_at > STOP_CACHE_S:
+            self._stop_known_at = now
+            with self._database.read() as session:
+                row = session.get(SearchRow, self._search_id)
+                self._stop = row is None or row.cancel_requested or row.lease_owner != self._owner
+        return self._stop
+
+    def record_process_group(self, pgid: int) -> None:
+        """Remember a process group, so that a restarted worker can end it."""
+        with self._database.write() as session:
+            self._check_lease(session)
+            session.add(ProcessGroupRow(search_id=self._search_id, pgid=pgid, boot_id=boot_id()))
+
+    def _check_lease(self, session: Any) -> None:
+        row = session.get(SearchRow, self._search_id)
+        if row is None or row.lease_owner != self._owner:
+            raise LeaseLostError("this worker's lease on the search has ended")
+
+
+def boot_id() -> str:
+    """Identity of this boot: process numbers of another one mean nothing."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
