@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,6 +54,7 @@ class TechniqueContext:
         scopes: shell patterns of module names that may be compressed; others are left untouched.
         calibration: a few hundred training images without augmentation, for importance, statistics and ranges.
         cost: price of a network on the target, where the search has a predictor.
+        interrupt: asked before every training step; once it answers True, training raises `InterruptedTrainingError`.
     """
 
     seed: int = 0
@@ -62,6 +63,7 @@ class TechniqueContext:
     scopes: tuple[str, ...] = ("*",)
     calibration: ImageSource | None = None
     cost: CostFunction | None = None
+    interrupt: Callable[[], bool] | None = None
 
     def in_scope(self, module_name: str) -> bool:
         """Whether the request allows compressing the module of this qualified name."""

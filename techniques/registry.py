@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from techniques.base import Technique
+from techniques.distillation.soft_targets import Distillation
 from techniques.errors import ConfigError
+from techniques.low_rank.decompose import LowRank
+from techniques.pruning.block_removal import BlockRemoval
+from techniques.pruning.structured import StructuredPruning
+from techniques.quantization.static_int8 import Int8Quantization
+from techniques.resolution.resize import InputResolution
 
 _TECHNIQUES: dict[str, Technique[Any]] = {}
 
@@ -36,3 +42,7 @@ def get(name: str) -> Technique[Any]:
 def all_techniques() -> tuple[Technique[Any], ...]:
     """Every registered technique, in the order of registration."""
     return tuple(_TECHNIQUES.values())
+
+
+for _technique in (InputResolution(), BlockRemoval(), StructuredPruning(), LowRank(), Distillation(), Int8Quantization()):
+    register(_technique)

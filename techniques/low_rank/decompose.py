@@ -1,0 +1,180 @@
+"""The low-rank technique: chosen layers become two or three thinner ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import fx, nn
+
+from techniques.base import Transform
+from techniques.context import TechniqueContext
+from techniques.errors import ConfigError, DataRequiredError
+from techniques.low_rank.factorization import Layer, energy_ranks, factor_shapes, factorise, full_ranks, is_matrix
+from techniques.network import Network
+from techniques.parameters import FloatParameter, Parameter
+from techniques.shapes import node_shapes
+
+
+@dataclass(frozen=True)
+class LowRankConfig:
+    """Ranks per layer, or the energy from which they follow.
+
+    Attributes:
+        ranks: layer name to ``r`` (linears and 1x1 convolutions; for other kernels it means ``[r, r]``) or ``[r_out, r_in]``.
+            Rounded up to the target's channel multiple. A rank that would not save weights *and* MACs is refused.
+        energies: layer name to the share of squared singular values to keep, in (0, 1]; a layer where that saves nothing
+            stays as it is. Needs real weights; `LowRank.resolved` turns energies into ranks.
+    """
+
+    ranks: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
+    energies: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.ranks.items():
+            ranks = [value] if isinstance(value, int) else list(value)
+            if not 1 <= len(ranks) <= 2 or not all(isinstance(r, int) and not isinstance(r, bool) and r >= 1 for r in ranks):
+                raise ValueError(f"ranks[{name!r}] must be a rank or [r_out, r_in], each at least 1, got {value!r}")
+        for name, energy in self.energies.items():
+            if not (isinstance(energy, int | float) and 0 < energy <= 1):
+                raise ValueError(f"energies[{name!r}] must be in (0, 1], got {energy!r}")
+        both = sorted(set(self.ranks) & set(self.energies))
+        if both:
+            raise ValueError(f"ranks and energies both name {both}")
+
+
+class LowRank(Transform[LowRankConfig]):
+    """Truncated SVD for linears and 1x1 convolutions, Tucker-2 for larger kernels; biases stay on the last factor."""
+
+    name = "low_rank"
+    config_type = LowRankConfig
+    reduces = frozenset({"parameters", "macs"})
+
+    def parameters(self, network: Network, context: TechniqueContext) -> Sequence[Parameter]:
+        """One energy for all layers that can be factorised; a search gives each layer its own rank from it."""
+        if not decomposable_layers(network, context):
+            return ()
+        return (FloatParameter("energy", 0.5, 1.0, 0.9),)
+
+    def resolved(self, network: Network, config: LowRankConfig, context: TechniqueContext) -> LowRankConfig:
+        """The same choice in ranks alone, so that it can be priced and replayed on shapes.
+
+        Raises:
+            ConfigError: a layer that is not there or cannot be factorised.
+            DataRequiredError: energies were given and the network is on meta.
+        """
+        known = decomposable_layers(network, context)
+        positions = _positions(network)
+        ranks: dict[str, int | Sequence[int]] = dict(config.ranks)
+        for name, energy in config.energies.items():
+            layer = _known(known, name)
+            found = _rounded(ranks_for_energy(network, name, energy), layer, context)
+            if _saves(layer, found, positions[name]):
+                ranks[name] = list(found)
+        return LowRankConfig(ranks)
+
+    def apply(self, network: Network, config: LowRankConfig, context: TechniqueContext) -> Network:
+        """See the base; needs no images."""
+        known = decomposable_layers(network, context)
+        positions = _positions(network)
+        chosen: dict[str, tuple[int, ...]] = {}
+        for name, value in self.resolved(network, config, context).ranks.items():
+            layer = _known(known, name)
+            chosen[name] = _rounded(_as_ranks(name, value, layer), layer, context)
+            if not _saves(layer, chosen[name], positions[name]):
+                raise ConfigError(
+                    f"low_rank: ranks[{name!r}] = {value!r} (rounded to {list(chosen[name])}) saves no weights or MACs on a layer "
+                    f"of shape {list(layer.weight.shape)}; ask for a lower rank"
+                )
+        result = network.clone()
+        for name, ranks in chosen.items():
+            _replace(result.graph, name, ranks)
+        return result.rebuilt()
+
+
+def decomposable_layers(network: Network, context: TechniqueContext) -> dict[str, Layer]:
+    """Ungrouped layers in scope that are called once and for which some rank saves weights and MACs."""
+    calls: dict[str, int] = {}
+    for node, _ in network.module_calls():
+        calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    positions = _positions(network)
+    found: dict[str, Layer] = {}
+    for name, layer in network.layers().items():
+        if not context.in_scope(name) or calls[name] > 1 or (isinstance(layer, nn.Conv2d) and layer.groups > 1):
+            continue
+        smallest = _rounded((1,) * len(full_ranks(layer)), layer, context)
+        if _saves(layer, smallest, positions[name]):
+            found[name] = layer
+    return found
+
+
+def ranks_for_energy(network: Network, layer: str, energy: float) -> tuple[int, ...]:
+    """Smallest ranks of a layer that keep ``energy`` of its weights' squared norm, before rounding to the target's multiple.
+
+    ``(rank,)`` for linears and 1x1 convolutions, ``(r_out, r_in)`` otherwise.
+
+    Raises:
+        ConfigError: no such layer.
+        DataRequiredError: the network is on meta.
+    """
+    module = _known(network.layers(), layer)
+    if network.is_meta:
+        raise DataRequiredError(f"low_rank: energies[{layer!r}] needs real weights; resolve it to ranks first")
+    return energy_ranks(module, energy)
+
+
+def _known(layers: Mapping[str, Layer], name: str) -> Layer:
+    if name not in layers:
+        raise ConfigError(f"low_rank: {name!r} is no layer that can be factorised; known: {sorted(layers)}")
+    return layers[name]
+
+
+def _as_ranks(name: str, value: int | Sequence[int], layer: Layer) -> tuple[int, ...]:
+    ranks = (value,) if isinstance(value, int) else tuple(value)
+    wanted = 1 if is_matrix(layer) else 2
+    if wanted == 1 and len(ranks) == 2:
+        raise ConfigError(f"low_rank: ranks[{name!r}] = {value!r}; a linear or 1x1 convolution has a single rank")
+    return ranks * 2 if len(ranks) < wanted else ranks
+
+
+def _rounded(ranks: tuple[int, ...], layer: Layer, context: TechniqueContext) -> tuple[int, ...]:
+    multiple = context.channel_multiple
+    return tuple(min(math.ceil(r / multiple) * multiple, most) for r, most in zip(ranks, full_ranks(layer), strict=True))
+
+
+def _positions(network: Network) -> dict[str, tuple[int, int]]:
+    """Positions at which each layer reads and writes for one image: ``(input, output)``."""
+    shapes = node_shapes(network)
+    found: dict[str, tuple[int, int]] = {}
+    for node, module in network.module_calls():
+        if isinstance(module, nn.Conv2d):
+            source, result = shapes[node.all_input_nodes[0].name], shapes[node.name]
+            found[str(node.target)] = (source[-2] * source[-1], result[-2] * result[-1])
+        elif isinstance(module, nn.Linear):
+            count = math.prod(shapes[node.name]) // module.out_features
+            found[str(node.target)] = (count, count)
+    return found
+
+
+def _saves(layer: Layer, ranks: tuple[int, ...], positions: tuple[int, int]) -> bool:
+    before, after = layer.weight.numel(), factor_shapes(layer, ranks)
+    source, result = positions
+    # Tucker's first factor runs before the stride, SVD's carries it.
+    macs = after[0] * (source if len(ranks) == 2 else result) + sum(after[1:]) * result
+    return sum(after) < before and macs < before * result
+
+
+def _replace(graph: fx.GraphModule, name: str, ranks: tuple[int, ...]) -> None:
+    node = next(n for n in graph.graph.nodes if n.op == "call_module" and n.target == name)
+    layer = graph.get_submodule(name)
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    factors = factorise(layer, ranks)
+    parent, _, leaf = name.rpartition(".")
+    setattr(graph.get_submodule(parent), leaf, factors)
+    value = node.args[0]
+    with graph.graph.inserting_before(node):
+        for factor in factors:
+            value = graph.graph.call_module(f"{name}.{factor}", (value,))
+    node.replace_all_uses_with(value)
+    graph.graph.erase_node(node)

@@ -1,0 +1,110 @@
+"""Modules of a quantised network: integer weights, and quantise-dequantise pairs that runtimes fuse into integer kernels.
+
+Everything goes through ``torch.ops.quantized_decomposed``, which the ONNX exporter writes as QuantizeLinear and
+DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+from torch import Tensor, nn
+
+WEIGHT_LIMIT = 127
+"""Weights are symmetric: -127 ... 127."""
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds a tensor to 8 bits and back (Jacob et al. 2018, section 2.1): ``real = scale * (integer - zero_point)``.
+
+    Attributes:
+        bits: width of the integers.
+        scale, zero_point: float32 and integer scalars, buffers.
+    """
+
+    bits = 8
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, scale: Tensor, zero_point: Tensor, unsigned: bool) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
+        self.unsigned = unsigned
+        self._low, self._high = (0, 255) if unsigned else (-128, 127)
+        self._dtype = torch.uint8 if unsigned else torch.int8
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, float32 to float32."""
+        ops = torch.ops.quantized_decomposed
+        args = (self.scale, self.zero_point, self._low, self._high, self._dtype)
+        result: Tensor = ops.dequantize_per_tensor.tensor(ops.quantize_per_tensor.tensor(x, *args), *args)
+        return result
+
+    def extra_repr(self) -> str:
+        """For printing."""
+        return f"bits={self.bits}, unsigned={self.unsigned}"
+
+
+class QuantizedConv2d(nn.Conv2d):
+    """A convolution whose ``weight`` is an int8 buffer ``(out, in / groups, h, w)`` with a scale per output channel."""
+
+    weight_bits = 8
+    weight_scale: Tensor
+    weight_zero_point: Tensor
+
+    @staticmethod
+    def from_float(layer: nn.Conv2d) -> QuantizedConv2d:
+        """Round a float convolution's weights to the nearest integers; the bias stays float."""
+        result = QuantizedConv2d(
+            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,  # type: ignore[arg-type]
+            layer.groups, layer.bias is not None, layer.padding_mode, device="meta",
+        )  # fmt: skip
+        _take_weights(result, layer)
+        return result
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As the float convolution, on dequantised weights."""
+        result: Tensor = self._conv_forward(input, dequantized_weight(self), self.bias)
+        return result
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear layer whose ``weight`` is an int8 buffer ``(out, in)`` with a scale per output."""
+
+    weight_bits = 8
+    weight_scale: Tensor
+    weight_zero_point: Tensor
+
+    @staticmethod
+    def from_float(layer: nn.Linear) -> QuantizedLinear:
+        """Round a float layer's weights to the nearest integers; the bias stays float."""
+        result = QuantizedLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        _take_weights(result, layer)
+        return result
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As the float layer, on dequantised weights."""
+        return nn.functional.linear(input, dequantized_weight(self), self.bias)
+
+
+def dequantized_weight(layer: QuantizedConv2d | QuantizedLinear) -> Tensor:
+    """The float32 weights that the integers stand for."""
+    result: Tensor = torch.ops.quantized_decomposed.dequantize_per_channel(
+        layer.weight, layer.weight_scale, layer.weight_zero_point, 0, -WEIGHT_LIMIT, WEIGHT_LIMIT, torch.int8
+    )
+    return result
+
+
+@torch.no_grad()
+def _take_weights(result: QuantizedConv2d | QuantizedLinear, layer: nn.Conv2d | nn.Linear) -> None:
+    weight = layer.weight.detach()
+    limit = weight.flatten(1).abs().amax(1)
+    scale = torch.where(limit > 0, limit, torch.ones_like(limit)) / WEIGHT_LIMIT
+    integers = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT).to(torch.int8)
+    del result.weight
+    result.register_buffer("weight", integers)
+    result.register_buffer("weight_scale", scale)
+    result.register_buffer("weight_zero_point", torch.zeros_like(scale, dtype=torch.int8))
+    if layer.bias is not None:
+        result.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)

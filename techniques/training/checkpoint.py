@@ -1,0 +1,86 @@
+"""A finished rung on disk: weights as safetensors, the rest as JSON in the file's own metadata. Written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from techniques.errors import TechniqueError
+from techniques.network import Network
+
+
+@dataclass(frozen=True)
+class RungCheckpoint:
+    """State after a rung.
+
+    Attributes:
+        key: digest of everything that decides the training; a checkpoint with another key is of another training.
+        rung: the last finished one.
+        next_epoch: the data epoch at which the next rung starts.
+    """
+
+    key: str
+    rung: int
+    next_epoch: int
+
+    def save(self, path: Path, network: Network) -> None:
+        """Write weights and state; a reader sees the old file or the new one, never half of it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        state = {"type": "rung_checkpoint", "version": 1, "key": self.key, "rung": self.rung, "next_epoch": self.next_epoch}
+        save_file(_tensors(network), str(temporary), metadata={"state": json.dumps(state)})
+        os.replace(temporary, path)
+
+    @staticmethod
+    def load(path: Path, network: Network) -> RungCheckpoint:
+        """Read the state and copy the weights into ``network``.
+
+        Raises:
+            TechniqueError: the file is no checkpoint, or not of a network of this structure.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                state = json.loads(file.metadata()["state"])
+                if state["type"] != "rung_checkpoint" or state["version"] != 1:
+                    raise ValueError(f"unknown type or version {state['type']!r} {state['version']!r}")
+                own = _tensors(network)
+                if set(file.keys()) != set(own):
+                    raise ValueError("it holds other tensors than the network")
+                with torch.no_grad():
+                    for name, tensor in own.items():
+                        tensor.copy_(file.get_tensor(name))
+            return RungCheckpoint(str(state["key"]), int(state["rung"]), int(state["next_epoch"]))
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise TechniqueError(f"checkpoint {path} cannot be used ({error}); delete it to train from the start") from error
+
+
+def peek_key(path: Path) -> tuple[str, int] | None:
+    """Key and rung of a checkpoint file, or None if there is none that can be read."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            return str(state["key"]), int(state["rung"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def training_key(network: Network, *facts: object) -> str:
+    """Digest of a network's weights and of the facts (config, seed, steps) that decide a training from there."""
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, tensor in sorted(_tensors(network).items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(network: Network) -> dict[str, Tensor]:
+    """Every stored tensor once, by name; shared ones under their first name."""
+    return {name: t.detach() for name, t in [*network.graph.named_parameters(), *network.graph.named_buffers()]}
