@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+import os
+import shutil
+import time
 
-from search.protocols import BlobStore, CandidateStore
+import torch
+
+from search.conclusion import conclude, run_finals
+from search.environment import SearchEnvironment, SearchOutcome
+from search.execution.runner import ray_runtime, run_trials
+from search.protocols import CandidateRecord, Event
+from search.setup import find_sensitivity, make_driver, prepare
 from search.spec import SearchSpec
-from search.tracking.base import Tracker
+from search.tracking.outbox import Outbox
 
-
-@dataclass(frozen=True)
-class SearchEnvironment:
-    """What a worker hands to `run_search` beside the request.
-
-    Attributes:
-        search_name: ``projects/{project}/searches/{search}``.
-        predictor_json: the target's calibrated predictor, as stored.
-        work_dir: a folder of this search's own for checkpoints; kept while the search may be resumed.
-        ray_address: an existing cluster; None starts an embedded one.
-        dataset_notes: what the report must say about the data (who chose the split).
-    """
-
-    search_name: str
-    store: CandidateStore
-    blobs: BlobStore
-    tracker: Tracker
-    predictor_json: str
-    work_dir: Path
-    ray_address: str | None = None
-    cpus: int = 2
-    dataset_notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class SearchOutcome:
-    """How a search ended; the store already holds all of it when this is returned.
-
-    Attributes:
-        state: INFEASIBLE comes with ``nearest`` (a candidate id) and ``broken_limits`` (limit -> by how much it is broken).
-        report_sha256: blob of report.json, also for INFEASIBLE.
-    """
-
-    state: Literal["SUCCEEDED", "INFEASIBLE", "CANCELLED"]
-    message: str
-    best: str | None = None
-    nearest: str | None = None
-    broken_limits: Mapping[str, float] = field(default_factory=dict)
-    report_sha256: str | None = None
-    front: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
+__all__ = ["SearchEnvironment", "SearchOutcome", "run_search"]
 
 
 def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcome:
@@ -61,4 +26,46 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
         BaselineError: the original does not behave on this data as stated; the message names the preprocessing.
         SearchError: anything else that is the request's fault; the message says what to do.
     """
-    raise NotImplementedError
+    started = time.monotonic()
+    spec.validated()
+    environment.work_dir.mkdir(parents=True, exist_ok=True)
+    store = environment.store
+    outbox = Outbox(environment.tracker, environment.search_name)
+    outbox.start({"spec": spec.to_json(), "target": spec.target})
+
+    store.append(Event("phase", "baseline: accuracy of the original on the given data, latency on the target"))
+    torch.set_num_threads(environment.cpus)
+    setup = prepare(spec, environment)
+    store.save_candidate(setup.baseline, [_baseline_event(setup.baseline)])
+    outbox.candidate(setup.baseline)
+
+    store.append(Event("phase", "sensitivity: what each single compression costs and saves"))
+    sensitivity = find_sensitivity(setup, environment)
+    if store.should_stop():
+        return _cancelled(outbox)
+
+    store.append(Event("phase", f"search: up to {spec.effort.max_trials} candidates"))
+    driver = make_driver(setup, sensitivity, environment, outbox, started)
+    driver.restore(store.candidates())
+    store.record_process_group(os.getpgrp())
+    with ray_runtime(setup.runner):
+        run_trials(driver, setup.evaluator, setup.runner)
+        if driver.cancelled:
+            return _cancelled(outbox)
+        store.append(Event("phase", "finalists: exported, read on the selection split, measured on the target"))
+        finals = run_finals(setup, environment, outbox)
+
+    outcome = conclude(setup, environment, outbox, finals, time.monotonic() - started)
+    shutil.rmtree(setup.evaluator.files.checkpoints, ignore_errors=True)
+    return outcome
+
+
+def _baseline_event(record: CandidateRecord) -> Event:
+    latency = record.measurements["latency_ms"]
+    message = f"original: accuracy {record.accuracy['validation']:.4f}, {latency.value:.3f} ms {latency.source}"
+    return Event("baseline", message, {"candidate": record.candidate_id})
+
+
+def _cancelled(outbox: Outbox) -> SearchOutcome:
+    outbox.end({}, succeeded=False)
+    return SearchOutcome("CANCELLED", "cancelled on request; finished candidates are kept")

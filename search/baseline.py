@@ -1,0 +1,125 @@
+"""The original on the given data and target: everything that candidates are compared with, and the first honest check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hw_models.targets import Target
+from paretopress.runtime.session import run_classifier
+from search.describe import network_macs
+from search.errors import BaselineError
+from search.evaluation.accuracy import AccuracyResult, check_baseline, evaluate, score
+from search.evaluation.data import ImageData, SplitView, TrainingSource, write_teacher_logits
+from search.evaluation.latency import measure_candidates
+from search.protocols import BlobStore, CandidateRecord, Measurement
+from search.spec import SearchSpec
+from techniques import lift
+from techniques.export import to_onnx, weight_size_bytes
+from techniques.network import Network
+from techniques.recipe import Recipe
+
+BASELINE = "baseline"
+MAX_VIEWS = 2
+
+
+@dataclass(frozen=True)
+class Original:
+    """The uploaded network with its data, opened.
+
+    Attributes:
+        network: in evaluation behaviour.
+        onnx: the original through our own exporter, stripped: what sizes and latencies are compared with.
+    """
+
+    network: Network
+    data: ImageData
+    onnx: bytes
+
+
+def open_original(spec: SearchSpec, blobs: BlobStore) -> Original:
+    """Load model and data, and refuse a pair that cannot belong together.
+
+    Raises:
+        BaselineError: the prepared images or labels do not fit the network; says which side to change.
+    """
+    network = lift.from_pt2(blobs.local_path(spec.model_sha256)).eval()
+    data = ImageData.open(blobs.local_path(spec.dataset_sha256))
+    preprocessing = data.metadata.preprocessing
+    prepared = (preprocessing.channels, preprocessing.height, preprocessing.width)
+    if prepared != network.input_shape:
+        raise BaselineError(
+            f"the network takes images of (channels, height, width) {network.input_shape}, but the preprocessing gives {prepared}: "
+            f"{preprocessing.describe()}. Upload the data again with the network's shape, or export the network for this one."
+        )
+    classes, outputs = data.split("validation").classes, int(network(network.example_input(1)).shape[1])
+    if data.split("validation").labels is not None and classes > outputs:
+        raise BaselineError(f"the labels name {classes} classes, but the network has {outputs} outputs; check the label column")
+    return Original(network, data, to_onnx(network))
+
+
+def onnx_accuracy(onnx: bytes, view: SplitView, spec: SearchSpec, teacher: AccuracyResult | None, threads: int) -> AccuracyResult:
+    """Accuracy of an exported file in the runtime itself, on the images of a split."""
+    parts = [run_classifier(onnx, images.numpy(), threads=threads) for _, images in view.batches(1000)]
+    logits = np.concatenate(parts)
+    return score(logits, view.labels, spec.metric, logits if teacher is None else teacher.logits)
+
+
+def check_original(spec: SearchSpec, original: Original) -> AccuracyResult:
+    """Accuracy of the original on the validation split.
+
+    Raises:
+        BaselineError: near chance, or below what the request expects; names the preprocessing.
+    """
+    view = original.data.split("validation")
+    teacher = None
+    if spec.metric == "agreement":
+        teacher = np.concatenate([original.network(images).detach().numpy() for _, images in view.batches(256)])
+    result = evaluate(original.network, view, spec.metric, teacher=teacher)
+    labels = None if spec.metric == "agreement" else view.labels
+    check_baseline(result, labels, spec.expected_accuracy, original.data.metadata.preprocessing)
+    return result
+
+
+def baseline_record(spec: SearchSpec, original: Original, validation: AccuracyResult, onnx_digest: str) -> CandidateRecord:
+    """The original as a stored record; its latency is added once it was measured."""
+    network = original.network
+    return CandidateRecord(
+        candidate_id=BASELINE,
+        trial_number=-1,
+        recipe_json=Recipe().to_json(),
+        seed=spec.effort.seed,
+        rung=0,
+        accuracy={"validation": validation.value},
+        accuracy_interval={"validation": validation.interval},
+        drop_points={"validation": (0.0, 0.0, 0.0)},
+        measurements={
+            "macs": Measurement(network_macs(network), "counted"),
+            "parameters": Measurement(network.parameter_count(), "counted"),
+            "weight_size_bytes": Measurement(weight_size_bytes(network), "counted"),
+            "onnx_size_bytes": Measurement(len(original.onnx), "measured"),
+        },
+        artifacts={"model.onnx": onnx_digest},
+    )
+
+
+def save_original_logits(result: AccuracyResult, path: Path) -> None:
+    """Write the original's outputs on the validation split for the actors."""
+    np.save(path, result.logits, allow_pickle=False)
+
+
+def ensure_teacher_logits(original: Original, path: Path, seed: int, epochs: float) -> int:
+    """Write the original's outputs on the training views once (contract 9); returns the number of views."""
+    views = max(1, min(MAX_VIEWS, round(epochs)))
+    if not path.exists():
+        data = original.data
+        source = TrainingSource(data.split("train"), seed, data.metadata.augment, None, views)
+        write_teacher_logits(original.network, source, path)
+    return views
+
+
+def measure_alone(onnx: bytes, target: Target, batch: int) -> Measurement:
+    """Latency of the original on the target before any trial runs."""
+    return measure_candidates({BASELINE: onnx}, target, BASELINE, batch=batch)[BASELINE].measurement

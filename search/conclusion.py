@@ -1,0 +1,221 @@
+"""From the last rung to the answer: finalists measured, front and best decided, test touched once, report written."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from search.baseline import BASELINE, onnx_accuracy
+from search.environment import SearchEnvironment, SearchOutcome
+from search.errors import SearchError
+from search.evaluation.accuracy import AccuracyResult, drop_points
+from search.evaluation.latency import measure_candidates
+from search.execution.runner import run_quietly
+from search.finalists import Exported, choose_finalists, export, packed, read_selection, with_latency
+from search.pareto import broken_limits, front, nearest, pick
+from search.protocols import CandidateRecord, Event, Measurement
+from search.report import ReportInputs, build_report
+from search.setup import Setup
+from search.tracking.outbox import Outbox
+
+GAP_IMAGES = 5000
+
+
+@dataclass(frozen=True)
+class Finals:
+    """What the finalists' rung found; records are those stored."""
+
+    baseline: CandidateRecord
+    finalists: tuple[CandidateRecord, ...]
+    files: Mapping[str, bytes]
+
+
+def run_finals(setup: Setup, environment: SearchEnvironment, outbox: Outbox) -> Finals:
+    """Export the finalists, read them on the selection split, measure them beside the original, store them.
+
+    Raises:
+        SearchError: there is no candidate at all; says what the trials died of.
+    """
+    store = environment.store
+    records = [r for r in store.candidates() if r.candidate_id != BASELINE]
+    chosen = choose_finalists(records, setup.spec)
+    if not chosen:
+        errors = sorted({r.error for r in records if r.error}) or ["no recipe could be made for this network and budget"]
+        raise SearchError(f"no candidate could be evaluated: {'; '.join(errors[:3])}")
+    view = setup.original.data.split("selection")
+    threads = setup.runner.cpus
+    original = onnx_accuracy(setup.original.onnx, view, setup.spec, None, threads)
+    exported: list[Exported] = []
+    for record in chosen:
+        if store.should_stop():
+            break
+        exported.append(read_selection(export(record, setup.evaluator, environment.blobs), view, original, setup.spec, threads))
+        store.append(Event("phase", f"finalist {len(exported)} of {len(chosen)}: {record.candidate_id} exported"))
+    files = {BASELINE: setup.original.onnx, **{e.record.candidate_id: e.onnx for e in exported}}
+    measured = _measure(files, setup)
+    baseline = _finished_baseline(setup, original, measured[BASELINE])
+    finalists = with_latency(exported, measured)
+    members = {r.candidate_id for r in front(finalists, setup.spec.budget)}
+    finalists = [_decided(r, setup, r.candidate_id in members) for r in finalists]
+    store.save_candidate(baseline)
+    for record in finalists:
+        store.save_candidate(record)
+    return Finals(baseline, tuple(finalists), files)
+
+
+def _measure(files: Mapping[str, bytes], setup: Setup) -> dict[str, Measurement]:
+    def measure() -> dict[str, Measurement]:
+        results = measure_candidates(files, setup.target, BASELINE, batch=setup.spec.budget.batch_size)
+        return {name: result.measurement for name, result in results.items()}
+
+    return run_quietly(measure, setup.runner)
+
+
+def _finished_baseline(setup: Setup, selection: AccuracyResult, latency: Measurement) -> CandidateRecord:
+    record = setup.baseline
+    container = packed(setup.original.onnx, record.recipe_json)
+    return replace(
+        record,
+        accuracy={**record.accuracy, "selection": selection.value},
+        accuracy_interval={**record.accuracy_interval, "selection": selection.interval},
+        drop_points={**record.drop_points, "selection": (0.0, 0.0, 0.0)},
+        measurements={
+            **record.measurements,
+            "latency_ms": latency,
+            "download_size_bytes": Measurement(len(container), "measured"),
+        },
+    )
+
+
+def _decided(record: CandidateRecord, setup: Setup, on_front: bool) -> CandidateRecord:
+    feasible = not broken_limits(record, setup.spec.budget)
+    return replace(record, feasible=feasible, state="front" if on_front else "finalist")
+
+
+def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, finals: Finals, duration_s: float) -> SearchOutcome:
+    """Decide the best, read the test split once, write the report, log the front."""
+    spec, store = setup.spec, environment.store
+    members = front(finals.finalists, spec.budget)
+    best = pick(finals.finalists, spec.budget, spec.preference)
+    closest = None if best else nearest(finals.finalists, spec.budget)
+    broken = broken_limits(closest, spec.budget) if closest else {}
+    baseline = finals.baseline
+    if best is not None:
+        best, baseline = _read_test(setup, finals, replace(best, state="best"))
+        store.save_candidate(baseline)
+        store.save_candidate(best)
+        members = [best if m.candidate_id == best.candidate_id else m for m in members]
+    evaluated = [r for r in store.candidates() if r.candidate_id != BASELINE and "validation" in r.accuracy]
+    report = build_report(
+        ReportInputs(
+            search_name=environment.search_name,
+            spec=spec,
+            baseline=baseline,
+            best=best,
+            nearest=closest,
+            front=members,
+            candidates_evaluated=len(evaluated),
+            broken_limits=broken,
+            gaps=_gaps(setup, finals, best),
+            data_sha256=setup.original.data.metadata.data_sha256,
+            duration_s=duration_s,
+            notes=(*environment.dataset_notes, *setup.original.data.metadata.notes, *_network_notes(setup)),
+        )
+    )
+    text = json.dumps(report, indent=1, sort_keys=True)
+    digest = environment.blobs.put_bytes(text.encode())
+    _log(outbox, (baseline, *finals.finalists), best, members, finals.files, text)
+    message = _message(best, closest, broken, baseline)
+    store.append(Event("report", message, {"report_sha256": digest}))
+    return SearchOutcome(
+        state="SUCCEEDED" if best else "INFEASIBLE",
+        message=message,
+        best=best.candidate_id if best else None,
+        nearest=closest.candidate_id if closest else None,
+        broken_limits=broken,
+        report_sha256=digest,
+        front=tuple(m.candidate_id for m in members),
+    )
+
+
+def _read_test(setup: Setup, finals: Finals, best: CandidateRecord) -> tuple[CandidateRecord, CandidateRecord]:
+    """Test accuracy of best and original; called once, after the best is fixed (design.md, words)."""
+    view, threads = setup.original.data.split("test"), setup.runner.cpus
+    original = onnx_accuracy(setup.original.onnx, view, setup.spec, None, threads)
+    result = onnx_accuracy(finals.files[best.candidate_id], view, setup.spec, original, threads)
+    drops = {BASELINE: (0.0, 0.0, 0.0), best.candidate_id: drop_points(original, result, view.labels)}
+    read = [
+        replace(
+            record,
+            accuracy={**record.accuracy, "test": value.value},
+            accuracy_interval={**record.accuracy_interval, "test": value.interval},
+            drop_points={**record.drop_points, "test": drops[record.candidate_id]},
+        )
+        for record, value in ((best, result), (finals.baseline, original))
+    ]
+    return read[0], read[1]
+
+
+def _gaps(setup: Setup, finals: Finals, best: CandidateRecord | None) -> dict[str, float]:
+    """Train accuracy minus validation accuracy in points, before and after: whether compression overfitted."""
+    train = setup.original.data.split("train")
+    sample = train.sample(min(GAP_IMAGES, len(train)), setup.spec.effort.seed)
+    original = onnx_accuracy(setup.original.onnx, sample, setup.spec, None, setup.runner.cpus)
+    gaps = {BASELINE: 100 * (original.value - finals.baseline.accuracy["validation"])}
+    if best is not None:
+        after = onnx_accuracy(finals.files[best.candidate_id], sample, setup.spec, original, setup.runner.cpus)
+        gaps["best"] = 100 * (after.value - best.accuracy["validation"])
+    return gaps
+
+
+def _network_notes(setup: Setup) -> list[str]:
+    network = setup.original.network
+    notes = [f"the export that made the model left out: {what}" for what in network.erased]
+    if not network.size_is_free:
+        notes.append(f"the resolution axis is off: {network.size_note}")
+    return notes
+
+
+def _log(
+    outbox: Outbox,
+    records: Sequence[CandidateRecord],
+    best: CandidateRecord | None,
+    members: Sequence[CandidateRecord],
+    files: Mapping[str, bytes],
+    report: str,
+) -> None:
+    final = {r.candidate_id: r for r in records} | ({best.candidate_id: best} if best else {})
+    for record in final.values():
+        outbox.candidate(record)
+    with tempfile.TemporaryDirectory() as folder:
+        for member in members:
+            path = Path(folder) / member.candidate_id / "model.onnx"
+            path.parent.mkdir()
+            path.write_bytes(files[member.candidate_id])
+            outbox.artifact(member.candidate_id, path, "model.onnx")
+        report_path = Path(folder) / "report.json"
+        report_path.write_text(report)
+        outbox.artifact(None, report_path, "report.json")
+        metrics = {f"best_{k}": v for k, v in _summary(best).items()} if best else {}
+        outbox.end(metrics, succeeded=True)
+
+
+def _summary(best: CandidateRecord) -> dict[str, float]:
+    values = {name: m.value for name, m in best.measurements.items()}
+    return {**values, **{f"accuracy_{split}": value for split, value in best.accuracy.items()}}
+
+
+def _message(
+    best: CandidateRecord | None, closest: CandidateRecord | None, broken: Mapping[str, float], baseline: CandidateRecord
+) -> str:
+    if best is not None:
+        before, after = baseline.measurements["latency_ms"].value, best.measurements["latency_ms"].value
+        drop = best.drop_points["test"][0]
+        speed = f"{after:.3f} ms measured, {before / after:.2f}x faster"
+        return f"best {best.candidate_id}: {speed}, test accuracy drop {drop:+.2f} points"
+    name = closest.candidate_id if closest else "none"
+    excess = ", ".join(f"{limit} by {value:.4g}" for limit, value in broken.items())
+    return f"no candidate meets the budget; the nearest is {name}, which breaks {excess}"

@@ -1,0 +1,235 @@
+"""The search driver: proposes trials, records what they return, decides who is promoted. The only writer (contract 6)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from search.allocation import Allocation, MakeRecipe, aims_of, allocate
+from search.execution.trial import TrialPlan
+from search.pareto import non_dominated_ranks, objectives
+from search.pricing import Price, Pricer
+from search.protocols import CandidateRecord, CandidateStore, Event, Measurement
+from search.sampler import PolicySampler
+from search.sensitivity import Sensitivity
+from search.space import Policy
+from search.spec import SearchSpec
+from search.tracking.outbox import Outbox
+from techniques.errors import TechniqueError
+from techniques.recipe import Recipe
+
+PROMOTED_SHARE = 0.5
+_ASKS_PER_TRIAL = 8
+_TIGHTENING = 0.93
+_STOP_POLL_S = 0.3
+
+
+@dataclass(frozen=True)
+class _Running:
+    policy: Policy
+    allocation: Allocation
+    record: CandidateRecord | None = None
+
+
+class SearchDriver:
+    """A `TrialDriver` over one search; see `search.execution.driver` for when each method is called."""
+
+    def __init__(
+        self,
+        spec: SearchSpec,
+        store: CandidateStore,
+        outbox: Outbox,
+        sampler: PolicySampler,
+        sensitivity: Sensitivity,
+        pricer: Pricer,
+        make_recipe: MakeRecipe,
+        rungs: int,
+        deadline: float,
+        interrupt: Path,
+    ) -> None:
+        self._spec, self._store, self._outbox, self._sampler = spec, store, outbox, sampler
+        self._sensitivity, self._pricer, self._make_recipe = sensitivity, pricer, make_recipe
+        self._rungs, self._deadline, self._interrupt = rungs, deadline, interrupt
+        self._original = pricer.price(Recipe())
+        self._running: dict[int, _Running] = {}
+        self._by_rung: list[dict[int, CandidateRecord]] = [{} for _ in range(rungs)]
+        self._recipes: set[str] = set()
+        self._number = 0
+        self._done = 0
+        self._asked_at, self._stop = 0.0, False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the store said stop."""
+        return self._stop
+
+    def restore(self, records: Sequence[CandidateRecord]) -> None:
+        """Take over what an earlier life of this search finished: sampler, rungs and numbers."""
+        for record in records:
+            if record.candidate_id == "baseline":
+                continue
+            self._number = max(self._number, record.trial_number + 1)
+            self._recipes.add(Recipe.from_json(record.recipe_json).digest)
+            if record.state != "failed":
+                self._done += 1
+                self._by_rung[min(record.rung, self._rungs - 1)][record.trial_number] = record
+                self._sampler.restore(record.policy, self._values(record), self._constraints(record))
+            self._outbox.candidate(record)
+
+    def propose(self) -> TrialPlan | None:
+        """The next recipe that fits the budget by prediction and is new."""
+        if self._done + len(self._running) >= self._spec.effort.max_trials or time.monotonic() > self._deadline:
+            return None
+        for _ in range(_ASKS_PER_TRIAL):
+            number, policy = self._number, self._sampler.ask(self._number)
+            self._number += 1
+            allocation = self._allocate(policy)
+            if allocation is None:
+                self._sampler.tell_failed(number)
+                continue
+            # What cannot fit is not tried, but one candidate is always made: the answer can then name the nearest (contract 5).
+            if not self._can_fit(allocation.price) and (self._done or self._running):
+                self._sampler.tell_failed(number)
+                continue
+            return self._start(number, policy, allocation)
+        return None
+
+    def _start(self, number: int, policy: Policy, allocation: Allocation) -> TrialPlan:
+        self._recipes.add(allocation.recipe.digest)
+        self._running[number] = _Running(policy, allocation)
+        return TrialPlan(number, {"recipe": allocation.recipe.to_json()})
+
+    def _allocate(self, policy: Policy) -> Allocation | None:
+        """A new recipe under the policy; a recipe seen before is made again with tighter aims."""
+        tightness = policy.tightness
+        for _ in range(_ASKS_PER_TRIAL):
+            aims = aims_of(self._spec.budget, self._original, tightness)
+            try:
+                allocation = allocate(policy, aims, self._sensitivity, self._make_recipe, self._pricer.price)
+            except TechniqueError:
+                return None
+            if allocation.recipe.digest not in self._recipes:
+                return allocation
+            tightness *= _TIGHTENING
+        return None
+
+    def _can_fit(self, price: Price) -> bool:
+        """Whether even the optimistic end of the prediction is within every limit."""
+        budget = self._spec.budget
+        named = price.named()
+        optimistic = price.latency.value - price.latency.spread
+        return (
+            (budget.latency_ms is None or optimistic <= budget.latency_ms)
+            and (budget.size_bytes is None or named[budget.size_name] <= budget.size_bytes)
+            and (budget.macs is None or price.macs <= budget.macs)
+        )
+
+    def report(self, number: int, rung: int, values: Mapping[str, Any]) -> bool:
+        """Store the candidate, then decide: promoted, or told to the sampler and done."""
+        running = self._running[number]
+        record = self._record(number, rung, running, values)
+        self._running[number] = replace(running, record=record)
+        self._by_rung[rung][number] = record
+        goes_on = rung + 1 < self._rungs and not self.should_stop() and self._is_promoted(record, rung)
+        self._store.save_candidate(record, [_candidate_event(record, goes_on)])
+        if not goes_on:
+            self._finish(number, record)
+        return goes_on
+
+    def failed(self, number: int, rung: int, message: str) -> None:
+        """Store the failure; what the trial reached before stays."""
+        running = self._running.pop(number)
+        self._sampler.tell_failed(number)
+        if self.should_stop():
+            return
+        before = running.record
+        record = before or self._record(number, rung, running, {})
+        record = replace(record, error=message, state=record.state if before else "failed")
+        self._done += 1
+        self._store.save_candidate(record, [Event("warning", f"{record.candidate_id} failed at rung {rung}: {message}")])
+        self._outbox.candidate(record)
+
+    def should_stop(self) -> bool:
+        """Cancelled or out of time; wakes up training through the interrupt file."""
+        now = time.monotonic()
+        if not self._stop and now - self._asked_at > _STOP_POLL_S:
+            self._asked_at = now
+            self._stop = self._store.should_stop()
+            if self._stop:
+                self._interrupt.touch()
+        return self._stop
+
+    def _finish(self, number: int, record: CandidateRecord) -> None:
+        del self._running[number]
+        self._done += 1
+        self._sampler.tell(number, self._values(record), self._constraints(record))
+        self._outbox.candidate(record)
+
+    def _is_promoted(self, record: CandidateRecord, rung: int) -> bool:
+        """Successive halving by non-dominated rank, ties by accuracy drop (MO-ASHA's promotion, Schmucker 2021, section 3)."""
+        peers = list(self._by_rung[rung].values())
+        ranks = non_dominated_ranks([objectives(r, "validation") for r in peers])
+        order = sorted(zip(ranks, peers, strict=True), key=lambda pair: (pair[0], objectives(pair[1], "validation")[0]))
+        keep = math.ceil(len(peers) * PROMOTED_SHARE)
+        return record.trial_number in {r.trial_number for _, r in order[:keep]}
+
+    def _record(self, number: int, rung: int, running: _Running, values: Mapping[str, Any]) -> CandidateRecord:
+        price = running.allocation.price
+        before = running.record
+        return CandidateRecord(
+            candidate_id=f"c{number:04d}",
+            trial_number=number,
+            recipe_json=running.allocation.recipe.to_json(),
+            seed=self._spec.effort.seed,
+            rung=rung,
+            policy=running.policy.to_json(),
+            accuracy={"validation": values["accuracy"]} if values else {},
+            accuracy_interval={"validation": tuple(values["interval"])} if values else {},
+            drop_points={"validation": tuple(values["drop_points"])} if values else {},
+            measurements=price_measurements(price),
+            duration_s=(before.duration_s if before else 0.0) + values.get("duration_s", 0.0),
+        )
+
+    def _values(self, record: CandidateRecord) -> tuple[float, float, float]:
+        drop, latency, size = objectives(record, "validation")
+        return drop, latency / self._original.latency.value, size / self._original.onnx_size_bytes
+
+    def _constraints(self, record: CandidateRecord) -> tuple[float, ...]:
+        """Relative excess over each limit; at most 0 is met."""
+        budget = self._spec.budget
+        drop = record.drop_points["validation"][0]
+        limits = (
+            (record.measurements["latency_ms"].value, budget.latency_ms),
+            (record.measurements[budget.size_name].value, budget.size_bytes),
+            (record.measurements["macs"].value, budget.macs),
+        )
+        values = [value / limit - 1 for value, limit in limits if limit is not None]
+        if budget.max_accuracy_drop_points is not None:
+            values.append(drop - budget.max_accuracy_drop_points)
+        return tuple(values) or (0.0,)
+
+
+def price_measurements(price: Price) -> dict[str, Measurement]:
+    """A price as stored measurements: latency and file sizes predicted, the rest counted."""
+    return {
+        "latency_ms": price.latency,
+        "macs": Measurement(price.macs, "counted"),
+        "parameters": Measurement(price.parameters, "counted"),
+        "weight_size_bytes": Measurement(price.weight_size_bytes, "counted"),
+        "onnx_size_bytes": Measurement(price.onnx_size_bytes, "predicted"),
+        "download_size_bytes": Measurement(price.onnx_size_bytes, "predicted"),
+    }
+
+
+def _candidate_event(record: CandidateRecord, goes_on: bool) -> Event:
+    drop = record.drop_points["validation"][0]
+    latency = record.measurements["latency_ms"]
+    message = (
+        f"{record.candidate_id} rung {record.rung}: accuracy {record.accuracy['validation']:.4f} (drop {drop:+.2f} points), "
+        f"{latency.value:.3f} ms {latency.source}"
+    )
+    return Event("candidate", message, {"candidate": record.candidate_id, "rung": record.rung, "promoted": goes_on})

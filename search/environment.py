@@ -1,0 +1,55 @@
+"""What goes into a search beside the request, and what comes out of it. Imports nothing heavy: workers read it first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from search.protocols import BlobStore, CandidateStore
+from search.tracking.base import Tracker
+
+
+@dataclass(frozen=True)
+class SearchEnvironment:
+    """What a worker hands to `run_search` beside the request.
+
+    Attributes:
+        search_name: ``projects/{project}/searches/{search}``.
+        predictor_json: the target's calibrated predictor, as stored.
+        work_dir: a folder of this search's own for checkpoints; kept while the search may be resumed.
+        ray_address: an existing cluster; None starts an embedded one.
+        parallel_trials: one makes a search repeatable (contract 7); more share the CPUs.
+        dataset_notes: what the report must say about the data (who chose the split).
+    """
+
+    search_name: str
+    store: CandidateStore
+    blobs: BlobStore
+    tracker: Tracker
+    predictor_json: str
+    work_dir: Path
+    ray_address: str | None = None
+    cpus: int = 2
+    parallel_trials: int = 1
+    dataset_notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """How a search ended; the store already holds all of it when this is returned.
+
+    Attributes:
+        state: INFEASIBLE comes with ``nearest`` (a candidate id) and ``broken_limits`` (limit -> by how much it is broken).
+        report_sha256: blob of report.json, also for INFEASIBLE.
+    """
+
+    state: Literal["SUCCEEDED", "INFEASIBLE", "CANCELLED"]
+    message: str
+    best: str | None = None
+    nearest: str | None = None
+    broken_limits: Mapping[str, float] = field(default_factory=dict)
+    report_sha256: str | None = None
+    front: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)

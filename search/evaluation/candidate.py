@@ -1,0 +1,147 @@
+"""What a trial actor does at one rung: build the candidate from its recipe, train it so far, and read its accuracy."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from search.evaluation.accuracy import AccuracyResult, drop_points, evaluate, score
+from search.evaluation.data import CalibrationSource, ImageData, SplitView, TrainingSource, open_teacher_logits
+from search.execution.trial import TrialPlan
+from search.spec import MetricName
+from techniques import lift
+from techniques.apply import compress
+from techniques.base import Effort
+from techniques.context import TechniqueContext
+from techniques.network import Network
+from techniques.recipe import Recipe
+
+CALIBRATION_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class EvaluationFiles:
+    """Files that driver and actors share, all read-only to the actors but ``checkpoints``.
+
+    Attributes:
+        network: the canonical ``.pt2`` of the original.
+        dataset: the canonical dataset.
+        teacher_logits: the original's outputs on the training views; written once by the driver (contract 9).
+        original_logits: the original's outputs on the validation split, ``.npy``.
+        checkpoints: a folder for training states, one per trial.
+        interrupt: while this file exists, training stops.
+    """
+
+    network: Path
+    dataset: Path
+    teacher_logits: Path
+    original_logits: Path
+    checkpoints: Path
+    interrupt: Path
+
+    def checkpoint(self, number: int) -> Path:
+        """The training state of one trial."""
+        return self.checkpoints / f"c{number:04d}"
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How candidates are trained and scored; plain values only."""
+
+    metric: MetricName
+    effort: Effort
+    seed: int
+    views: int
+    threads: int
+    channel_multiple: int
+    unsigned_activations: bool
+    scopes: tuple[str, ...]
+
+
+class CandidateEvaluator:
+    """A `RungEvaluator`; data and the original are opened once per actor and kept between trials."""
+
+    def __init__(self, files: EvaluationFiles, settings: EvaluationSettings) -> None:
+        self.files, self.settings = files, settings
+        self._loaded: _Loaded | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"files": self.files, "settings": self.settings, "_loaded": None}
+
+    def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
+        """Accuracy and drop on the validation split after ``rung``."""
+        started = time.perf_counter()
+        network = self.build(Recipe.from_json(plan.payload["recipe"]), rung, self.files.checkpoint(plan.number))
+        loaded = self.loaded()
+        result = evaluate(network.eval(), loaded.validation, self.settings.metric, teacher=loaded.original.logits)
+        drop = drop_points(loaded.original, result, loaded.validation.labels)
+        return {
+            "accuracy": result.value,
+            "interval": list(result.interval),
+            "drop_points": list(drop),
+            "parameters": network.parameter_count(),
+            "duration_s": time.perf_counter() - started,
+        }
+
+    def build(self, recipe: Recipe, rung: int, checkpoint: Path | None) -> Network:
+        """The candidate after ``rung``; without a checkpoint this is its replay from nothing but recipe, rung and seed."""
+        torch.set_num_threads(self.settings.threads)
+        torch.manual_seed(self.settings.seed)
+        loaded = self.loaded()
+        effort = self.settings.effort.up_to(rung)
+        return compress(loaded.network, recipe, loaded.context, loaded.training, effort, checkpoint)
+
+    def forget(self, number: int) -> None:
+        """Drop a trial's training state."""
+        path = self.files.checkpoint(number)
+        shutil.rmtree(path, ignore_errors=True)
+        for file in path.parent.glob(path.name + ".*"):
+            file.unlink(missing_ok=True)
+
+    def loaded(self) -> _Loaded:
+        """The opened files."""
+        if self._loaded is None:
+            self._loaded = _open(self.files, self.settings)
+        return self._loaded
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    network: Network
+    training: TrainingSource
+    validation: SplitView
+    original: AccuracyResult
+    context: TechniqueContext
+
+
+def _open(files: EvaluationFiles, settings: EvaluationSettings) -> _Loaded:
+    data = ImageData.open(files.dataset)
+    train, validation = data.split("train"), data.split("validation")
+    logits: np.ndarray[Any, Any] = np.load(files.original_logits, allow_pickle=False)
+    teacher = open_teacher_logits(files.teacher_logits) if files.teacher_logits.exists() else None
+    return _Loaded(
+        network=lift.from_pt2(files.network),
+        training=TrainingSource(train, settings.seed, data.metadata.augment, teacher, settings.views),
+        validation=validation,
+        original=score(logits, validation.labels, settings.metric, logits),
+        context=technique_context(settings, train, files.interrupt),
+    )
+
+
+def technique_context(settings: EvaluationSettings, train: SplitView, interrupt: Path) -> TechniqueContext:
+    """The facts of target and request as techniques see them."""
+    return TechniqueContext(
+        seed=settings.seed,
+        channel_multiple=settings.channel_multiple,
+        unsigned_activations=settings.unsigned_activations,
+        scopes=settings.scopes,
+        calibration=CalibrationSource(train, min(CALIBRATION_IMAGES, len(train)), settings.seed),
+        interrupt=interrupt.exists,
+    )

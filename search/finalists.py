@@ -1,0 +1,101 @@
+"""The last rung: a few candidates as files, read on the selection split in the target runtime and measured there."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from search.baseline import onnx_accuracy
+from search.evaluation.accuracy import AccuracyResult, drop_points
+from search.evaluation.candidate import CandidateEvaluator
+from search.evaluation.data import SplitView
+from search.pareto import broken_limits, non_dominated_ranks, objectives, relative_excess
+from search.protocols import BlobStore, CandidateRecord, Measurement
+from search.spec import SearchSpec
+from techniques.export import to_onnx, to_pt2, weight_size_bytes
+from techniques.network import Network
+from techniques.recipe import Recipe
+
+MAX_FINALISTS = 10
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A candidate's files as blobs, and the ONNX bytes for measuring."""
+
+    record: CandidateRecord
+    onnx: bytes
+
+
+def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit: int = MAX_FINALISTS) -> list[CandidateRecord]:
+    """Candidates worth exporting: nearest to feasible on validation first, then by non-dominated rank, then by speed."""
+    living = [r for r in records if r.state != "failed" and r.drop_points.get("validation")]
+    ranks = non_dominated_ranks([objectives(r, "validation") for r in living])
+    rank_of = {r.candidate_id: rank for r, rank in zip(living, ranks, strict=True)}
+
+    def key(record: CandidateRecord) -> tuple[float, ...]:
+        excess = relative_excess(broken_limits(record, spec.budget, "validation"), spec.budget)
+        return (round(excess, 3), rank_of[record.candidate_id], record.measurements["latency_ms"].value)
+
+    return sorted(living, key=key)[:limit]
+
+
+def export(record: CandidateRecord, evaluator: CandidateEvaluator, blobs: BlobStore) -> Exported:
+    """Build the trained candidate and store its files: ``model.onnx``, ``model.pt2``, ``recipe.json``, ``model.zip``."""
+    recipe = Recipe.from_json(record.recipe_json)
+    network = evaluator.build(recipe, record.rung, evaluator.files.checkpoint(record.trial_number)).eval()
+    onnx = to_onnx(network)
+    container = packed(onnx, record.recipe_json)
+    artifacts = {
+        "model.onnx": blobs.put_bytes(onnx),
+        "model.pt2": _stored_pt2(network, blobs),
+        "recipe.json": blobs.put_bytes(record.recipe_json.encode()),
+        "model.zip": blobs.put_bytes(container),
+    }
+    sizes = {
+        "onnx_size_bytes": Measurement(len(onnx), "measured"),
+        "download_size_bytes": Measurement(len(container), "measured"),
+        "weight_size_bytes": Measurement(weight_size_bytes(network), "counted"),
+    }
+    measurements = {**record.measurements, **sizes, "predicted_latency_ms": record.measurements["latency_ms"]}
+    return Exported(replace(record, artifacts=artifacts, measurements=measurements, state="finalist"), onnx)
+
+
+def packed(onnx: bytes, recipe_json: str) -> bytes:
+    """The download container: a deflated zip of the model and its recipe, byte for byte repeatable."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, data in (("model.onnx", onnx), ("recipe.json", recipe_json.encode())):
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED, 9)
+    return buffer.getvalue()
+
+
+def _stored_pt2(network: Network, blobs: BlobStore) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt2"
+        to_pt2(network, path)
+        return blobs.put_file(path)
+
+
+def read_selection(exported: Exported, view: SplitView, original: AccuracyResult, spec: SearchSpec, threads: int) -> Exported:
+    """Accuracy of the exported file on the selection split, and its paired drop against the original's file."""
+    result = onnx_accuracy(exported.onnx, view, spec, original, threads)
+    record = exported.record
+    record = replace(
+        record,
+        accuracy={**record.accuracy, "selection": result.value},
+        accuracy_interval={**record.accuracy_interval, "selection": result.interval},
+        drop_points={**record.drop_points, "selection": drop_points(original, result, view.labels)},
+    )
+    return Exported(record, exported.onnx)
+
+
+def with_latency(exported: Sequence[Exported], measured: Mapping[str, Measurement]) -> list[CandidateRecord]:
+    """Records whose latency is now the measured one; the prediction stays beside it under its own name."""
+    return [
+        replace(e.record, measurements={**e.record.measurements, "latency_ms": measured[e.record.candidate_id]}) for e in exported
+    ]

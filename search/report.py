@@ -1,0 +1,130 @@
+"""The report of a search: one JSON document with a version; its schema stands in docs/report.md."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search.protocols import CandidateRecord, Measurement
+from search.spec import SearchSpec
+
+REPORT_VERSION = 1
+SIZES = ("onnx_size_bytes", "download_size_bytes", "weight_size_bytes")
+PACKAGES = ("torch", "onnxruntime", "onnx", "optuna", "ray", "mlflow", "torch-pruning", "numpy", "paretopress")
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Everything a report is made of.
+
+    Attributes:
+        gaps: ``baseline`` and ``best`` -> train accuracy minus validation accuracy, in points.
+        notes: what a reader must know about the data and the search.
+    """
+
+    search_name: str
+    spec: SearchSpec
+    baseline: CandidateRecord
+    best: CandidateRecord | None
+    nearest: CandidateRecord | None
+    front: Sequence[CandidateRecord]
+    candidates_evaluated: int
+    broken_limits: Mapping[str, float]
+    gaps: Mapping[str, float]
+    data_sha256: str
+    duration_s: float
+    notes: Sequence[str] = field(default=())
+
+
+def build_report(inputs: ReportInputs) -> dict[str, Any]:
+    """The report as a JSON object."""
+    spec = inputs.spec
+    return {
+        "type": "paretopress_report",
+        "version": REPORT_VERSION,
+        "search": inputs.search_name,
+        "feasible": inputs.best is not None,
+        "baseline": entry(inputs.baseline, "test" if inputs.best else "selection"),
+        "best": entry(inputs.best, "test") if inputs.best else None,
+        "nearest": entry(inputs.nearest, "selection") if inputs.nearest else None,
+        "broken_limits": dict(inputs.broken_limits),
+        "front": [entry(record, "selection") for record in inputs.front],
+        "candidates_evaluated": inputs.candidates_evaluated,
+        "budget": json.loads(spec.to_json())["budget"],
+        "effort": json.loads(spec.to_json())["effort"],
+        "target": spec.target,
+        "metric": spec.metric,
+        "preference": spec.preference,
+        "train_validation_gap_points": dict(inputs.gaps),
+        "model_sha256": spec.model_sha256,
+        "data_sha256": inputs.data_sha256,
+        "seed": spec.effort.seed,
+        "versions": versions(),
+        "machine": machine(),
+        "duration_s": inputs.duration_s,
+        "notes": list(inputs.notes),
+    }
+
+
+def entry(record: CandidateRecord, split: str) -> dict[str, Any]:
+    """One network of the report, read on ``split`` (or on the last split before it that was read)."""
+    order = ("validation", "selection", "test")
+    read = [name for name in order[: order.index(split) + 1] if name in record.accuracy]
+    split = read[-1]
+    latency = record.measurements.get("latency_ms")
+    return {
+        "candidate": record.candidate_id,
+        "split": split,
+        "accuracy": record.accuracy[split],
+        "accuracy_interval": list(record.accuracy_interval[split]),
+        "drop_points": dict(zip(("estimate", "low", "high"), record.drop_points[split], strict=True)),
+        "accuracies": dict(record.accuracy),
+        "latency_ms": _measurement(latency),
+        "predicted_latency_ms": _measurement(record.measurements.get("predicted_latency_ms")),
+        **{name: _counted(record.measurements.get(name)) for name in (*SIZES, "macs", "parameters")},
+        "recipe": json.loads(record.recipe_json),
+        "rung": record.rung,
+        "seed": record.seed,
+        "artifacts": dict(record.artifacts),
+    }
+
+
+def _measurement(measurement: Measurement | None) -> dict[str, Any] | None:
+    if measurement is None:
+        return None
+    return {
+        "value": measurement.value,
+        "spread": measurement.spread,
+        "source": measurement.source,
+        "rounds": measurement.rounds,
+    }
+
+
+def _counted(measurement: Measurement | None) -> int | None:
+    return None if measurement is None else int(measurement.value)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides about results."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The machine that measured: processor, architecture, cores, system."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return {"processor": name, "architecture": platform.machine(), "cpus": os.cpu_count(), "system": platform.platform()}

@@ -1,0 +1,209 @@
+"""Everything that has to stand before the first trial: the original, its baseline, the sensitivities, the driver."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from hw_models.predictor import Predictor
+from hw_models.targets import Target, get_target
+from search.baseline import (
+    Original,
+    baseline_record,
+    check_original,
+    ensure_teacher_logits,
+    measure_alone,
+    open_original,
+    save_original_logits,
+)
+from search.driver import SearchDriver
+from search.environment import SearchEnvironment
+from search.errors import FieldViolation, InvalidSpecError
+from search.evaluation.accuracy import AccuracyResult
+from search.evaluation.candidate import CandidateEvaluator, EvaluationFiles, EvaluationSettings, technique_context
+from search.execution.runner import RunnerSettings
+from search.moves import Move, possible_moves, recipe_of
+from search.pricing import Pricer
+from search.protocols import CandidateRecord, Event
+from search.sampler import PolicySampler
+from search.sensitivity import Sensitivity, measure_sensitivity
+from search.space import Policy, search_space
+from search.spec import SearchSpec
+from search.tracking.outbox import Outbox
+from techniques import registry
+from techniques.base import Effort as TrainingEffort
+from techniques.context import TechniqueContext
+from techniques.recipe import Recipe
+
+BATCH_SIZE = 128
+RUNG_SHARES = (0.0, 0.25, 0.75)
+SENSITIVITY_IMAGES = 256
+_FINALS_SHARE = 0.15
+_SENSITIVITY_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the phases of one search share."""
+
+    spec: SearchSpec
+    target: Target
+    original: Original
+    validation: AccuracyResult
+    baseline: CandidateRecord
+    evaluator: CandidateEvaluator
+    context: TechniqueContext
+    pricer: Pricer
+    techniques: tuple[str, ...]
+    runner: RunnerSettings
+
+    @property
+    def rungs(self) -> int:
+        """Number of rungs, the first one without training."""
+        return len(self.evaluator.settings.effort.rung_steps)
+
+
+def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
+    """Open the original, check it, measure it, and write what the actors share.
+
+    Raises:
+        BaselineError: model and data do not belong together, or the accuracy is not what was expected.
+        InvalidSpecError: unknown techniques or target.
+    """
+    target = get_target(spec.target)
+    techniques = allowed_techniques(spec, target)
+    original = open_original(spec, environment.blobs)
+    validation = check_original(spec, original)
+    runner = RunnerSettings(environment.cpus, environment.work_dir / "tune", environment.ray_address, environment.parallel_trials)
+    files = _files(spec, environment)
+    save_original_logits(validation, files.original_logits)
+    effort = training_effort(spec, len(original.data.split("train")), "distillation" in techniques)
+    views = 1
+    if effort.rung_steps[-1]:
+        views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, spec.effort.max_epochs)
+    settings = EvaluationSettings(
+        metric=spec.metric,
+        effort=effort,
+        seed=spec.effort.seed,
+        views=views,
+        threads=runner.threads_per_trial,
+        channel_multiple=target.channel_multiple,
+        unsigned_activations=target.unsigned_activations,
+        scopes=spec.scopes,
+    )
+    record = baseline_record(spec, original, validation, environment.blobs.put_bytes(original.onnx))
+    latency = measure_alone(original.onnx, target, spec.budget.batch_size)
+    record = replace(record, measurements={**record.measurements, "latency_ms": latency})
+    context = technique_context(settings, original.data.split("train"), files.interrupt)
+    predictor = Predictor.from_json(environment.predictor_json)
+    pricer = Pricer(original.network, predictor, spec.budget.batch_size, context)
+    evaluator = CandidateEvaluator(files, settings)
+    return Setup(spec, target, original, validation, record, evaluator, context, pricer, techniques, runner)
+
+
+def allowed_techniques(spec: SearchSpec, target: Target) -> tuple[str, ...]:
+    """The registered techniques that request and target allow.
+
+    Raises:
+        InvalidSpecError: the request names unknown ones.
+    """
+    known = [t.name for t in registry.all_techniques()]
+    unknown = sorted(set(spec.techniques) - set(known))
+    if unknown:
+        raise InvalidSpecError([FieldViolation("techniques", f"unknown {unknown}; known are {known}")])
+    allowed = [name for name in known if not spec.techniques or name in spec.techniques]
+    return tuple(name for name in allowed if name != "int8_quantization" or "int8" in target.precisions)
+
+
+def training_effort(spec: SearchSpec, train_images: int, distils: bool) -> TrainingEffort:
+    """Steps per rung: none, a quarter, the rest of ``max_epochs``; a single rung where nothing is trained."""
+    total = spec.effort.max_epochs * train_images / BATCH_SIZE
+    if not distils or total < 1:
+        return TrainingEffort((0,), BATCH_SIZE)
+    return TrainingEffort(tuple(math.ceil(share * total) for share in RUNG_SHARES), BATCH_SIZE)
+
+
+def _files(spec: SearchSpec, environment: SearchEnvironment) -> EvaluationFiles:
+    work = environment.work_dir
+    (work / "checkpoints").mkdir(parents=True, exist_ok=True)
+    files = EvaluationFiles(
+        network=environment.blobs.local_path(spec.model_sha256),
+        dataset=environment.blobs.local_path(spec.dataset_sha256),
+        teacher_logits=work / "teacher_logits.npy",
+        original_logits=work / "original_logits.npy",
+        checkpoints=work / "checkpoints",
+        interrupt=work / "interrupt",
+    )
+    files.interrupt.unlink(missing_ok=True)
+    return files
+
+
+def find_sensitivity(setup: Setup, environment: SearchEnvironment) -> Sensitivity:
+    """The sensitivities: from the store, from an earlier search of the same content, or measured now."""
+    stored = environment.store.phase("sensitivity")
+    if stored is not None:
+        return Sensitivity.from_json(stored)
+    cache = environment.work_dir.parent / "sensitivity" / f"{_content_key(setup, environment)}.json"
+    if cache.exists():
+        sensitivity = Sensitivity.from_json(json.loads(cache.read_text()))
+    else:
+        sensitivity = _measure(setup, environment)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        partial = cache.with_suffix(".partial")
+        partial.write_text(json.dumps(sensitivity.to_json()))
+        partial.replace(cache)
+    environment.store.save_phase("sensitivity", sensitivity.to_json())
+    environment.store.append(Event("sensitivity", f"{len(sensitivity.moves)} moves, {len(sensitivity.skipped)} skipped"))
+    return sensitivity
+
+
+def _measure(setup: Setup, environment: SearchEnvironment) -> Sensitivity:
+    view = setup.original.data.split("validation")
+    rng = np.random.default_rng(setup.spec.effort.seed)
+    chosen = np.sort(rng.permutation(len(view))[:SENSITIVITY_IMAGES])
+    moves = possible_moves(setup.original.network, setup.context, setup.techniques)
+    precisions = ("fp32", "int8") if "int8_quantization" in setup.techniques else ("fp32",)
+    limit_s = setup.spec.effort.max_wall_time_s * _SENSITIVITY_SHARE
+    torch.manual_seed(setup.spec.effort.seed)
+    images = view.images(chosen)
+    return measure_sensitivity(setup.original.network, moves, images, setup.context, setup.pricer, precisions, limit_s)
+
+
+def _content_key(setup: Setup, environment: SearchEnvironment) -> str:
+    spec = setup.spec
+    facts = [spec.model_sha256, spec.dataset_sha256, spec.target, spec.budget.batch_size, spec.scopes, setup.techniques]
+    facts += [spec.effort.seed, spec.effort.max_wall_time_s, environment.predictor_json]
+    facts += [[t.name, t.version] for t in registry.all_techniques()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def make_driver(
+    setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment, outbox: Outbox, started: float
+) -> SearchDriver:
+    """The driver over this search; trials stop early enough to leave time for the finalists."""
+    spec = setup.spec
+    meta = setup.original.network.to_meta()
+    distils = setup.rungs > 1
+    space = search_space(setup.techniques, setup.original.network.size_is_free)
+
+    def make_recipe(moves: Sequence[Move], policy: Policy) -> Recipe:
+        return recipe_of(moves, policy, meta, setup.context, distils)
+
+    return SearchDriver(
+        spec=spec,
+        store=environment.store,
+        outbox=outbox,
+        sampler=PolicySampler(space, spec.effort.seed, environment.work_dir / "optuna.db"),
+        sensitivity=sensitivity,
+        pricer=setup.pricer,
+        make_recipe=make_recipe,
+        rungs=setup.rungs,
+        deadline=started + spec.effort.max_wall_time_s * (1 - _FINALS_SHARE),
+        interrupt=setup.evaluator.files.interrupt,
+    )

@@ -1,0 +1,49 @@
+"""What still has to reach the tracker. A tracker that is away delays the log, never the search."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from search.errors import SearchError
+from search.protocols import CandidateRecord
+from search.tracking.base import Tracker
+
+_LOG = logging.getLogger(__name__)
+
+
+class Outbox:
+    """Sends in order; what fails stays queued for the next send. After a restart the driver queues all candidates again,
+    which the tracker's look-up by tag makes harmless (contract 6)."""
+
+    def __init__(self, tracker: Tracker, search_name: str) -> None:
+        self._tracker, self._search_name = tracker, search_name
+        self._queue: list[Callable[[], object]] = []
+
+    def start(self, parameters: Mapping[str, str]) -> None:
+        """The parent run."""
+        self._send(lambda: self._tracker.start_search(self._search_name, parameters))
+
+    def candidate(self, record: CandidateRecord) -> None:
+        """A candidate's run, new or changed."""
+        self._send(lambda: self._tracker.log_candidate(self._search_name, record))
+
+    def artifact(self, candidate_id: str | None, path: Path, name: str) -> None:
+        """A file of a candidate, or of the search."""
+        self._send(lambda: self._tracker.log_artifact(self._search_name, candidate_id, path, name))
+
+    def end(self, metrics: Mapping[str, float], succeeded: bool) -> int:
+        """The parent run's end; returns how many entries could not be delivered."""
+        self._send(lambda: self._tracker.end_search(self._search_name, metrics, succeeded))
+        return len(self._queue)
+
+    def _send(self, entry: Callable[[], object]) -> None:
+        self._queue.append(entry)
+        while self._queue:
+            try:
+                self._queue[0]()
+            except SearchError as error:
+                _LOG.warning("tracking of %s is behind by %d entries: %s", self._search_name, len(self._queue), error)
+                return
+            self._queue.pop(0)
