@@ -37,7 +37,7 @@ bench-checks: $(STAMP)
 	$(BIN)/python -m benchmarks.harness checks
 
 bench-%: $(STAMP)
-	$(BIN)/python -m benchmarks.$(subst -,_,$*)
+	$(BIN)/python -m benchmarks.harness $(subst -,_,$*)
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
