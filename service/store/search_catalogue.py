@@ -41,7 +41,7 @@ class NewSearch:
 
 @dataclass(frozen=True)
 class StoredSearch(NewSearch):
-    """A snapshot of a stored search. ``outcome`` is the last `search.job.SearchOutcome` as JSON, empty before."""
+    """A snapshot of a stored search. ``outcome`` is the last `search.environment.SearchOutcome` as JSON, empty before."""
 
     search_id: int = 0
     state: str = "QUEUED"

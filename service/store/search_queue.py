@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import delete, or_, select, update
 
-from search.job import SearchOutcome
+from search.environment import SearchOutcome
 from search.protocols import Event
 from search.spec import SearchSpec
 from service.store.database import Database

@@ -1,0 +1,286 @@
+"""Search requests to `SearchSpec`, with every bad field at once; stored searches and events back to protos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+
+from paretopress.v1 import search_pb2
+from search.errors import FieldViolation
+from search.preprocessing import Preprocessing
+from search.spec import Budget, Effort, SearchSpec
+from service.converters import enums
+from service.converters.inputs import choose_id, parse_parent
+from service.errors import InvalidRequestError
+from service.resources import DatasetName, ModelName, SearchName, TargetName
+from service.store.input_store import StoredInput
+from service.store.search_catalogue import StoredEvent, StoredSearch
+
+NOBODY = "0" * 64
+_DEFAULT_EFFORT = Effort()
+_PROTO_FIELDS = {
+    "budget.size_name": "budget.size_kind",
+    "effort.max_wall_time_s": "effort.max_wall_time",
+}
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """How the converter finds what a request names. ``techniques`` is called only if the request names some."""
+
+    find_model: Callable[[str], StoredInput | None]
+    find_dataset: Callable[[str], StoredInput | None]
+    targets: Collection[str]
+    techniques: Callable[[], Collection[str]]
+
+
+@dataclass(frozen=True)
+class ParsedSearch:
+    """A valid request with what it names."""
+
+    name: str
+    project: str
+    display_name: str
+    model: StoredInput
+    dataset: StoredInput
+    spec: SearchSpec
+
+
+def search_from_proto(request: search_pb2.CreateSearchRequest, lookups: Lookups) -> ParsedSearch:
+    """Read a request.
+
+    Raises:
+        InvalidRequestError: with every bad field: shapes of names, unknown resources, impossible and contradictory limits.
+    """
+    found: list[FieldViolation] = []
+    proto = request.search
+    project = parse_parent(request.parent, found).project
+    search_id = choose_id(request.search_id, "s", "search_id", found)
+    model = _resolve(proto.model, ModelName, "search.model", lookups.find_model, found)
+    dataset = _resolve(proto.dataset, DatasetName, "search.dataset", lookups.find_dataset, found)
+    spec = SearchSpec(
+        model_sha256=model.facts["canonical_sha256"] if model else NOBODY,
+        dataset_sha256=dataset.facts["canonical_sha256"] if dataset else NOBODY,
+        target=_target(proto.target, lookups, found),
+        budget=budget_from_proto(proto.budget, "search.budget", found),
+        effort=effort_from_proto(proto.effort),
+        metric=enums.METRICS.word(proto.metric, "search.metric", found),
+        preference=enums.PREFERENCES.word(proto.preference, "search.preference", found),
+        expected_accuracy=proto.expected_accuracy if proto.HasField("expected_accuracy") else None,
+        scopes=tuple(proto.scopes) or ("*",),
+        techniques=tuple(proto.techniques),
+    )
+    found += [_renamed(v) for v in spec.violations()]
+    if spec.techniques:
+        known = sorted(lookups.techniques())
+        found += [
+            FieldViolation("search.techniques", f"unknown technique {name!r}; known are {known}")
+            for name in spec.techniques
+            if name not in known
+        ]
+    found += _mismatches(spec, model, dataset)
+    if found or model is None or dataset is None:
+        raise InvalidRequestError(found)
+    return ParsedSearch(SearchName(project, search_id).name, project, proto.display_name, model, dataset, spec)
+
+
+def _resolve(
+    name: str,
+    kind: type[ModelName] | type[DatasetName],
+    field: str,
+    find: Callable[[str], StoredInput | None],
+    found: list[FieldViolation],
+) -> StoredInput | None:
+    try:
+        kind.from_name(name, field)
+    except InvalidRequestError as error:
+        found.extend(error.violations)
+        return None
+    stored = find(name)
+    if stored is None:
+        found.append(FieldViolation(field, f"{name} does not exist; upload it first"))
+    return stored
+
+
+def _target(name: str, lookups: Lookups, found: list[FieldViolation]) -> str:
+    try:
+        target = TargetName.from_name(name, "search.target").target
+    except InvalidRequestError as error:
+        found.extend(error.violations)
+        return ""
+    if target not in lookups.targets:
+        found.append(FieldViolation("search.target", f"unknown target {target!r}; known are {sorted(lookups.targets)}"))
+    return target
+
+
+def _mismatches(spec: SearchSpec, model: StoredInput | None, dataset: StoredInput | None) -> list[FieldViolation]:
+    """What is wrong only in combination."""
+    found: list[FieldViolation] = []
+    label_free = spec.metric == "agreement"
+    if label_free and spec.expected_accuracy is not None:
+        found.append(FieldViolation("search.expected_accuracy", "means nothing for AGREEMENT: the original agrees with itself"))
+    if model and not model.facts["is_classifier"] and not label_free:
+        found.append(FieldViolation("search.metric", "the model is no single-logit classifier; take AGREEMENT"))
+    if dataset and not dataset.facts["labeled"] and not label_free:
+        found.append(FieldViolation("search.metric", "the dataset has no labels; take AGREEMENT"))
+    if model and dataset:
+        found += _misfits(spec, model, dataset)
+    return found
+
+
+def _misfits(spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> list[FieldViolation]:
+    found: list[FieldViolation] = []
+    given = Preprocessing.from_json(dataset.facts["preprocessing"])
+    shape = tuple(model.facts["input_shape"])
+    if (given.channels, given.height, given.width) != shape:
+        words = f"gives {(given.channels, given.height, given.width)} images, the model reads {shape}; upload it with that size"
+        found.append(FieldViolation("search.dataset", words))
+    classes = len(dataset.facts["class_names"])
+    if classes > model.facts["outputs"]:
+        found.append(FieldViolation("search.dataset", f"has {classes} classes, the model {model.facts['outputs']} outputs"))
+    chance = 1 / classes if classes and spec.metric == "top1" else 0.0
+    if spec.expected_accuracy is not None and 0 < spec.expected_accuracy <= chance:
+        words = f"{spec.expected_accuracy:g} is not above chance ({chance:g} for {classes} classes)"
+        found.append(FieldViolation("search.expected_accuracy", words))
+    return found
+
+
+def _renamed(violation: FieldViolation) -> FieldViolation:
+    field = _PROTO_FIELDS.get(violation.field, violation.field)
+    return replace(violation, field=f"search.{field}")
+
+
+def budget_from_proto(proto: search_pb2.Budget, prefix: str, found: list[FieldViolation]) -> Budget:
+    """Limits as they stand; `Budget.violations` judges them."""
+    return Budget(
+        latency_ms=proto.latency_ms if proto.HasField("latency_ms") else None,
+        batch_size=proto.batch_size or 1,
+        size_name=enums.SIZES.word(proto.size_kind, f"{prefix}.size_kind", found),
+        size_bytes=proto.size_bytes if proto.HasField("size_bytes") else None,
+        macs=proto.macs if proto.HasField("macs") else None,
+        max_accuracy_drop_points=proto.max_accuracy_drop_points if proto.HasField("max_accuracy_drop_points") else None,
+        confidence=proto.confidence,
+    )
+
+
+def effort_from_proto(proto: search_pb2.Effort) -> Effort:
+    """Effort with the defaults for what is not set."""
+    wall_time = proto.max_wall_time
+    has_wall_time = proto.HasField("max_wall_time")
+    return Effort(
+        max_trials=proto.max_trials or _DEFAULT_EFFORT.max_trials,
+        max_wall_time_s=wall_time.seconds + wall_time.nanos / 1e9 if has_wall_time else _DEFAULT_EFFORT.max_wall_time_s,
+        seed=proto.seed,
+        max_epochs=proto.max_epochs if proto.HasField("max_epochs") else _DEFAULT_EFFORT.max_epochs,
+    )
+
+
+def pick_from_proto(request: search_pb2.PickBestRequest) -> tuple[Budget, Any]:
+    """Budget and preference of a pick.
+
+    Raises:
+        InvalidRequestError: with every bad field.
+    """
+    found: list[FieldViolation] = []
+    budget = budget_from_proto(request.budget, "budget", found)
+    preference = enums.PREFERENCES.word(request.preference, "preference", found)
+    found += [replace(v, field=_PROTO_FIELDS.get(v.field, v.field)) for v in budget.violations()]
+    if found:
+        raise InvalidRequestError(found)
+    return budget, preference
+
+
+def budget_to_proto(budget: Budget) -> search_pb2.Budget:
+    """The same as a proto."""
+    return search_pb2.Budget(
+        latency_ms=budget.latency_ms,
+        batch_size=budget.batch_size,
+        size_kind=enums.SIZES.number(budget.size_name),
+        size_bytes=budget.size_bytes,
+        macs=budget.macs,
+        max_accuracy_drop_points=budget.max_accuracy_drop_points,
+        confidence=budget.confidence,
+    )
+
+
+def duration(seconds: float) -> Duration:
+    """Seconds as a proto duration."""
+    result = Duration()
+    result.FromNanoseconds(round(seconds * 1e9))
+    return result
+
+
+def search_to_proto(stored: StoredSearch) -> search_pb2.Search:
+    """A stored search."""
+    spec, outcome = stored.spec, stored.outcome
+    result = search_pb2.Search(
+        name=stored.name,
+        display_name=stored.display_name,
+        model=stored.model,
+        dataset=stored.dataset,
+        target=TargetName(stored.project, spec.target).name,
+        budget=budget_to_proto(spec.budget),
+        metric=enums.METRICS.number(spec.metric),
+        preference=enums.PREFERENCES.number(spec.preference),
+        expected_accuracy=spec.expected_accuracy,
+        scopes=spec.scopes,
+        techniques=spec.techniques,
+        effort=search_pb2.Effort(
+            max_trials=spec.effort.max_trials,
+            max_wall_time=duration(spec.effort.max_wall_time_s),
+            seed=spec.effort.seed,
+            max_epochs=spec.effort.max_epochs,
+        ),
+        state=search_pb2.Search.State.Value(stored.state),
+        state_message=stored.state_message,
+        candidate_count=stored.candidate_count,
+        last_sequence=stored.last_sequence,
+        estimated_duration=duration(stored.estimated_duration_s),
+        create_time=enums.timestamp(stored.create_time),
+        start_time=enums.timestamp(stored.start_time),
+        end_time=enums.timestamp(stored.end_time),
+        etag=stored.etag,
+    )
+    if outcome:
+        _set_outcome(result, outcome)
+    return result
+
+
+def _set_outcome(result: search_pb2.Search, outcome: Mapping[str, Any]) -> None:
+    def name(candidate_id: str | None) -> str:
+        return f"{result.name}/candidates/{candidate_id}" if candidate_id else ""
+
+    result.best, result.nearest = name(outcome["best"]), name(outcome["nearest"])
+    result.front.extend(name(c) for c in outcome["front"])
+    result.broken_limits.extend(broken_limits_to_proto(outcome["broken_limits"]))
+    if outcome["report_sha256"]:
+        result.artifacts.add(artifact="report.json", sha256=outcome["report_sha256"])
+
+
+def broken_limits_to_proto(broken: Mapping[str, float]) -> list[search_pb2.BrokenLimit]:
+    """Which limits are broken, and by how much."""
+    return [search_pb2.BrokenLimit(limit=limit, excess=float(excess)) for limit, excess in broken.items()]
+
+
+def event_to_proto(event: StoredEvent) -> search_pb2.SearchEvent:
+    """A stored event."""
+    kind = search_pb2.SearchEvent.Kind.Value(event.kind.upper())
+    payload = Struct()
+    payload.update(_finite(event.payload))
+    return search_pb2.SearchEvent(
+        sequence=event.sequence, kind=kind, message=event.message, payload=payload, time=enums.timestamp(event.time)
+    )
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinities: they become words, at any depth."""
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

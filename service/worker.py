@@ -1,0 +1,236 @@
+"""``python -m service.worker``: claims queued searches one by one and runs them; calibrates targets when there is nothing to do.
+
+A worker that is told to end (SIGTERM, or its server's death) lets go of its search, which the next one resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from hw_models.errors import HardwareModelError
+from hw_models.targets import Target
+from search.environment import SearchEnvironment, SearchOutcome
+from search.errors import SearchError
+from search.protocols import Event
+from search.spec import SearchSpec
+from search.tracking.base import Tracker
+from service.errors import ServiceError
+from service.predictors import PredictorFiles
+from service.processes import MARKER, die_with_parent, end_process_group
+from service.settings import Settings
+from service.store.blobs import FsspecBlobStore
+from service.store.database import Database
+from service.store.search_queue import ClaimedSearch, SearchQueue, process_identity
+from service.store.search_store import SqlCandidateStore
+from techniques.errors import TechniqueError
+
+_LOG = logging.getLogger("paretopress.worker")
+_POLL_S = 0.3
+_EXIT_GRACE_S = 8.0
+_CALIBRATE_AFTER_IDLE_S = 2.0
+
+
+class Tools(Protocol):
+    """What a worker calls below the service; tests bring their own."""
+
+    def run_search(self, spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcome:
+        """One search to its end."""
+        ...
+
+    def calibrate(self, target: Target, budget_s: float) -> str:
+        """A predictor's JSON text."""
+        ...
+
+    def tracker(self, settings: Settings) -> Tracker:
+        """Where candidates are logged for people."""
+        ...
+
+
+class RealTools:
+    """The search itself; imported when it is first needed, since torch and MLflow take seconds."""
+
+    def run_search(self, spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcome:
+        """`search.job.run_search`."""
+        from search.job import run_search
+
+        return run_search(spec, environment)
+
+    def calibrate(self, target: Target, budget_s: float) -> str:
+        """`hw_models.calibrate.calibrate`."""
+        from hw_models.calibrate import calibrate
+
+        return calibrate(target, budget_s=budget_s).to_json()
+
+    def tracker(self, settings: Settings) -> Tracker:
+        """MLflow, embedded or wherever the settings say."""
+        from search.tracking.mlflow_tracker import MlflowTracker
+
+        return MlflowTracker(settings.resolved_tracking_uri, artifact_location=settings.mlflow_artifacts)
+
+
+class Worker:
+    """Runs searches until it is stopped. `stop` may be called from a signal handler or another thread."""
+
+    def __init__(self, settings: Settings, database: Database, tools: Tools | None = None, owner: str = "") -> None:
+        self._settings = settings
+        self._database = database
+        self._tools = tools or RealTools()
+        self._queue = SearchQueue(database, owner or process_identity(), settings.lease_s)
+        self._predictors = PredictorFiles(settings.targets_dir)
+        self._blobs = FsspecBlobStore(settings.resolved_blob_url, settings.data_dir.absolute() / "blob-cache")
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End soon: a running search stops where it is and is resumed by the next worker."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Work until stopped."""
+        idle_since = time.monotonic()
+        while not self._stopping.is_set():
+            if self.run_next():
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > _CALIBRATE_AFTER_IDLE_S:
+                self._calibrate_one()
+                self._stopping.wait(_POLL_S)
+            else:
+                self._stopping.wait(_POLL_S)
+
+    def run_next(self) -> bool:
+        """Run one search, if one waits."""
+        claimed = self._queue.claim()
+        if claimed is None:
+            return False
+        _LOG.info("%s %s", "resuming" if claimed.resumed else "running", claimed.name)
+        with self._lease(claimed.search_id):
+            self._run(claimed)
+        return True
+
+    def _run(self, claimed: ClaimedSearch) -> None:
+        try:
+            self._end_process_groups(claimed.process_groups)
+            self._queue.forget_process_groups(claimed.search_id)
+            outcome = self._tools.run_search(claimed.spec, self._environment(claimed))
+        except (SearchError, TechniqueError, HardwareModelError, ServiceError) as error:
+            _LOG.warning("%s failed: %s", claimed.name, error)
+            self._close(claimed, lambda: self._queue.fail(claimed.search_id, str(error)))
+        except Exception:
+            _LOG.exception("%s failed", claimed.name)
+            message = "something went wrong in the worker; its log has the details"
+            self._close(claimed, lambda: self._queue.fail(claimed.search_id, message))
+        else:
+            if outcome.state == "CANCELLED" and not self._queue.cancel_was_requested(claimed.search_id):
+                self._queue.release(claimed.search_id)
+            else:
+                self._queue.finish(claimed.search_id, outcome)
+        _LOG.info("done with %s", claimed.name)
+
+    def _close(self, claimed: ClaimedSearch, fail: Callable[[], None]) -> None:
+        """A failure while ending is no failure of the search."""
+        if self._stopping.is_set():
+            self._queue.release(claimed.search_id)
+        else:
+            fail()
+
+    def _environment(self, claimed: ClaimedSearch) -> SearchEnvironment:
+        store = SqlCandidateStore(self._database, claimed.search_id, self._queue.owner, self._stopping.is_set)
+        return SearchEnvironment(
+            search_name=claimed.name,
+            store=store,
+            blobs=self._blobs,
+            tracker=self._tools.tracker(self._settings),
+            predictor_json=self._predictor(claimed.spec.target, store),
+            work_dir=self._settings.work_dir / claimed.name.replace("/", "-"),
+            ray_address=self._settings.ray_address,
+            cpus=self._settings.cpus,
+            dataset_notes=claimed.dataset_notes,
+        )
+
+    def _predictor(self, target: str, store: SqlCandidateStore) -> str:
+        if not self._predictors.exists(target):
+            store.append(Event("phase", f"calibrating {target}: about {self._settings.calibration_s:.0f} s, once"))
+            self._calibrate(target)
+        return self._predictors.read(target)
+
+    def _calibrate_one(self) -> None:
+        missing = [name for name in self._predictors.targets() if not self._predictors.exists(name)]
+        if missing:
+            try:
+                self._calibrate(missing[0])
+            except HardwareModelError as error:
+                _LOG.warning("calibrating %s failed: %s", missing[0], error)
+                self._stopping.wait(60)
+
+    def _calibrate(self, target: str) -> None:
+        _LOG.info("calibrating %s", target)
+        text = self._tools.calibrate(self._predictors.target(target), self._settings.calibration_s)
+        self._predictors.write(target, text)
+
+    def _end_process_groups(self, groups: tuple[int, ...]) -> None:
+        for pgid in groups:
+            if end_process_group(pgid, str(self._settings.data_dir.absolute())):
+                _LOG.warning("ended process group %d of an earlier worker", pgid)
+
+    @contextlib.contextmanager
+    def _lease(self, search_id: int) -> Iterator[None]:
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(self._settings.lease_s / 4):
+                with contextlib.suppress(Exception):  # a busy database is tried again before the lease ends
+                    self._queue.renew(search_id)
+
+        heartbeat = threading.Thread(target=renew, name="lease", daemon=True)
+        heartbeat.start()
+        try:
+            yield
+        finally:
+            done.set()
+            heartbeat.join()
+
+
+def _end_on_signals(worker: Worker) -> None:
+    def end(*_: object) -> None:
+        worker.stop()
+        # Whatever does not let go in time is ended with all that it started; its search is resumed.
+        timer = threading.Timer(_EXIT_GRACE_S, lambda: os.killpg(os.getpgrp(), signal.SIGKILL))
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry; settings come from the environment."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parent-pid", type=int, help="end when this process, the parent, does")
+    parser.add_argument("--data-dir", type=Path, help="instead of PARETOPRESS_DATA_DIR")
+    options = parser.parse_args(arguments)
+    settings = Settings(data_dir=options.data_dir) if options.data_dir else Settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    os.environ[MARKER] = str(settings.data_dir.absolute())
+    database = Database(settings.resolved_database_url)
+    database.migrate()
+    worker = Worker(settings, database)
+    _end_on_signals(worker)
+    if options.parent_pid:
+        die_with_parent(options.parent_pid)
+    worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
