@@ -81,8 +81,9 @@ def make_functional(graph_module: fx.GraphModule) -> None:
         if functional is None:
             continue
         changed = node.args[0]
-        if isinstance(changed, fx.Node):
-            changed.replace_all_uses_with(node, delete_user_cb=lambda user, at=order[node]: order[user] > at)
+        for user in list(changed.users) if isinstance(changed, fx.Node) else ():
+            if order[user] > order[node]:
+                user.replace_input_with(changed, node)  # type: ignore[arg-type]
         node.target = functional
 
 
@@ -92,9 +93,9 @@ def fold_constants(graph_module: fx.GraphModule) -> None:
     for node in list(graph_module.graph.nodes):
         if node.op == "get_attr":
             constant.add(node)
-        elif node.op == "call_function" and node.all_input_nodes and set(node.all_input_nodes) <= constant:
-            if "quantized_decomposed" not in str(node.target):
-                constant.add(node)
+        elif node.op == "call_function" and "quantized_decomposed" not in str(node.target):
+            inputs = node.all_input_nodes
+            constant.update([node] if inputs and set(inputs) <= constant else [])
     roots = [n for n in constant if n.op != "get_attr" and any(user not in constant for user in n.users)]
     values: dict[fx.Node, Any] = {}
     for node in graph_module.graph.nodes:
@@ -139,7 +140,7 @@ def free_reshapes(graph_module: fx.GraphModule, batch: Any) -> None:
     for node in calls(graph_module):
         if node.target in _RESHAPES:
             _free_reshape(graph_module, node, batch)
-        elif node.target in (aten.expand.default, aten.repeat.default) and node.target is aten.expand.default:
+        elif node.target is aten.expand.default:
             sizes = list(node.args[1])  # type: ignore[arg-type]
             source = shape_of(node.args[0])
             if sizes and isinstance(sizes[0], int) and str(sizes[0]) == str(batch) and source and str(source[0]) == str(batch):

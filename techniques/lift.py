@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from techniques import graph_rewrites, network_checks
+from techniques import graph_rewrites, network_checks, pt2_archive, pt2_loader
 from techniques.errors import UnsupportedNetworkError
 from techniques.lift_modules import BUILDERS, RETURNS_TUPLE
 from techniques.network import Network
@@ -44,7 +45,7 @@ def from_module(module: nn.Module, input_shape: tuple[int, int, int]) -> Network
     kinds = sorted({type(m).__name__ for m in module.modules() if _ERASED_NAMES.search(type(m).__name__)})
     notes = [note for note in network.erased if not note.startswith("stochastic depth")]
     notes += [f"stochastic depth ({kind})" for kind in kinds]
-    return _with(network, erased=tuple(notes))
+    return replace(network, erased=tuple(notes))
 
 
 def _export(module: nn.Module, example: Tensor) -> ExportedProgram:
@@ -65,13 +66,11 @@ def from_pt2(path: Path | str) -> Network:
         UnsafeModelError: the archive holds something that could run, or breaks a limit.
         UnsupportedNetworkError: it is a sound archive of a network that cannot be lifted.
     """
-    from techniques import pt2_archive
-
     contents = pt2_archive.check(Path(path))
-    program = pt2_archive.load_program(contents)
+    program = pt2_loader.load(contents)
     network = from_exported_program(program)
     facts = contents.network_facts
-    return _with(network, **facts) if facts else network
+    return replace(network, **facts) if facts else network
 
 
 def from_exported_program(program: ExportedProgram) -> Network:
@@ -119,13 +118,7 @@ def _network(program: ExportedProgram, graph_module: fx.GraphModule, input_name:
         node.meta = {key: value for key, value in node.meta.items() if key == "nn_module_stack"}
     for parameter in network.graph.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    return _with(network, erased=_erased(program, network))
-
-
-def _with(network: Network, **facts: Any) -> Network:
-    import dataclasses
-
-    return dataclasses.replace(network, **facts)
+    return replace(network, erased=_erased(program, network))
 
 
 def _hint(size: Any) -> int:
@@ -139,9 +132,8 @@ def _hint(size: Any) -> int:
 
 def _reference(graph_module: fx.GraphModule, images: Tensor) -> Tensor:
     """Outputs of the unlifted program, guards left out."""
-    plain = fx.GraphModule(graph_module, fx.Graph())
-    graph, mapping = fx.Graph(), {}
-    result = graph.graph_copy(graph_module.graph, mapping)
+    graph = fx.Graph()
+    result = graph.graph_copy(graph_module.graph, {})
     graph.output(result)
     for node in list(graph.nodes):
         if node.op == "call_module" and "guard" in str(node.target):

@@ -48,7 +48,7 @@ def _batch_norm(values: Values, tensors: Tensors) -> nn.Module:
     affine = tensors.get("weight") is not None
     module = kind(mean.shape[0], values["eps"], values["momentum"], affine=affine, device="meta")
     if affine:
-        module.weight, module.bias = parameter(tensors["weight"]), parameter(tensors["bias"])
+        module.weight, module.bias = parameter(tensors["weight"]), parameter(tensors["bias"])  # type: ignore[assignment]
     module.running_mean, module.running_var = mean, tensors["running_var"]
     module.num_batches_tracked = mean.new_zeros((), dtype=torch.int64)
     return module
@@ -118,4 +118,3 @@ RETURNS_TUPLE = frozenset(
         "aten.native_group_norm.default",
     }
 )
-NEEDED = {"conv": ("weight",), "linear": ("weight",), "batch_norm": ("running_mean", "running_var"), "prelu": ("weight",)}
