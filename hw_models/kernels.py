@@ -3,7 +3,8 @@
 The rules follow ONNX Runtime's optimiser at its highest level (checked against saved optimised graphs): batch norm folds into
 the convolution before it; an activation, and in float32 a residual addition, fuse into the convolution; float32 convolutions
 run in a layout blocked by 8 channels where the channel counts allow it, and reorder at the borders; quantise-dequantise
-pairs vanish into integer kernels, which need quantised values on both sides.
+pairs vanish into integer kernels, which need quantised values on both sides; integer convolutions run directly where the
+channel counts allow it and as unfolded matrix products elsewhere.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ BLOCK = 8
 BLOCKED_ALIGNMENT = 4
 FILTER_BLOCKS_PER_PASS = 4
 INT8_COLUMNS = 16
+POINTER_BYTES = 8
 
 FEATURES = ("nodes", "macs", "loads", "bytes", "im2col_bytes", "weight_bytes")
 """What a kernel's time is a non-negative combination of; the order of `Kernel.features`."""
@@ -41,7 +43,8 @@ _KERNEL_KINDS = {
 _KEEPS_ANY_CHANNELS = frozenset({"elementwise", "add", "transcendental"})
 _KEEPS_BLOCKED = _KEEPS_ANY_CHANNELS | {"pool", "global_pool"}
 
-Layout = Literal["plain", "blocked"]
+Layout = Literal["plain", "blocked", "direct"]
+"""``direct`` is an integer convolution that reads its input through pointers instead of unfolding it."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +271,9 @@ def _kind(item: _Fused) -> str:
 
 
 def _layout(item: _Fused, kind: str, blocked_values: set[str], target: Target) -> Layout:
-    if target.optimization != "all" or item.precision != "fp32":
+    if item.precision == "int8":
+        return "direct" if item.operator.kind == "conv" and _conv_is_direct(item.operator, kind) else "plain"
+    if target.optimization != "all":
         return "plain"
     if item.operator.kind == "conv":
         return "blocked" if _conv_is_blocked(item.operator, kind) else "plain"
@@ -293,6 +298,13 @@ def _conv_is_blocked(op: Operator, kind: str) -> bool:
     if kind == "grouped":
         return in_per_group % BLOCK == 0 and (out_channels // groups) % BLOCK == 0
     return in_per_group % BLOCKED_ALIGNMENT == 0
+
+
+def _conv_is_direct(op: Operator, kind: str) -> bool:
+    out_channels, in_per_group = op.weight_shape[:2]
+    if kind == "depthwise":
+        return out_channels % INT8_COLUMNS == 0
+    return kind != "grouped" and in_per_group % 4 == 0 and out_channels % 8 == 0
 
 
 def _kernel(item: _Fused, kind: str, layout: Layout) -> Kernel:
@@ -336,12 +348,14 @@ def _with_convolution(base: Kernel, op: Operator, size: int) -> Kernel:
         return _replace(
             base, macs=pixels * outputs * groups * depth, loads=pixels * depth * passes * groups, weight_bytes=weight_bytes
         )
-    unfolds = prod(window) > 1 or prod(op.attributes.get("stride", (1, 1))) > 1
-    im2col_bytes = size * pixels * depth * groups if unfolds else 0
     outputs = out_channels // groups
     if base.precision == "int8":
         depth, outputs = _padded(depth, 4), _padded(outputs, INT8_COLUMNS)
+        # The matrix product packs its input even where nothing is unfolded.
+        im2col_bytes = POINTER_BYTES * pixels * prod(window) if base.layout == "direct" else pixels * depth * groups
     else:
+        unfolds = prod(window) > 1 or prod(op.attributes.get("stride", (1, 1))) > 1
+        im2col_bytes = size * pixels * depth * groups if unfolds else 0
         pixels = _padded(pixels, INT8_COLUMNS)
     return _replace(base, macs=pixels * outputs * groups * depth, im2col_bytes=im2col_bytes, weight_bytes=weight_bytes)
 

@@ -1,0 +1,101 @@
+"""Measured latency of exported candidates: in the target's runtime, in a process of its own, against a reference."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paretopress
+from hw_models.targets import Target
+from search.errors import SearchError
+from search.protocols import Measurement
+
+TIMEOUT_S = 1800.0
+
+
+class LatencyError(SearchError):
+    """A candidate's file could not be measured; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class LatencyResult:
+    """A measured latency and how quiet the machine was.
+
+    Attributes:
+        measurement: value and half width of the 95% interval, in milliseconds.
+        upper_bound_ms: what a latency limit is compared with (contract 3).
+        drift_percent: how far the reference's rounds lie apart.
+        noisy: whether the reference drifted by more than 5% in every repeat; the number then stands under doubt.
+    """
+
+    measurement: Measurement
+    upper_bound_ms: float
+    round_medians_ms: tuple[float, ...]
+    drift_percent: float
+    noisy: bool
+
+
+def measure_candidates(
+    models: Mapping[str, bytes], target: Target, reference: str, rounds: int = 3, batch: int = 1, pause_s: float = 1.0
+) -> Mapping[str, LatencyResult]:
+    """Measure ONNX files, taking turns, in a fresh process where no other library's threads run.
+
+    Noise (``reference`` drifting over 5%) makes the process repeat all rounds up to twice.
+
+    Raises:
+        LatencyError: the target is not attached, the reference is none of the models, or a file does not run.
+    """
+    if not target.attached:
+        raise LatencyError(f"target {target.name} is not attached: its latency can only be predicted")
+    if reference not in models:
+        raise LatencyError(f"the reference {reference!r} is none of the models {sorted(models)}")
+    order = [reference, *(name for name in models if name != reference)]
+    with tempfile.TemporaryDirectory(prefix="paretopress-latency-") as folder:
+        paths = {name: Path(folder) / f"{index}.onnx" for index, name in enumerate(order)}
+        for name, path in paths.items():
+            path.write_bytes(models[name])
+        measured = _run_measuring(list(paths.values()), order, target, rounds, batch, pause_s)
+        return {name: _result(measured[str(path)]) for name, path in paths.items()}
+
+
+def _run_measuring(
+    paths: list[Path], names: list[str], target: Target, rounds: int, batch: int, pause_s: float
+) -> dict[str, dict[str, Any]]:
+    # The runtime is the target's own (``target.runtime``); onnxruntime is the only one so far.
+    options = {"threads": target.threads, "rounds": rounds, "batch": batch, "pause-s": pause_s, "optimization": target.optimization}
+    command = [sys.executable, "-m", "paretopress.runtime.measure", *map(str, paths)]
+    for option, value in options.items():
+        command += [f"--{option}", str(value)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=_environment(), check=False)
+    except subprocess.TimeoutExpired as error:
+        raise LatencyError(f"measuring {names} took more than {TIMEOUT_S:.0f} s") from error
+    if done.returncode:
+        message = done.stderr.strip()[-2000:]
+        for path, name in zip(paths, names, strict=True):
+            message = message.replace(str(path), name)
+        raise LatencyError(f"measuring failed: {message}")
+    measured: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    return measured
+
+
+def _environment() -> dict[str, str]:
+    root = str(Path(paretopress.__path__[0]).parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))}
+
+
+def _result(measured: Mapping[str, Any]) -> LatencyResult:
+    return LatencyResult(
+        measurement=Measurement(measured["value_ms"], "measured", measured["spread_ms"], measured["rounds"]),
+        upper_bound_ms=measured["upper_bound_ms"],
+        round_medians_ms=tuple(measured["round_medians_ms"]),
+        drift_percent=measured["drift_percent"],
+        noisy=measured["noisy"],
+    )

@@ -1,0 +1,161 @@
+"""What a recipe would cost, before anything is built: it is applied to shapes alone, described, counted and predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from torch import nn
+
+from hw_models.graph import Operator, OperatorGraph
+from hw_models.predictor import Prediction, Predictor
+from search.describe import describe
+from search.protocols import Measurement
+from techniques.apply import apply_recipe
+from techniques.context import TechniqueContext
+from techniques.errors import DataRequiredError
+from techniques.network import Network
+from techniques.recipe import Recipe
+
+FLOAT_BYTES = 4
+SCALE_AND_ZERO_BYTES = 5
+"""Per output channel of an integer weight: a float32 scale and an int8 zero point."""
+ONNX_NODE_BYTES = 130
+"""A node and the names of its values in a stripped ONNX file, on average."""
+_QUANTIZER_NODES = 3
+_WEIGHT_QUANTIZER_NODES = 2
+
+
+@dataclass(frozen=True)
+class Price:
+    """Costs of one network. Latency is predicted and the file size estimated, the rest is counted.
+
+    Attributes:
+        latency: milliseconds at the search's batch size; ``spread`` is half the width of the 90% interval.
+        latency_low_ms, latency_high_ms: the interval's ends.
+        macs: of one image.
+        weight_size_bytes: weights and biases at the widths they are stored in, without any file around them.
+        onnx_size_bytes: estimate of the exported, stripped file.
+        unknown_kernels: kernels priced without ever having been measured on the target.
+    """
+
+    latency: Measurement
+    latency_low_ms: float
+    latency_high_ms: float
+    macs: int
+    parameters: int
+    weight_size_bytes: int
+    onnx_size_bytes: int
+    unknown_kernels: tuple[str, ...] = ()
+
+    def named(self) -> Mapping[str, float]:
+        """By the names that budgets and measurements use. A container is taken to be as large as the file in it."""
+        return {
+            "latency_ms": self.latency.value,
+            "macs": self.macs,
+            "parameters": self.parameters,
+            "weight_size_bytes": self.weight_size_bytes,
+            "onnx_size_bytes": self.onnx_size_bytes,
+            "download_size_bytes": self.onnx_size_bytes,
+        }
+
+
+class Pricer:
+    """Prices recipes of one network on one target; the same recipe is priced once. Not for use by two threads at once.
+
+    Args:
+        network: the original, with real weights: some structures (ranks by energy) follow from them.
+        batch: images per run that the latency is for.
+        context: facts of target and request that techniques get.
+    """
+
+    def __init__(self, network: Network, predictor: Predictor, batch: int = 1, context: TechniqueContext | None = None) -> None:
+        self._network = network
+        self._meta = network.to_meta()
+        self._predictor = predictor
+        self._batch = batch
+        # Techniques may ask the pricer itself what a network costs.
+        self._context = replace(context or TechniqueContext(), cost=self)
+        self._prices: dict[str, Price] = {}
+
+    def price(self, recipe: Recipe) -> Price:
+        """Price a recipe.
+
+        Raises:
+            ConfigError: the recipe does not fit the network.
+        """
+        digest = recipe.digest
+        if digest not in self._prices:
+            self._prices[digest] = self.price_network(self._applied(recipe))
+        return self._prices[digest]
+
+    def price_network(self, network: Network) -> Price:
+        """Price a network as it is, real or meta."""
+        graph = describe(network, self._batch)
+        prediction = self._predictor.predict(graph)
+        return Price(
+            latency=_measurement(prediction),
+            latency_low_ms=prediction.low_ms,
+            latency_high_ms=prediction.high_ms,
+            macs=graph.macs() // self._batch,
+            parameters=_parameter_count(network),
+            weight_size_bytes=weight_size_bytes(graph),
+            onnx_size_bytes=estimated_onnx_size_bytes(graph),
+            unknown_kernels=prediction.unknown,
+        )
+
+    def __call__(self, network: Network) -> float:
+        """Predicted milliseconds: the `techniques.context.CostFunction` of the search's target."""
+        return self._predictor.predict(describe(network, self._batch)).value_ms
+
+    def _applied(self, recipe: Recipe) -> Network:
+        try:
+            return apply_recipe(self._meta, recipe, self._context)
+        except DataRequiredError:
+            # The structure follows from the weights' values.
+            return apply_recipe(self._network, recipe, self._context)
+
+
+def weight_size_bytes(graph: OperatorGraph) -> int:
+    """Weights at their stored widths, biases in float32; a norm that folds into its convolution leaves a bias."""
+    return sum(_weight_bytes(op, op.name in _folded_into(graph)) for op in graph.operators)
+
+
+def estimated_onnx_size_bytes(graph: OperatorGraph) -> int:
+    """Size of the exported file: weights, scales of integer weights, and what nodes and names take."""
+    nodes = 0
+    scales = 0
+    for op in graph.operators:
+        if op.kind in ("identity", "batch_norm"):
+            continue
+        nodes += _QUANTIZER_NODES if op.kind == "quantize" else 1
+        if op.weight_shape and op.weight_bits < 32:
+            nodes += _WEIGHT_QUANTIZER_NODES
+            scales += SCALE_AND_ZERO_BYTES * op.weight_shape[0]
+    return weight_size_bytes(graph) + scales + ONNX_NODE_BYTES * nodes
+
+
+def _folded_into(graph: OperatorGraph) -> frozenset[str]:
+    return frozenset(op.inputs[0] for op in graph.operators if op.kind == "batch_norm" and op.inputs)
+
+
+def _weight_bytes(op: Operator, has_norm: bool) -> int:
+    if not op.weight_shape:
+        return 0
+    bias = FLOAT_BYTES * op.weight_shape[0] if op.has_bias or has_norm else 0
+    return prod(op.weight_shape) * op.weight_bits // 8 + bias
+
+
+def _parameter_count(network: Network) -> int:
+    integer_weights = (m.get_buffer("weight").numel() for m in network.graph.modules() if _has_integer_weight(m))
+    return network.parameter_count() + sum(integer_weights)
+
+
+def _has_integer_weight(module: nn.Module) -> bool:
+    return hasattr(module, "weight_bits") and "weight" in dict(module.named_buffers(recurse=False))
+
+
+def _measurement(prediction: Prediction) -> Measurement:
+    half_width = max(prediction.high_ms - prediction.value_ms, prediction.value_ms - prediction.low_ms)
+    return Measurement(prediction.value_ms, "predicted", half_width)
