@@ -70,7 +70,8 @@ class PolicySampler:
                 params=parameters,
                 distributions=self._distributions,
                 values=list(values),
-                user_attrs={_CONSTRAINTS: list(constraints)},
+                # Where Optuna itself keeps them after a tell; an added trial never passes through the sampler.
+                system_attrs={_CONSTRAINTS: list(constraints)},
             )
         )
 

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.execution.runner import RunnerSettings, ray_runtime, run_quietly, run_trials
+from search.execution.trial import TrialPlan
+
+
+class Evaluator:
+    def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
+        if plan.payload.get("fails"):
+            raise ValueError("this recipe cannot be built")
+        return {"accuracy": plan.number / 10, "pid": os.getpid(), "rung": rung}
+
+
+class Driver:
+    """Three rungs; trial 1 stops after the first, trial 3 fails."""
+
+    def __init__(self, trials: int, stop_after: int = 1000) -> None:
+        self.trials, self.stop_after = trials, stop_after
+        self.proposed = 0
+        self.reports: list[tuple[int, int]] = []
+        self.pids: set[int] = set()
+        self.failures: list[tuple[int, int, str]] = []
+
+    def propose(self) -> TrialPlan | None:
+        if self.proposed >= self.trials:
+            return None
+        self.proposed += 1
+        return TrialPlan(self.proposed - 1, {"fails": self.proposed - 1 == 3})
+
+    def report(self, number: int, rung: int, values: Mapping[str, Any]) -> bool:
+        self.reports.append((number, rung))
+        self.pids.add(values["pid"])
+        return number != 1 and rung < 2
+
+    def failed(self, number: int, rung: int, message: str) -> None:
+        self.failures.append((number, rung, message))
+
+    def should_stop(self) -> bool:
+        return len(self.reports) >= self.stop_after
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    settings = RunnerSettings(cpus=2, storage_path=tmp_path_factory.mktemp("tune"), parallel_trials=1)
+    with ray_runtime(settings):
+        yield settings
+
+
+def test_trials_go_up_the_rungs_as_the_driver_says_on_one_reused_actor(settings: RunnerSettings) -> None:
+    driver = Driver(5)
+    run_trials(driver, Evaluator(), settings)
+    assert driver.reports == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1), (2, 2), (4, 0), (4, 1), (4, 2)]
+    assert driver.failures == [(3, 0, "ValueError: this recipe cannot be built")]
+    assert len(driver.pids) == 1
+    assert os.getpid() not in driver.pids
+
+
+def test_a_driver_that_wants_to_stop_ends_the_run(settings: RunnerSettings) -> None:
+    driver = Driver(50, stop_after=4)
+    run_trials(driver, Evaluator(), settings)
+    assert len(driver.reports) < 8
+
+
+def test_quiet_calls_run_in_another_process(settings: RunnerSettings, tmp_path: Path) -> None:
+    def pid() -> int:
+        return os.getpid()
+
+    assert run_quietly(pid, settings) != os.getpid()

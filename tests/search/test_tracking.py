@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from search.protocols import CandidateRecord, Measurement
+from search.tracking.mlflow_tracker import MlflowTracker, TrackingError, candidate_metrics
+from search.tracking.outbox import Outbox
+from tests.search.records import candidate
+
+SEARCH = "projects/default/searches/s1"
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+def _tracker(uri: str, tmp_path: Path) -> MlflowTracker:
+    return MlflowTracker(uri, artifact_location=(tmp_path / "artifacts").as_uri())
+
+
+def test_one_parent_and_one_child_per_candidate_however_often_it_is_logged(uri: str, tmp_path: Path) -> None:
+    first = _tracker(uri, tmp_path)
+    parent = first.start_search(SEARCH, {"target": "cpu-ort-1t"})
+    for _ in range(2):
+        for number in (1, 2):
+            first.log_candidate(SEARCH, candidate(number, 0.5, 1.0))
+    restarted = _tracker(uri, tmp_path)
+    assert restarted.start_search(SEARCH, {"target": "cpu-ort-1t"}) == parent
+    child = restarted.log_candidate(SEARCH, dataclasses.replace(candidate(2, 0.4, 0.9), state="best"))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"onnx")
+    restarted.log_artifact(SEARCH, "c0002", path, "model.onnx")
+    restarted.end_search(SEARCH, {"best_latency_ms": 0.9}, succeeded=True)
+
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_run(parent).info.experiment_id])
+    assert len(runs) == 3
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent]
+    assert len(children) == 2
+    best = client.get_run(child)
+    assert best.data.metrics["latency_ms"] == 0.9
+    assert best.data.params["0.structured_pruning.ratios.stem"] == "0.02"
+    assert best.data.tags["paretopress.state"] == "best"
+    assert {f.path for f in client.list_artifacts(child)} == {"model.onnx", "recipe.json"}
+
+
+def test_a_predicted_latency_never_carries_the_measured_name() -> None:
+    record = dataclasses.replace(candidate(1, 0.5, 1.0), measurements={"latency_ms": Measurement(2.0, "predicted", 0.1)})
+    metrics = candidate_metrics(record)
+    assert metrics["latency_ms_predicted"] == 2.0
+    assert "latency_ms" not in metrics
+
+
+class FlakyTracker:
+    """Away for the first calls."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.log = failures, list[str]()
+
+    def _note(self, what: str) -> str:
+        if self.failures > 0:
+            self.failures -= 1
+            raise TrackingError("away")
+        self.log.append(what)
+        return what
+
+    def start_search(self, search_name: str, parameters: Mapping[str, str]) -> str:
+        return self._note("start")
+
+    def log_candidate(self, search_name: str, record: CandidateRecord) -> str:
+        return self._note(record.candidate_id)
+
+    def log_artifact(self, search_name: str, candidate_id: str | None, path: Path, artifact_name: str) -> None:
+        self._note(artifact_name)
+
+    def end_search(self, search_name: str, metrics: Mapping[str, float], succeeded: bool) -> None:
+        self._note("end")
+
+
+def test_the_outbox_delivers_late_and_in_order() -> None:
+    tracker = FlakyTracker(failures=2)
+    outbox = Outbox(tracker, SEARCH)
+    outbox.start({})
+    outbox.candidate(candidate(1, 0.0, 1.0))
+    assert tracker.log == []
+    assert outbox.end({}, succeeded=True) == 0
+    assert tracker.log == ["start", "c0001", "end"]
