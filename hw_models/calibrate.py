@@ -29,9 +29,10 @@ from paretopress.runtime.measure import time_round
 
 CHUNK = 9
 FILL_S = 0.03
-ROUNDS = 2
-LOW_QUANTILE = 0.3
-"""Of a round's runs; the quieter round counts. A busy machine only ever adds time."""
+ROUNDS = 3
+FIRST_ROUND_SHARE = 0.32
+MAX_DISAGREEMENT = 0.07
+QUIETEST_SHARE = 0.1
 FOLDS = 5
 MIN_NETWORKS = 20
 
@@ -40,15 +41,22 @@ Progress = Callable[[float, str], None]
 
 @dataclass
 class Sample:
-    """A network's graph with its low quantile in each round, in milliseconds."""
+    """A network's graph with the minimum and the median of every round, in milliseconds.
+
+    A busy machine only ever adds time, so minima of rounds spread in time are what can be trusted on one that others use too.
+    """
 
     graph: OperatorGraph
-    rounds_ms: list[float] = field(default_factory=list)
+    minima_ms: list[float] = field(default_factory=list)
+    medians_ms: list[float] = field(default_factory=list)
 
     @property
-    def latency_ms(self) -> float:
-        """The quieter round's."""
-        return min(self.rounds_ms)
+    def disagreement(self) -> float:
+        """How far the second quietest round lies above the quietest, as a fraction."""
+        if len(self.minima_ms) < 2:
+            return 0.0
+        lowest, second = sorted(self.minima_ms)[:2]
+        return second / lowest - 1
 
 
 def calibrate(
@@ -80,29 +88,34 @@ def calibrate(
 def measure_samples(
     target: Target, budget_s: float, seed: int = 0, progress: Progress | None = None, max_networks: int | None = None
 ) -> list[Sample]:
-    """Measure random networks in chunks that take turns; a chunk's second round comes after the next chunk's first."""
-    deadline = time.monotonic() + budget_s
+    """Measure new random networks for a third of the time, then all of them again in two more rounds."""
+    start = time.monotonic()
     networks = sample_networks(target.precisions, seed)
-    samples: list[Sample] = []
-    previous: list[tuple[CalibrationNetwork, Sample]] = []
-    while time.monotonic() < deadline and (max_networks is None or len(samples) < max_networks):
-        count = CHUNK if max_networks is None else min(CHUNK, max_networks - len(samples))
-        chunk = [(network, Sample(network.graph)) for network in islice(networks, count)]
-        _measure(chunk, target)
-        _measure(previous, target)
-        samples += [sample for _, sample in chunk]
-        previous = chunk
+    chunks: list[list[tuple[CalibrationNetwork, Sample]]] = []
+    count = 0
+
+    def report(share: float) -> None:
         if progress:
-            done = 1 - (deadline - time.monotonic()) / budget_s
-            progress(min(0.99, max(done, 0.0)), f"{len(samples)} networks measured")
-    _measure(previous, target)
-    return samples
+            progress(min(0.99, share), f"{count} networks, round {len(chunks[-1][0][1].minima_ms)} of {ROUNDS}")
+
+    while time.monotonic() - start < FIRST_ROUND_SHARE * budget_s and (max_networks is None or count < max_networks):
+        wanted = CHUNK if max_networks is None else min(CHUNK, max_networks - count)
+        chunks.append([(network, Sample(network.graph)) for network in islice(networks, wanted)])
+        count += wanted
+        _measure(chunks[-1], target)
+        report((time.monotonic() - start) / budget_s)
+    for again in range(1, ROUNDS):
+        for index, chunk in enumerate(chunks):
+            _measure(chunk, target)
+            report((again + index / len(chunks)) / ROUNDS)
+    return [sample for chunk in chunks for _, sample in chunk]
 
 
 def fit_predictor(target: Target, samples: Sequence[Sample], seed: int = 0, duration_s: float = 0.0) -> Predictor:
-    """Fit on all samples; the interval comes from five-fold cross-validation, so from networks that a fit had not seen."""
+    """Fit on the samples that repeated; the interval comes from cross-validation, so from networks that a fit had not seen."""
+    samples = repeatable(samples)
     works = [summed_work(kernels(sample.graph, target)) for sample in samples]
-    latencies = [sample.latency_ms for sample in samples]
+    latencies = typical_latencies_ms(samples)
     errors = np.zeros(len(samples))
     fold_of = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
     for fold in range(FOLDS):
@@ -111,11 +124,10 @@ def fit_predictor(target: Target, samples: Sequence[Sample], seed: int = 0, dura
         held_out = _predictor(target, fit)
         for i in np.flatnonzero(fold_of == fold).tolist():
             errors[i] = np.log(latencies[i] / held_out.predict(samples[i].graph).value_ms)
-    repeats = [abs(s.rounds_ms[0] / s.rounds_ms[-1] - 1) for s in samples]
     summary = CalibrationSummary(
         networks=len(samples),
         mean_error_percent=float(100 * np.mean(np.abs(np.expm1(-errors)))),
-        repeatability_percent=float(100 * np.median(repeats)),
+        repeatability_percent=float(100 * np.median([sample.disagreement for sample in samples])),
         duration_s=round(duration_s, 1),
         seed=seed,
         runtime=f"onnxruntime {ort.__version__}",
@@ -125,17 +137,31 @@ def fit_predictor(target: Target, samples: Sequence[Sample], seed: int = 0, dura
     return Predictor(target, final.coefficients_ns, final.run_overhead_ns, _log_errors(samples, errors), summary)
 
 
+def repeatable(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples whose two quietest rounds agree within 7%; at least the better half of all, and never fewer than 20."""
+    ordered = sorted(samples, key=lambda sample: sample.disagreement)
+    agreeing = sum(sample.disagreement <= MAX_DISAGREEMENT for sample in ordered)
+    kept = {id(sample) for sample in ordered[: max(agreeing, len(ordered) // 2, MIN_NETWORKS)]}
+    return [sample for sample in samples if id(sample) in kept]
+
+
+def typical_latencies_ms(samples: Sequence[Sample]) -> list[float]:
+    """Median latencies on the quiet machine: minima, times the median's distance from the minimum in the quietest rounds."""
+    ratios = [m / low for s in samples for m, low in zip(s.medians_ms, s.minima_ms, strict=True)]
+    ratio = float(np.quantile(ratios, QUIETEST_SHARE))
+    return [ratio * min(sample.minima_ms) for sample in samples]
+
+
 def _predictor(target: Target, fit: RooflineFit) -> Predictor:
     return Predictor(target, fit.coefficients_ns, fit.run_overhead_ns)
 
 
 def _measure(chunk: Sequence[tuple[CalibrationNetwork, Sample]], target: Target) -> None:
-    if not chunk:
-        return
     models = {network.name: network.onnx_model for network, _ in chunk}
     times = time_round(models, target.threads, optimization=target.optimization, fill_s=FILL_S)
     for network, sample in chunk:
-        sample.rounds_ms.append(float(np.quantile(times[network.name], LOW_QUANTILE)))
+        sample.minima_ms.append(float(times[network.name].min()))
+        sample.medians_ms.append(float(np.median(times[network.name])))
 
 
 def _log_errors(samples: Sequence[Sample], errors: np.ndarray) -> dict[str, float]:

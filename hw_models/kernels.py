@@ -56,7 +56,8 @@ class Kernel:
             ``reorder`` ..., or ``other:<op>`` for what these rules do not know.
         operators: names of the operators that it computes; empty for a layout change.
         macs: multiply-accumulates, channel counts padded to what the vector unit computes anyway.
-        loads: activation values fetched by the inner loop of a blocked convolution: every one serves up to 4 filter blocks.
+        loads: activation values fetched by the inner loop of a blocked convolution (each serves up to 4 filter blocks); separate
+            matrix products, one per group, of a plain grouped one.
         bytes_in, bytes_out, weight_bytes, im2col_bytes: memory moved; im2col is the unfolded input of a matrix convolution.
     """
 
@@ -339,7 +340,8 @@ def _with_convolution(base: Kernel, op: Operator, size: int) -> Kernel:
     weight_bytes = size * prod(op.weight_shape)
     if base.kind == "depthwise":
         channels = _padded(out_channels, BLOCK if base.layout == "blocked" else 1)
-        return _replace(base, macs=pixels * channels * depth, weight_bytes=weight_bytes)
+        loads = groups if base.layout == "plain" else 0
+        return _replace(base, macs=pixels * channels * depth, loads=loads, weight_bytes=weight_bytes)
     if base.layout == "blocked":
         inputs = in_per_group if base.kind == "first_conv" else _padded(in_per_group, BLOCK)
         depth = inputs * prod(window)
@@ -357,7 +359,10 @@ def _with_convolution(base: Kernel, op: Operator, size: int) -> Kernel:
         unfolds = prod(window) > 1 or prod(op.attributes.get("stride", (1, 1))) > 1
         im2col_bytes = size * pixels * depth * groups if unfolds else 0
         pixels = _padded(pixels, INT8_COLUMNS)
-    return _replace(base, macs=pixels * outputs * groups * depth, im2col_bytes=im2col_bytes, weight_bytes=weight_bytes)
+    products = groups if groups > 1 else 0
+    return _replace(
+        base, macs=pixels * outputs * groups * depth, loads=products, im2col_bytes=im2col_bytes, weight_bytes=weight_bytes
+    )
 
 
 def _with_linear(base: Kernel, op: Operator, size: int) -> Kernel:

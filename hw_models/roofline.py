@@ -17,8 +17,8 @@ from scipy.optimize import nnls
 from hw_models.kernels import FEATURES, Kernel
 from hw_models.targets import Precision
 
-PRIOR_WEIGHT = 0.03
-OUTLIER_RELATIVE_ERROR = 0.3
+PRIOR_WEIGHT = 0.05
+OUTLIER_RELATIVE_ERROR = 0.2
 _REWEIGHTINGS = 3
 
 _GENERIC_NS: dict[Precision, tuple[float, ...]] = {
