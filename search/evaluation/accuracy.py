@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import log_softmax
-from sklearn.metrics import f1_score, roc_auc_score
+from scipy.stats import rankdata
 
 from search.errors import BaselineError, SearchError
 from search.evaluation.data import Predictor, SplitView
@@ -26,9 +26,22 @@ from search.spec import MetricName
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[Any]
 Hits = npt.NDArray[np.bool_]
-BOOTSTRAP_ROUNDS = 200
 _COUNTED = frozenset({"top1", "top5", "agreement"})
-"""Metrics that are a share of images: their interval needs no resampling."""
+"""Metrics that are a share of images: their interval is a binomial one."""
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """A statistic with each image's influence on it ``(n,)``: its variance is theirs over n (the delta method), and the
+    variance of a difference of two networks is that of the differences, paired by image."""
+
+    value: float
+    influence: npt.NDArray[np.float64]
+
+    def half_width(self, confidence: float) -> float:
+        """Half the width of the two-sided normal interval."""
+        z = NormalDist().inv_cdf(0.5 + confidence / 2)
+        return float(z * self.influence.std() / math.sqrt(len(self.influence)))
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,7 @@ class AccuracyResult:
 
     Attributes:
         value: the metric, a fraction.
-        interval: (low, high) of its two-sided 95% interval: Wilson's for shares of images, bootstrap for the rest.
+        interval: (low, high) of its two-sided 95% interval: Wilson's for shares of images, else `_Estimate`'s.
         correct: per image ``(n,)``: whether it counts as hit (for macro-F1 and AUROC: in the sense of top-1).
         logits: ``(n, classes)``, the teacher of other networks' agreement.
     """
@@ -91,10 +104,10 @@ def score(logits: Logits, labels: Labels | None, metric: MetricName = "top1", te
         value = float(correct.mean())
         return AccuracyResult(metric, value, wilson_interval(int(correct.sum()), len(correct)), correct, logits)
     measure = _MEASURES[metric]
-    value = measure(logits, target)
-    samples = [measure(logits[rows], target[rows]) for rows in _resamples(len(logits))]
-    low, high = (float(q) for q in np.quantile(samples, [0.025, 0.975]))
-    return AccuracyResult(metric, value, (min(low, value), max(high, value)), correct, logits)
+    estimate = measure(logits, target)
+    half = estimate.half_width(0.95)
+    interval = max(0.0, estimate.value - half), min(1.0, estimate.value + half)
+    return AccuracyResult(metric, estimate.value, interval, correct, logits)
 
 
 def wilson_interval(hits: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -135,7 +148,7 @@ def upper_drop_points(original_correct: Hits, candidate_correct: Hits, confidenc
 def drop_points(
     original: AccuracyResult, candidate: AccuracyResult, labels: Labels | None, confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """(estimate, low, high) of the drop of any metric, in points; macro-F1 and AUROC by a bootstrap paired by image.
+    """(estimate, low, high) of the drop of any metric, in points; macro-F1 and AUROC are paired by image, too.
 
     Raises:
         ValueError: the results are of different metrics or images.
@@ -147,13 +160,10 @@ def drop_points(
     if labels is None or len(original.logits) != len(candidate.logits):
         raise ValueError("pairs need the same labelled images")
     measure = _MEASURES[original.metric]
-    drops = [
-        measure(original.logits[rows], labels[rows]) - measure(candidate.logits[rows], labels[rows])
-        for rows in _resamples(len(labels))
-    ]
-    estimate = original.value - candidate.value
-    low, high = np.quantile(drops, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return 100 * estimate, 100 * min(float(low), estimate), 100 * max(float(high), estimate)
+    first, second = measure(original.logits, labels), measure(candidate.logits, labels)
+    drop = _Estimate(first.value - second.value, first.influence - second.influence)
+    half = drop.half_width(confidence)
+    return 100 * drop.value, 100 * (drop.value - half), 100 * (drop.value + half)
 
 
 def chance_level(labels: Labels, metric: MetricName) -> float:
@@ -225,32 +235,49 @@ def _hits(logits: Logits, target: Labels, k: int) -> Hits:
     return np.asarray(hits & np.isfinite(logits).all(axis=1), np.bool_)
 
 
-def _macro_f1(logits: Logits, target: Labels) -> float:
-    """F1 averaged over the classes that occur; with several labels per image, a logit above 0 says yes."""
-    if target.ndim > 1:
-        guess = (logits[:, : target.shape[1]] > 0).astype(np.int64)
-        present = np.flatnonzero(target.any(axis=0))
-        return float(f1_score(target[:, present], guess[:, present], average="macro", zero_division=0))
-    return float(f1_score(target, logits.argmax(axis=1), labels=np.unique(target), average="macro", zero_division=0))
+def _macro_f1(logits: Logits, target: Labels) -> _Estimate:
+    """F1 averaged over the classes that occur; with several labels per image, a logit above 0 says yes.
+
+    F1 = 2 TP / D with D = 2 TP + FP + FN; an image's influence is the derivative of that ratio by its weight.
+    """
+    classes = np.arange(logits.shape[1])
+    truth = target.astype(bool) if target.ndim > 1 else target[:, None] == classes
+    guess = logits[:, : truth.shape[1]] > 0 if target.ndim > 1 else logits.argmax(axis=1)[:, None] == classes
+    present = np.flatnonzero(truth.any(axis=0))
+    truth, guess = truth[:, present], guess[:, present]
+    twice_hit = 2.0 * (truth & guess)
+    seen = truth.astype(np.float64) + guess
+    total = seen.sum(axis=0)
+    f1 = twice_hit.sum(axis=0) / total
+    influence = len(truth) * ((twice_hit - f1 * seen) / total).mean(axis=1)
+    return _Estimate(float(f1.mean()), influence)
 
 
-def _auroc(logits: Logits, target: Labels) -> float:
-    """One against the rest, averaged over the classes that both occur and do not occur on some image."""
-    hot = target if target.ndim > 1 else target[:, None] == np.arange(logits.shape[1])
-    share = hot.mean(axis=0)
-    usable = np.flatnonzero((share > 0) & (share < 1))
-    if not len(usable):
-        return 0.5
+def _auroc(logits: Logits, target: Labels) -> _Estimate:
+    """One against the rest, averaged over the classes that both occur and do not occur on some image.
+
+    An image's influence comes from its placement among the images of the other side (DeLong et al. 1988, equations 3-6).
+    """
     # Between images, only probabilities compare; with several labels per image each logit stands for itself.
     scores = log_softmax(logits, axis=1) if target.ndim == 1 else logits
     scores = np.nan_to_num(scores, nan=-1e9, neginf=-1e9)
-    return float(np.mean([roc_auc_score(hot[:, c], scores[:, c]) for c in usable]))
+    truth = target.astype(bool) if target.ndim > 1 else target[:, None] == np.arange(logits.shape[1])
+    images = len(truth)
+    values, influence = [], np.zeros(images)
+    for column in range(truth.shape[1]):
+        yes = truth[:, column]
+        positives = int(yes.sum())
+        if not 0 < positives < images:
+            continue
+        score_of, negatives = scores[:, column], images - positives
+        ranks, placement = rankdata(score_of), np.empty(images)
+        placement[yes] = (ranks[yes] - rankdata(score_of[yes])) / negatives
+        placement[~yes] = 1 - (ranks[~yes] - rankdata(score_of[~yes])) / positives
+        values.append(float(placement[yes].mean()))
+        influence += (placement - values[-1]) * images / np.where(yes, positives, negatives)
+    if not values:
+        return _Estimate(0.5, influence)
+    return _Estimate(float(np.mean(values)), influence / len(values))
 
 
-_MEASURES: dict[str, Callable[[Logits, Labels], float]] = {"macro_f1": _macro_f1, "auroc": _auroc}
-
-
-def _resamples(images: int) -> list[npt.NDArray[np.int64]]:
-    """Row indices of the bootstrap's rounds; the same for every network, so that drops are paired."""
-    generator = np.random.default_rng(0xB007)
-    return [generator.integers(0, images, images) for _ in range(BOOTSTRAP_ROUNDS)]
+_MEASURES: dict[str, Callable[[Logits, Labels], _Estimate]] = {"macro_f1": _macro_f1, "auroc": _auroc}

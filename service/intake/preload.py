@@ -18,5 +18,5 @@ _MODULES = (
 )
 
 for _name in _MODULES:
-    with contextlib.suppress(ImportError):  # a missing one is told by the child that needs it
+    with contextlib.suppress(Exception):  # what is wrong with it is told by the child that needs it
         importlib.import_module(_name)

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -91,7 +92,8 @@ def run_in_sandbox(
         )
         with _START_LOCK:
             _ensure_fork_server()
-            child.start()
+            with _no_main_module():
+                child.start()
         writer.close()
         try:
             answer = _receive(reader, child, limits)
@@ -140,6 +142,17 @@ def _clean_environment() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(saved)
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Keep `multiprocessing` from importing the caller's main module into the child: slow, and nothing there is needed."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _fork_server_runs() -> bool:

@@ -59,6 +59,22 @@ def test_macro_f1_and_auroc_are_scikit_learns():
         assert result.interval[1] - result.interval[0] < 0.1
 
 
+@pytest.mark.parametrize("metric", ["macro_f1", "auroc"])
+def test_interval_is_as_wide_as_a_bootstraps(metric: str):
+    labels = RANDOM.choice(10, 1000, p=np.arange(1, 11) / 55)
+    logits, other = logits_for(labels, 0.8, seed=7), logits_for(labels, 0.7, seed=8)
+    values, drops = [], []
+    for _ in range(150):
+        rows = RANDOM.integers(0, 1000, 1000)
+        first, second = (score(x[rows], labels[rows], metric).value for x in (logits, other))  # type: ignore[arg-type]
+        values.append(first)
+        drops.append(first - second)
+    result, worse = score(logits, labels, metric), score(other, labels, metric)  # type: ignore[arg-type]
+    _, low, high = drop_points(result, worse, labels)
+    assert result.interval[1] - result.interval[0] == pytest.approx(2 * 1.96 * np.std(values), rel=0.25)
+    assert high - low == pytest.approx(100 * 2 * 1.96 * np.std(drops), rel=0.25)
+
+
 def test_several_labels_per_image():
     hot = RANDOM.integers(0, 2, (400, 6))
     logits = (np.where(RANDOM.random((400, 6)) < 0.9, hot, 1 - hot) * 4 - 2 + RANDOM.normal(0, 0.1, (400, 6))).astype(np.float32)

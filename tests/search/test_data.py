@@ -132,10 +132,10 @@ def test_augmentation_is_a_pure_function_of_seed_view_and_image(augment: str, da
 
 def test_shift_moves_by_at_most_a_fourteenth_and_never_mirrors(data: ImageData):
     view = data.split("train")
-    source = TrainingSource(view, 0, "shift", views=40)
+    source = TrainingSource(view, 0, "shift", views=80)
     original = view.images(np.array([0]))[0]
     moves = set()
-    for v in range(40):
+    for v in range(80):
         moved = source.view_images(v, np.array([0]))[0]
         moves |= {(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if torch.equal(inner(moved, 0, 0), inner(original, y, x))}
     assert len(moves) == 9

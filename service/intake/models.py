@@ -1,0 +1,138 @@
+"""Models come in here: the calling process looks at names and first bytes, a sandbox child opens the file."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from service.intake.errors import IntakeError
+from service.intake.limits import IntakeLimits, check_file
+from service.intake.sandbox import SandboxLimits, run_in_sandbox
+
+ModelFormat = Literal["pt2", "onnx", "architecture"]
+MAX_SIDE = 4096
+
+_EXPORT_ADVICE = (
+    "a pickled file can run code when it is opened and is never loaded here. Export the model on your side:\n"
+    "    import torch\n"
+    "    program = torch.export.export(model.eval(), (torch.zeros(2, 3, 224, 224),))  # your input's shape\n"
+    '    torch.export.save(program, "model.pt2")'
+)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How to build an architecture before its weights are loaded; only for format ``architecture``.
+
+    Attributes:
+        architecture: a torchvision or timm name, such as ``resnet18``.
+        channels, height, width: of the input; 0 takes 3, and the architecture's usual size.
+        num_classes: outputs of the head; 0 takes the architecture's usual number.
+    """
+
+    architecture: str = ""
+    channels: int = 0
+    height: int = 0
+    width: int = 0
+    num_classes: int = 0
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What was found in a model that is accepted; the files lie in the scratch folder.
+
+    Attributes:
+        network_path: the canonical ``.pt2`` that searches start from.
+        onnx_path: the original through our own exporter, stripped; ratios compare with its size.
+        operator_graph_path: JSON for predictions without opening the model.
+        input_shape: (channels, height, width).
+        outputs: classes; 0 for a network that is no classifier.
+        macs: of one image.
+    """
+
+    network_path: Path
+    onnx_path: Path
+    operator_graph_path: Path
+    input_shape: tuple[int, int, int]
+    outputs: int
+    is_classifier: bool
+    parameters: int
+    macs: int
+    onnx_size_bytes: int
+    size_is_free: bool
+    size_note: str
+    erased: tuple[str, ...]
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> ModelFacts:
+        """Read what the sandbox child answered."""
+        paths = {name: Path(data[name]) for name in ("network_path", "onnx_path", "operator_graph_path")}
+        channels, height, width = data["input_shape"]
+        return ModelFacts(**{**data, **paths, "input_shape": (channels, height, width), "erased": tuple(data["erased"])})
+
+
+def import_model(
+    upload_path: Path,
+    format: ModelFormat,
+    options: ModelOptions | None = None,
+    *,
+    scratch: Path,
+    limits: IntakeLimits | None = None,
+    sandbox: SandboxLimits | None = None,
+) -> ModelFacts:
+    """Open an upload in a sandbox and leave the canonical network, its ONNX file and its operator graph in ``scratch``.
+
+    Raises:
+        IntakeError: bad options, a pickled file, or a network that cannot be taken; says what and where.
+        SandboxError: the reader ran out of time or memory, or crashed.
+    """
+    options = options or ModelOptions()
+    _check_options(format, options)
+    limits = limits or IntakeLimits()
+    check_file(upload_path, limits.model_bytes, "model")
+    refuse_pickle(upload_path)
+    arguments = {
+        "upload_path": str(upload_path.resolve()),
+        "format": format,
+        "options": asdict(options),
+        "scratch": str(scratch.resolve()),
+    }
+    return ModelFacts.from_json(run_in_sandbox("service.intake.model_readers:read_model", arguments, sandbox, scratch))
+
+
+def refuse_pickle(path: Path) -> None:
+    """Recognise ``torch.save`` files, TorchScript and plain pickles by their first bytes and names, without opening them.
+
+    Raises:
+        IntakeError: code ``pickled``, with the lines that export the model properly.
+    """
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head[:1] == b"\x80" and head[1:] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise IntakeError("pickled", f"the file is a Python pickle (torch.save); {_EXPORT_ADVICE}", "format")
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    top = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in top:
+        raise IntakeError("pickled", f"the file is a TorchScript archive; {_EXPORT_ADVICE}", "format")
+    if "data.pkl" in top and not any(name.startswith("models/") or "serialized_exported_program" in name for name in top):
+        raise IntakeError("pickled", f"the file was written by torch.save; {_EXPORT_ADVICE}", "format")
+
+
+def _check_options(format: ModelFormat, options: ModelOptions) -> None:
+    if format not in get_args(ModelFormat):
+        raise IntakeError("bad_option", f"format must be one of {list(get_args(ModelFormat))}, got {format!r}", "format")
+    if format != "architecture":
+        if options != ModelOptions():
+            raise IntakeError("bad_option", f"options describe an architecture; a {format} file says it all itself", "architecture")
+        return
+    if not options.architecture:
+        raise IntakeError("bad_option", "architecture: name a torchvision or timm architecture, such as resnet18", "architecture")
+    sizes = {"channels": 16, "height": MAX_SIDE, "width": MAX_SIDE, "num_classes": 100_000}
+    for name, top in sizes.items():
+        if not 0 <= getattr(options, name) <= top:
+            raise IntakeError("bad_option", f"{name} must be between 0 and {top}, got {getattr(options, name)}", name)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.intake import sandbox
+from service.intake.errors import IntakeError, SandboxError
+from service.intake.sandbox import SandboxLimits, run_in_sandbox
+
+FUNCTIONS = "tests.service.sandbox_functions"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def isolation() -> sandbox.Isolation:
+    return sandbox.warm_up()
+
+
+def call(function: str, limits: SandboxLimits | None = None, scratch: Path | None = None, **arguments: Any) -> dict[str, Any]:
+    return run_in_sandbox(f"{FUNCTIONS}:{function}", arguments, limits, scratch)
+
+
+def test_result_comes_from_another_process():
+    answer = call("echo", value={"a": [1, 2.5, None, "ü"]})
+    assert answer["value"] == {"a": [1, 2.5, None, "ü"]}
+    assert answer["pid"] != os.getpid()
+
+
+def test_files_stay_in_the_scratch_folder_given(tmp_path: Path):
+    answer = call("write_file", scratch=tmp_path, name="result.txt")
+    assert answer["path"] == str(tmp_path / "result.txt")
+    assert (tmp_path / "result.txt").read_text() == "written in the scratch folder"
+
+
+def test_a_scratch_folder_of_its_own_is_removed():
+    assert not Path(call("write_file", name="result.txt")["path"]).parent.exists()
+
+
+def test_child_has_no_secrets_and_little_rights(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    answer = call("surroundings")
+    assert "SECRET_TOKEN" not in answer["environment"]
+    assert "hunter2" not in answer["first_environment"]
+    assert set(answer["environment"]) <= {
+        "PATH", "LANG", "LC_ALL", "HOME", "TMPDIR", "USER", "LOGNAME", "PARETOPRESS_SANDBOX_NETWORK",
+    }  # fmt: skip
+    assert answer["core_bytes"] == 0
+    assert answer["is_session_leader"]
+
+
+def test_libraries_are_loaded_before_the_fork():
+    assert call("surroundings")["modules"] == ["onnx", "torch"]
+
+
+def test_fork_server_is_started_without_secrets():
+    script = (
+        "import os; from service.intake import sandbox; from service.intake.sandbox import run_in_sandbox\n"
+        "sandbox.PRELOAD = ()\n"
+        "answer = run_in_sandbox('tests.service.sandbox_functions:surroundings', {})\n"
+        "assert 'hunter2' not in answer['first_environment'], answer\n"
+        "assert os.environ['SECRET_TOKEN'] == 'hunter2'\n"
+    )
+    run_python(script, SECRET_TOKEN="hunter2")
+
+
+def test_network_is_blocked_where_the_kernel_allows(isolation: sandbox.Isolation):
+    if not isolation.network_blocked:
+        pytest.skip("this kernel gives no network namespace to ordinary processes")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert not call("connect", port=server.getsockname()[1])["connected"]
+
+
+def test_callers_environment_is_out_of_reach_where_the_kernel_allows(isolation: sandbox.Isolation):
+    if not isolation.network_blocked:
+        pytest.skip("this kernel gives no namespaces to ordinary processes")
+    assert call("parent_environment", pid=os.getpid())["read"] == ""
+
+
+def test_refusal_keeps_code_field_and_problems():
+    with pytest.raises(IntakeError, match="two things") as caught:
+        call("refuse")
+    assert (caught.value.code, caught.value.field, caught.value.problem_count) == ("bad_data", "dataset", 7)
+    assert [str(p) for p in caught.value.problems] == ["row 1: x", "row 2: y"]
+    assert caught.value.problems[1].severity == "warning"
+
+
+@dataclass(frozen=True)
+class Death:
+    function: str
+    kind: str
+    says: str
+    limits: SandboxLimits = field(default_factory=SandboxLimits)
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+DEATHS = {
+    "cpu time": Death("burn_cpu", "timeout", "1 s of CPU", SandboxLimits(cpu_time_s=1)),
+    "memory": Death("use_memory", "memory", "12 GiB of memory", arguments={"gib": 16}),
+    "memory in torch": Death("use_torch_memory", "memory", "memory", arguments={"gib": 16}),
+    "file size": Death("big_file", "file_size", "2 MiB", SandboxLimits(file_bytes=2 << 20), {"mib": 3}),
+    "segmentation fault": Death("segfault", "crash", "SIGSEGV"),
+    "killed": Death("kill_itself", "memory", "ran out of memory"),
+    "unforeseen error": Death("raise_error", "crash", "something unforeseen"),
+}
+
+
+@pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS.keys())
+def test_death_is_told_as_a_sentence(death: Death):
+    with pytest.raises(SandboxError, match=death.says) as caught:
+        call(death.function, death.limits, **death.arguments)
+    assert caught.value.kind == death.kind
+
+
+def test_wall_time_ends_the_whole_process_group(tmp_path: Path):
+    pid_file = tmp_path / "grandchild"
+    started = time.monotonic()
+    with pytest.raises(SandboxError, match=r"longer than 1\.5 s") as caught:
+        call("sleep_with_child", SandboxLimits(wall_time_s=1.5), pid_file=str(pid_file))
+    assert caught.value.kind == "timeout"
+    assert time.monotonic() - started < 20
+    assert not is_running(int(pid_file.read_text()))
+
+
+def test_many_threads_at_once():
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda i: call("echo", value=i), range(24)))
+    assert [a["value"] for a in answers] == list(range(24))
+
+
+def test_calling_process_stays_lean():
+    script = (
+        "import sys, pathlib, tempfile\n"
+        "import service.intake.models, service.intake.datasets, search.preprocessing, search.dataset_file\n"
+        "from service.intake import sandbox\n"
+        "sandbox.PRELOAD = ()\n"
+        "sandbox.run_in_sandbox('tests.service.sandbox_functions:echo', {'value': 1})\n"
+        "heavy = [m for m in ('torch', 'onnx', 'onnxruntime', 'ray', 'mlflow', 'torchvision', 'sklearn') if m in sys.modules]\n"
+        "assert not heavy, heavy\n"
+    )
+    run_python(script)
+
+
+def test_main_module_is_not_imported_again(tmp_path: Path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "Path(__file__).with_suffix('.log').open('a').write('run\\n')\n"
+        "from service.intake import sandbox\n"
+        "sandbox.PRELOAD = ()\n"
+        "sandbox.run_in_sandbox('tests.service.sandbox_functions:echo', {'value': 1})\n"
+    )
+    subprocess.run([sys.executable, str(script)], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120)
+    assert script.with_suffix(".log").read_text() == "run\n"
+
+
+def run_python(script: str, **environment: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
