@@ -37,17 +37,31 @@ def layer_macs(network: Network, shapes: Mapping[str, tuple[int, ...]] | None = 
     return macs
 
 
+_SHAPE_KEEPING = frozenset({"relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "tanh", "dropout"})
+
+
 class _ShapeRecorder(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        kept = self._kept(n)
         try:
-            value = super().run_node(n)
+            value = super().run_node(n) if kept is None else kept
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             raise TechniqueError(f"node {n.name} ({n.target}) does not run on these shapes: {reason}") from error
         if isinstance(value, Tensor):
             self.shapes[n.name] = tuple(int(size) for size in value.shape)
         return value
+
+    def _kept(self, n: fx.Node) -> Tensor | None:
+        """The input of an operation that keeps shapes: torch's own meta kernels of these cost most of the time."""
+        if n.op == "call_module":
+            keeps = isinstance(self.fetch_attr(str(n.target)), nn.BatchNorm2d)
+        else:
+            parts = str(n.target).split(".") if n.op == "call_function" else []
+            keeps = len(parts) == 3 and parts[0] == "aten" and parts[1].rstrip("_") in _SHAPE_KEEPING
+        value = self.env.get(n.args[0]) if keeps and n.args and isinstance(n.args[0], fx.Node) else None
+        return value if isinstance(value, Tensor) else None

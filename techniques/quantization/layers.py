@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 WEIGHT_LIMIT = 127
 """Weights are symmetric: -127 ... 127."""
+REDUCED_WEIGHT_LIMIT = 64
+"""With at most 64, two products with uint8 activations add up within 16 bits: x86 without VNNI saturates beyond."""
 
 
 class ActivationQuantizer(nn.Module):
@@ -19,31 +21,29 @@ class ActivationQuantizer(nn.Module):
 
     Attributes:
         bits: width of the integers.
-        scale, zero_point: float32 and integer scalars, buffers.
+        scale: size of one step, a float32 number.
+        zero_point: the integer that stands for 0.0. Both are Python numbers: exporters want constants here.
     """
 
     bits = 8
-    scale: Tensor
-    zero_point: Tensor
 
-    def __init__(self, scale: Tensor, zero_point: Tensor, unsigned: bool) -> None:
+    def __init__(self, scale: float, zero_point: int, unsigned: bool) -> None:
         super().__init__()
-        self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", zero_point)
+        self.scale = float(torch.tensor(scale, dtype=torch.float32))
+        self.zero_point = zero_point
         self.unsigned = unsigned
-        self._low, self._high = (0, 255) if unsigned else (-128, 127)
-        self._dtype = torch.uint8 if unsigned else torch.int8
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, float32 to float32."""
         ops = torch.ops.quantized_decomposed
-        args = (self.scale, self.zero_point, self._low, self._high, self._dtype)
-        result: Tensor = ops.dequantize_per_tensor.tensor(ops.quantize_per_tensor.tensor(x, *args), *args)
+        low, high, dtype = (0, 255, torch.uint8) if self.unsigned else (-128, 127, torch.int8)
+        args = (self.scale, self.zero_point, low, high, dtype)
+        result: Tensor = ops.dequantize_per_tensor(ops.quantize_per_tensor(x, *args), *args)
         return result
 
     def extra_repr(self) -> str:
         """For printing."""
-        return f"bits={self.bits}, unsigned={self.unsigned}"
+        return f"bits={self.bits}, scale={self.scale:.6g}, zero_point={self.zero_point}, unsigned={self.unsigned}"
 
 
 class QuantizedConv2d(nn.Conv2d):
@@ -54,13 +54,13 @@ class QuantizedConv2d(nn.Conv2d):
     weight_zero_point: Tensor
 
     @staticmethod
-    def from_float(layer: nn.Conv2d) -> QuantizedConv2d:
-        """Round a float convolution's weights to the nearest integers; the bias stays float."""
+    def from_float(layer: nn.Conv2d, limit: int = WEIGHT_LIMIT) -> QuantizedConv2d:
+        """Round a float convolution's weights to integers in ``[-limit, limit]``; the bias stays float."""
         result = QuantizedConv2d(
             layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,  # type: ignore[arg-type]
             layer.groups, layer.bias is not None, layer.padding_mode, device="meta",
         )  # fmt: skip
-        _take_weights(result, layer)
+        _take_weights(result, layer, limit)
         return result
 
     def forward(self, input: Tensor) -> Tensor:
@@ -77,10 +77,10 @@ class QuantizedLinear(nn.Linear):
     weight_zero_point: Tensor
 
     @staticmethod
-    def from_float(layer: nn.Linear) -> QuantizedLinear:
-        """Round a float layer's weights to the nearest integers; the bias stays float."""
+    def from_float(layer: nn.Linear, limit: int = WEIGHT_LIMIT) -> QuantizedLinear:
+        """Round a float layer's weights to integers in ``[-limit, limit]``; the bias stays float."""
         result = QuantizedLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        _take_weights(result, layer)
+        _take_weights(result, layer, limit)
         return result
 
     def forward(self, input: Tensor) -> Tensor:
@@ -97,11 +97,14 @@ def dequantized_weight(layer: QuantizedConv2d | QuantizedLinear) -> Tensor:
 
 
 @torch.no_grad()
-def _take_weights(result: QuantizedConv2d | QuantizedLinear, layer: nn.Conv2d | nn.Linear) -> None:
+def _take_weights(result: QuantizedConv2d | QuantizedLinear, layer: nn.Conv2d | nn.Linear, limit: int) -> None:
     weight = layer.weight.detach()
-    limit = weight.flatten(1).abs().amax(1)
-    scale = torch.where(limit > 0, limit, torch.ones_like(limit)) / WEIGHT_LIMIT
-    integers = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT).to(torch.int8)
+    if weight.is_meta:
+        scale, integers = weight.new_empty(len(weight)), torch.empty_like(weight, dtype=torch.int8)
+    else:
+        largest = weight.flatten(1).abs().amax(1)
+        scale = torch.where(largest > 0, largest, torch.ones_like(largest)) / limit
+        integers = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().clamp(-limit, limit).to(torch.int8)
     del result.weight
     result.register_buffer("weight", integers)
     result.register_buffer("weight_scale", scale)

@@ -9,7 +9,6 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -18,7 +17,7 @@ from techniques.context import TechniqueContext
 from techniques.errors import ConfigError, DataRequiredError
 from techniques.network import Network
 from techniques.parameters import ChoiceParameter, Parameter
-from techniques.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
+from techniques.quantization.layers import REDUCED_WEIGHT_LIMIT, WEIGHT_LIMIT, ActivationQuantizer, QuantizedConv2d, QuantizedLinear
 from techniques.quantization.placement import Placement, place
 from techniques.quantization.ranges import RangeChoice, affine_parameters, choose_range, collect
 from techniques.shapes import node_shapes
@@ -34,6 +33,7 @@ class Int8QuantizationConfig:
         ranges: ``min_max``, ``percentile`` or ``mse`` (least squared error of clipping and rounding).
         percentile: share in percent of values that a percentile range covers, at each end.
         calibration_images: how many are looked at, or all if there are fewer.
+        reduce_range: weights use 7 of their 8 bits, as x86 processors without VNNI need (else their kernels saturate).
     """
 
     layers: str | Sequence[str] = "all"
@@ -41,6 +41,7 @@ class Int8QuantizationConfig:
     ranges: RangeChoice = "percentile"
     percentile: float = 99.99
     calibration_images: int = 512
+    reduce_range: bool = True
 
     def __post_init__(self) -> None:
         if self.layers != "all" and (isinstance(self.layers, str) or not all(isinstance(n, str) for n in self.layers)):
@@ -53,6 +54,8 @@ class Int8QuantizationConfig:
             raise ValueError(f"percentile must be in [90, 100], got {self.percentile!r}")
         if not isinstance(self.calibration_images, int) or self.calibration_images < 1:
             raise ValueError(f"calibration_images must be a whole number above 0, got {self.calibration_images!r}")
+        if not isinstance(self.reduce_range, bool):
+            raise ValueError(f"reduce_range must be true or false, got {self.reduce_range!r}")
 
 
 class Int8Quantization(Transform[Int8QuantizationConfig]):
@@ -80,7 +83,7 @@ class Int8Quantization(Transform[Int8QuantizationConfig]):
         placement = place(result, layers, node_shapes(result))
         scales = _scales(result, placement, config, context)
         for name in layers:
-            _swap(result.graph, name)
+            _swap(result.graph, name, REDUCED_WEIGHT_LIMIT if config.reduce_range else WEIGHT_LIMIT)
         _insert_quantizers(result, placement, scales, context.unsigned_activations)
         return result.rebuilt().eval()
 
@@ -96,10 +99,17 @@ def fold_batch_norms(network: Network) -> Network:
         conv = result.graph.get_submodule(str(source.target))
         if type(conv) is not nn.Conv2d or calls.count(str(source.target)) > 1 or not module.track_running_stats:
             continue
-        _set_submodule(result.graph, str(source.target), fuse_conv_bn_eval(conv, module))
+        _set_submodule(result.graph, str(source.target), _fused(conv, module))
         node.replace_all_uses_with(source)
         result.graph.graph.erase_node(node)
     return result.rebuilt()
+
+
+def _fused(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    if not conv.weight.is_meta:
+        return fuse_conv_bn_eval(conv, norm)
+    conv.bias = nn.Parameter(conv.weight.new_empty(conv.out_channels))
+    return conv
 
 
 def _float_layers(network: Network, context: TechniqueContext) -> tuple[str, ...]:
@@ -129,15 +139,10 @@ def _scales(
 
 
 def _insert_quantizers(network: Network, placement: Placement, scales: Mapping[str, tuple[float, int]], unsigned: bool) -> None:
-    device = "meta" if network.is_meta else "cpu"
     graph = network.graph.graph
     for node in [n for n in graph.nodes if n.name in placement.points]:
         scale, zero_point = scales[placement.points[node.name]]
-        quantizer = ActivationQuantizer(
-            torch.tensor(scale, dtype=torch.float32, device=device),
-            torch.tensor(zero_point, dtype=torch.uint8 if unsigned else torch.int8, device=device),
-            unsigned,
-        )
+        quantizer = ActivationQuantizer(scale, zero_point, unsigned)
         name = f"{node.name}_quantizer"
         network.graph.add_submodule(name, quantizer)
         with graph.inserting_after(node):
@@ -145,9 +150,13 @@ def _insert_quantizers(network: Network, placement: Placement, scales: Mapping[s
         node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
 
 
-def _swap(graph: fx.GraphModule, name: str) -> None:
+def _swap(graph: fx.GraphModule, name: str, limit: int) -> None:
     layer = graph.get_submodule(name)
-    quantized = QuantizedConv2d.from_float(layer) if isinstance(layer, nn.Conv2d) else QuantizedLinear.from_float(layer)  # type: ignore[arg-type]
+    assert isinstance(layer, nn.Conv2d | nn.Linear)  # chosen among these
+    quantized: nn.Module
+    quantized = (
+        QuantizedConv2d.from_float(layer, limit) if isinstance(layer, nn.Conv2d) else QuantizedLinear.from_float(layer, limit)
+    )
     _set_submodule(graph, name, quantized)
 
 
