@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -21,32 +22,36 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PARETOPRESS_", frozen=True, populate_by_name=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on. There is no authentication: keep it on loopback.")
-    port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on. There is no authentication: keep it on loopback.")
+    port: int = Field(default=50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(default_factory=_default_data_dir, description="Where databases, blobs and checkpoints are kept.")
-    database_url: str = Field("", description="SQLAlchemy URL of the store; SQLite in the data directory when empty.")
-    blob_url: str = Field("", description="fsspec URL of the blob store; a folder in the data directory when empty.")
-    dataset_roots: tuple[Path, ...] = Field((), description="Folders from which datasets on the server may be read (JSON list).")
-    max_upload_bytes: int = Field(2048 * MIB, gt=0, description="Largest file that may be uploaded.")
-    max_message_bytes: int = Field(8 * MIB, gt=64 * 1024, description="Largest gRPC message.")
-    embedded_worker: bool = Field(True, description="Start and supervise a worker; otherwise run `python -m service.worker`.")
-    calibration_s: float = Field(40.0, gt=0, description="Seconds to calibrate a target's latency predictor.")
-    lease_s: float = Field(15.0, gt=1, description="Seconds after which a silent worker has lost its search.")
+    database_url: str = Field(default="", description="SQLAlchemy URL of the store; SQLite in the data directory when empty.")
+    blob_url: str = Field(default="", description="fsspec URL of the blob store; a folder in the data directory when empty.")
+    dataset_roots: tuple[Path, ...] = Field(
+        default=(), description="Folders from which datasets on the server may be read (JSON list)."
+    )
+    max_upload_bytes: int = Field(default=2048 * MIB, gt=0, description="Largest file that may be uploaded.")
+    max_message_bytes: int = Field(default=8 * MIB, gt=64 * 1024, description="Largest gRPC message.")
+    embedded_worker: bool = Field(
+        default=True, description="Start and supervise a worker; otherwise run `python -m service.worker`."
+    )
+    calibration_s: float = Field(default=40.0, gt=0, description="Seconds to calibrate a target's latency predictor.")
+    lease_s: float = Field(default=15.0, gt=1, description="Seconds after which a silent worker has lost its search.")
     cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0, description="CPUs that a search may use.")
     ray_address: str | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("PARETOPRESS_RAY_ADDRESS", "RAY_ADDRESS"),
         description="A Ray cluster; embedded if none.",
     )
     mlflow_tracking_uri: str = Field(
-        "",
+        default="",
         validation_alias=AliasChoices("PARETOPRESS_MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_URI"),
         description="Where candidates are tracked; SQLite in the data directory when empty.",
     )
-    mlflow_ui: bool = Field(False, description="Show the embedded MLflow in a web page on loopback.")
-    mlflow_port: int = Field(5050, ge=1, le=65535, description="Port of that page.")
-    shutdown_grace_s: float = Field(10.0, ge=0, description="Seconds that calls in progress get when the server stops.")
-    log_level: str = Field("INFO", description="Python log level.")
+    mlflow_ui: bool = Field(default=False, description="Show the embedded MLflow in a web page on loopback.")
+    mlflow_port: int = Field(default=5050, ge=1, le=65535, description="Port of that page.")
+    shutdown_grace_s: float = Field(default=10.0, ge=0, description="Seconds that calls in progress get when the server stops.")
+    log_level: str = Field(default="INFO", description="Python log level.")
 
     @property
     def resolved_database_url(self) -> str:
@@ -82,3 +87,9 @@ class Settings(BaseSettings):
     def work_dir(self) -> Path:
         """Checkpoints, one folder per search."""
         return self.data_dir.absolute() / "work"
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give another process these settings."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+        return {f"PARETOPRESS_{name.upper()}": text for name, text in texts.items() if text}

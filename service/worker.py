@@ -47,8 +47,12 @@ class Tools(Protocol):
         """One search to its end."""
         ...
 
-    def calibrate(self, target: Target, budget_s: float) -> str:
-        """A predictor's JSON text."""
+    def calibrate(self, target: Target, budget_s: float, should_stop: Callable[[], bool]) -> str:
+        """A predictor's JSON text.
+
+        Raises:
+            InterruptedError: ``should_stop`` said so.
+        """
         ...
 
     def tracker(self, settings: Settings) -> Tracker:
@@ -65,11 +69,15 @@ class RealTools:
 
         return run_search(spec, environment)
 
-    def calibrate(self, target: Target, budget_s: float) -> str:
-        """`hw_models.calibrate.calibrate`."""
+    def calibrate(self, target: Target, budget_s: float, should_stop: Callable[[], bool]) -> str:
+        """`hw_models.calibrate.calibrate`, stopped between two networks."""
         from hw_models.calibrate import calibrate
 
-        return calibrate(target, budget_s=budget_s).to_json()
+        def progress(fraction: float, message: str) -> None:
+            if should_stop():
+                raise InterruptedError(f"calibration of {target.name} stopped at {fraction:.0%}: {message}")
+
+        return calibrate(target, budget_s=budget_s, progress=progress).to_json()
 
     def tracker(self, settings: Settings) -> Tracker:
         """MLflow, embedded or wherever the settings say."""
@@ -123,11 +131,10 @@ class Worker:
             outcome = self._tools.run_search(claimed.spec, self._environment(claimed))
         except (SearchError, TechniqueError, HardwareModelError, ServiceError) as error:
             _LOG.warning("%s failed: %s", claimed.name, error)
-            self._close(claimed, lambda: self._queue.fail(claimed.search_id, str(error)))
+            self._give_up(claimed, str(error))
         except Exception:
             _LOG.exception("%s failed", claimed.name)
-            message = "something went wrong in the worker; its log has the details"
-            self._close(claimed, lambda: self._queue.fail(claimed.search_id, message))
+            self._give_up(claimed, "something went wrong in the worker; its log has the details")
         else:
             if outcome.state == "CANCELLED" and not self._queue.cancel_was_requested(claimed.search_id):
                 self._queue.release(claimed.search_id)
@@ -135,12 +142,12 @@ class Worker:
                 self._queue.finish(claimed.search_id, outcome)
         _LOG.info("done with %s", claimed.name)
 
-    def _close(self, claimed: ClaimedSearch, fail: Callable[[], None]) -> None:
-        """A failure while ending is no failure of the search."""
+    def _give_up(self, claimed: ClaimedSearch, message: str) -> None:
+        """A failure while this worker ends is no failure of the search."""
         if self._stopping.is_set():
             self._queue.release(claimed.search_id)
         else:
-            fail()
+            self._queue.fail(claimed.search_id, message)
 
     def _environment(self, claimed: ClaimedSearch) -> SearchEnvironment:
         store = SqlCandidateStore(self._database, claimed.search_id, self._queue.owner, self._stopping.is_set)
@@ -167,13 +174,15 @@ class Worker:
         if missing:
             try:
                 self._calibrate(missing[0])
+            except InterruptedError:
+                return
             except HardwareModelError as error:
                 _LOG.warning("calibrating %s failed: %s", missing[0], error)
                 self._stopping.wait(60)
 
     def _calibrate(self, target: str) -> None:
         _LOG.info("calibrating %s", target)
-        text = self._tools.calibrate(self._predictors.target(target), self._settings.calibration_s)
+        text = self._tools.calibrate(self._predictors.target(target), self._settings.calibration_s, self._stopping.is_set)
         self._predictors.write(target, text)
 
     def _end_process_groups(self, groups: tuple[int, ...]) -> None:

@@ -1,0 +1,38 @@
+"""How long a search is expected to take: from counted work and a rough speed, bounded by the wall time that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search.spec import Effort
+
+TRAINING_MACS_PER_S_PER_CPU = 8e9
+INFERENCE_MACS_PER_S_PER_CPU = 20e9
+"""Order of magnitude of float32 convolutions of small images on one AVX2 core."""
+START_S = 25.0
+PER_TRIAL_S = 1.0
+FINALS_S = 60.0
+PROMOTED_SHARE = 0.5
+"""Of the candidates, this share goes on from one rung to the next; few train for all epochs."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the work depends on. ``macs`` are of one image."""
+
+    macs: int
+    train_images: int
+    validation_images: int
+    cpus: int
+    calibration_s: float = 0.0
+
+
+def estimated_duration_s(workload: Workload, effort: Effort) -> float:
+    """Expected seconds of a search."""
+    forward_s = workload.macs / (INFERENCE_MACS_PER_S_PER_CPU * workload.cpus)
+    # Backward costs about twice the forward pass.
+    training_s = 3 * workload.macs / (TRAINING_MACS_PER_S_PER_CPU * workload.cpus)
+    trial_s = PER_TRIAL_S + workload.validation_images * forward_s
+    trial_s += PROMOTED_SHARE**2 * effort.max_epochs * workload.train_images * training_s
+    searched_s = min(effort.max_trials * trial_s, effort.max_wall_time_s)
+    return START_S + workload.calibration_s + searched_s + FINALS_S

@@ -1,0 +1,97 @@
+"""From an uploaded file to blobs and facts: calls intake (which opens the file in a sandbox) and keeps what it left."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from search.protocols import BlobStore
+from service.converters.inputs import DatasetRequest, ModelUpload
+from service.intake.datasets import DatasetFormat, import_dataset
+from service.intake.image_table import DatasetOptions
+from service.intake.models import ModelFormat, ModelOptions, import_model
+
+
+class Importer(Protocol):
+    """Turns files into the facts that `service.store.input_store` keeps. Blocks; call it from a thread."""
+
+    def model(self, path: Path, request: ModelUpload) -> Mapping[str, Any]:
+        """Open a model and store its canonical network, ONNX file and operator graph."""
+        ...
+
+    def dataset(self, path: Path, request: DatasetRequest) -> Mapping[str, Any]:
+        """Read a dataset and store its canonical file."""
+        ...
+
+
+class SandboxImporter:
+    """The real one.
+
+    Args:
+        scratch_root: where scratch folders are made; on the disk of the blobs, not in memory.
+    """
+
+    def __init__(self, blobs: BlobStore, scratch_root: Path) -> None:
+        self._blobs = blobs
+        self._scratch_root = scratch_root
+        scratch_root.mkdir(parents=True, exist_ok=True)
+
+    def model(self, path: Path, request: ModelUpload) -> Mapping[str, Any]:
+        """Open a model.
+
+        Raises:
+            IntakeError: it is refused; says what and where.
+            SandboxError: reading it took too much, or crashed.
+        """
+        with tempfile.TemporaryDirectory(dir=self._scratch_root) as folder:
+            options = ModelOptions(**request.options)
+            facts = import_model(path, cast(ModelFormat, request.format), options, scratch=Path(folder))
+            return {
+                "type": "model_facts",
+                "version": 1,
+                "architecture": options.architecture,
+                "canonical_sha256": self._blobs.put_file(facts.network_path),
+                "onnx_sha256": self._blobs.put_file(facts.onnx_path),
+                "graph_sha256": self._blobs.put_file(facts.operator_graph_path),
+                "input_shape": list(facts.input_shape),
+                "outputs": facts.outputs,
+                "is_classifier": facts.is_classifier,
+                "parameters": facts.parameters,
+                "macs": facts.macs,
+                "onnx_size_bytes": facts.onnx_size_bytes,
+                "size_is_free": facts.size_is_free,
+                "size_note": facts.size_note,
+                "erased": list(facts.erased),
+            }
+
+    def dataset(self, path: Path, request: DatasetRequest) -> Mapping[str, Any]:
+        """Read a dataset.
+
+        Raises:
+            IntakeError: it is refused; with its problems one by one.
+            SandboxError: reading it took too much, or crashed.
+        """
+        with tempfile.TemporaryDirectory(dir=self._scratch_root) as folder:
+            options = DatasetOptions(**request.options)
+            kind = cast(DatasetFormat, request.format)
+            facts = import_dataset(path, kind, request.preprocessing, options, scratch=Path(folder))
+            problems = [{"place": p.place, "what": p.what} for p in facts.problems]
+            return {
+                "type": "dataset_facts",
+                "version": 1,
+                "canonical_sha256": self._blobs.put_file(facts.path),
+                "data_sha256": facts.data_sha256,
+                "preprocessing": json.loads(json.dumps(request.preprocessing.to_json())),
+                "image_count": facts.images,
+                "class_names": list(facts.class_names),
+                "labeled": facts.has_labels,
+                "split_sizes": dict(facts.split_counts),
+                "split_note": f"split chosen by the {facts.split_chosen_by}" if not facts.notes else "; ".join(facts.notes),
+                "notes": list(facts.notes),
+                "group_columns": sorted(facts.group_values),
+                "problems": problems,
+                "problem_count": facts.problem_count,
+            }

@@ -1,0 +1,234 @@
+"""The composition root: makes the stores, the servicers and the processes beside them, and serves until told to stop.
+
+The server process never imports torch, ray, mlflow or onnx; models are opened in sandbox children, searches run in workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ipaddress
+import logging
+import os
+import signal
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from paretopress.v1 import (
+    dataset_pb2,
+    dataset_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+    target_pb2,
+    target_pb2_grpc,
+)
+from service.errors import ServiceError
+from service.importing import Importer, SandboxImporter
+from service.intake.sandbox import run_in_sandbox, warm_up
+from service.interceptors import default_interceptors
+from service.predictors import PredictorFiles
+from service.servicers.datasets import DatasetServicer
+from service.servicers.models import ModelServicer
+from service.servicers.searches import SearchServicer, SearchStores
+from service.servicers.targets import TargetServicer
+from service.settings import Settings
+from service.store.blobs import FsspecBlobStore
+from service.store.database import Database
+from service.store.input_store import InputStore
+from service.store.search_catalogue import SearchCatalogue
+from service.store.upload_store import UploadStore
+from service.supervision import SupervisedProcess, child_environment
+
+_LOG = logging.getLogger("paretopress.server")
+SERVICE_NAMES = tuple(
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in (
+        (model_pb2, "ModelService"),
+        (dataset_pb2, "DatasetService"),
+        (target_pb2, "TargetService"),
+        (search_pb2, "SearchService"),
+    )
+)
+
+
+class AddressInUseError(ServiceError):
+    """The port is taken."""
+
+
+@dataclass
+class RunningServer:
+    """A server that answers. ``address`` is ``host:port``; ``mlflow_address`` is empty where no page is shown."""
+
+    address: str
+    mlflow_address: str
+    database: Database
+    _grpc: aio.Server
+    _health: Any
+    _processes: list[SupervisedProcess]
+    _grace_s: float
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process number of the embedded worker, while it runs."""
+        return next((p.pid for p in self._processes if p.name == "worker"), None)
+
+    async def stop(self) -> None:
+        """Take no new calls, let those in progress end, then end the processes beside."""
+        await self._health.enter_graceful_shutdown()
+        await asyncio.gather(self._grpc.stop(self._grace_s), *(process.stop() for process in self._processes))
+        self.database.close()
+
+    async def wait(self) -> None:
+        """Until it was stopped."""
+        await self._grpc.wait_for_termination()
+
+
+async def start(settings: Settings, importer: Importer | None = None, worker_command: Sequence[str] | None = None) -> RunningServer:
+    """Start everything and return once calls are answered.
+
+    Args:
+        importer, worker_command: what tests replace.
+
+    Raises:
+        AddressInUseError: the port is taken.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(settings.resolved_database_url)
+    await asyncio.to_thread(database.migrate)
+    blobs = FsspecBlobStore(settings.resolved_blob_url, settings.data_dir.absolute() / "blob-cache")
+    server = aio.server(interceptors=default_interceptors(), options=_options(settings))
+    _add_servicers(server, settings, database, blobs, importer or SandboxImporter(blobs, settings.data_dir.absolute() / "scratch"))
+    health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    for name in (*SERVICE_NAMES, ""):
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    reflection.enable_server_reflection([*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    address = _bind(server, settings)
+    await server.start()
+    processes = _processes(settings, worker_command)
+    for process in processes:
+        process.start()
+    mlflow_address = f"http://127.0.0.1:{settings.mlflow_port}" if any(p.name == "mlflow" for p in processes) else ""
+    return RunningServer(address, mlflow_address, database, server, health_servicer, processes, settings.shutdown_grace_s)
+
+
+def _add_servicers(server: aio.Server, settings: Settings, database: Database, blobs: FsspecBlobStore, importer: Importer) -> None:
+    models, datasets = InputStore(database, "model"), InputStore(database, "dataset")
+    uploads = UploadStore(database, settings.uploads_dir, settings.max_upload_bytes)
+    uploads.remove_stale()
+    predictors = PredictorFiles(settings.targets_dir)
+    searches = SearchStores(
+        searches=SearchCatalogue(database),
+        models=models,
+        datasets=datasets,
+        blobs=blobs,
+        predictors=predictors,
+        techniques=_technique_names,
+        cpus=settings.cpus,
+        calibration_s=settings.calibration_s,
+    )
+    model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(models, uploads, importer), server)
+    dataset_servicer = DatasetServicer(datasets, uploads, importer, settings.dataset_roots)
+    dataset_pb2_grpc.add_DatasetServiceServicer_to_server(dataset_servicer, server)
+    target_pb2_grpc.add_TargetServiceServicer_to_server(TargetServicer(predictors, models, blobs), server)
+    search_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(searches), server)
+
+
+@functools.cache
+def _technique_names() -> Collection[str]:
+    names: list[str] = run_in_sandbox("service.child_functions:technique_names", {})["names"]
+    return tuple(names)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    size = settings.max_message_bytes
+    return [
+        ("grpc.max_receive_message_length", size),
+        ("grpc.max_send_message_length", size),
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def _bind(server: aio.Server, settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        port = server.add_insecure_port(f"{host}:{settings.port}")
+    except RuntimeError as error:
+        raise AddressInUseError(f"cannot listen on {host}:{settings.port} ({error}); set PARETOPRESS_PORT or --port") from error
+    if not _is_loopback(settings.host):
+        _LOG.warning("listening on %s without authentication: everybody who reaches this address can use the server", host)
+    return f"{host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _processes(settings: Settings, worker_command: Sequence[str] | None) -> list[SupervisedProcess]:
+    environment = {**child_environment(), **settings.environment()}
+    processes = []
+    if settings.embedded_worker:
+        command = worker_command or [sys.executable, "-m", "service.worker", "--parent-pid", str(os.getpid())]
+        processes.append(SupervisedProcess("worker", command, environment, settings.data_dir / "worker.log"))
+    if settings.mlflow_ui and not settings.mlflow_tracking_uri:
+        artifacts = ["--artifacts-destination", settings.mlflow_artifacts or ""]
+        page = ["--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"]
+        store = ["--backend-store-uri", settings.resolved_tracking_uri]
+        command = [sys.executable, "-m", "service.supervision", str(os.getpid()), sys.executable, "-m", "mlflow", "server"]
+        processes.append(
+            SupervisedProcess("mlflow", [*command, *store, *artifacts, *page], environment, settings.data_dir / "mlflow.log")
+        )
+    return processes
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    running = await start(settings)
+    print(f"Paretopress listens on {running.address}; data in {settings.data_dir.absolute()}", flush=True)
+    tracking = running.mlflow_address or settings.mlflow_tracking_uri or settings.resolved_tracking_uri
+    print(f"MLflow: {tracking}", flush=True)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    warming = asyncio.create_task(asyncio.to_thread(_warm_up))
+    await stop.wait()
+    print("stopping", flush=True)
+    warming.cancel()
+    await running.stop()
+
+
+def _warm_up() -> None:
+    """The first upload should not wait for torch to load; a machine without a sandbox is told at once."""
+    with contextlib.suppress(RuntimeError):  # the server is stopping already
+        isolation = warm_up()
+        if not isolation.network_blocked:
+            _LOG.warning("this kernel does not let the sandbox cut off the network; uploads are opened without that protection")
+
+
+def main() -> int:
+    """Command line entry; settings come from the environment."""
+    try:
+        asyncio.run(serve(Settings()))
+    except ServiceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
