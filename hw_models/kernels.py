@@ -86,8 +86,7 @@ class Kernel:
 
 def kernels(graph: OperatorGraph, target: Target) -> tuple[Kernel, ...]:
     """The kernels in execution order; operators that the runtime removes give none."""
-    fused = _fuse(graph)
-    return _lay_out(fused, target)
+    return _with_conversions(_Fusion(graph, target).run())
 
 
 @dataclass
@@ -100,15 +99,17 @@ class _Fused:
     writes: str
     output_shape: tuple[int, ...]
     precision: Precision = "fp32"
-    extra_reads: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    added: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    kind: str = ""
+    layout: Layout = "plain"
 
 
 class _Fusion:
     """Walks the operators in order; `alias` maps a removed operator to the value that stands for its result."""
 
-    def __init__(self, graph: OperatorGraph) -> None:
+    def __init__(self, graph: OperatorGraph, target: Target) -> None:
+        self._target = target
         self._operators = graph.operators
-        self._position = {op.name: i for i, op in enumerate(graph.operators)}
         self._consumers: dict[str, list[Operator]] = {}
         self._identity: dict[str, str] = {}
         for op in graph.operators:
@@ -121,13 +122,17 @@ class _Fusion:
         self._alias: dict[str, str] = {}
         self._absorbed: set[str] = set()
         self._integer_values: set[str] = set()
-        self.result: list[_Fused] = []
+        self._blocked_values: set[str] = set()
+        self._result: list[_Fused] = []
 
     def run(self) -> list[_Fused]:
         for op in self._operators:
             if op.kind != "identity" and op.name not in self._absorbed:
                 self._visit(op)
-        return self.result
+        for item in self._result:
+            # A fused addition may read what comes later in the graph.
+            item.added = [(self._value(name), shape) for name, shape in item.added]
+        return self._result
 
     def _source(self, name: str) -> str:
         return self._identity.get(name, name)
@@ -150,7 +155,11 @@ class _Fusion:
         elif op.kind == "quantize" or (op.kind in _PASSES_VALUES_ON and self._all_integer(fused)):
             fused.precision = "int8"
             self._integer_values.add(fused.writes)
-        self.result.append(fused)
+        fused.kind = _kind(op, fused.precision)
+        fused.layout = _layout(fused, self._blocked_values, self._target)
+        if fused.layout == "blocked":
+            self._blocked_values.add(fused.writes)
+        self._result.append(fused)
 
     def _absorb_followers(self, fused: _Fused) -> None:
         """Batch norm, then (float32 convolutions) a residual addition, then an activation, while nothing else reads the value."""
@@ -160,15 +169,15 @@ class _Fusion:
         last = op.name
         while True:
             readers = self._consumers.get(last, [])
-            if len(readers) != 1:
+            if len(readers) != 1 or readers[0].name in self._absorbed:
                 return
             follower = readers[0]
             if follower.kind == "batch_norm" and len(fused.operators) == 1:
                 pass
-            elif follower.kind == "add" and not added and self._other_is_ready(follower, last, op):
+            elif follower.kind == "add" and not added and self._can_add(follower, last, op):
                 added = True
                 others = zip(follower.inputs, follower.input_shapes, strict=False)
-                fused.extra_reads = [(self._value(n), s) for n, s in others if self._source(n) != last]
+                fused.added = [(n, s) for n, s in others if self._source(n) != last]
             elif follower.kind in _FUSED_ACTIVATIONS and (op.kind == "conv" or follower.kind == "relu"):
                 self._absorb(fused, follower)
                 return
@@ -177,10 +186,14 @@ class _Fusion:
             self._absorb(fused, follower)
             last = follower.name
 
-    def _other_is_ready(self, addition: Operator, last: str, op: Operator) -> bool:
-        others = [self._source(n) for n in addition.inputs if self._source(n) != last]
-        shapes_match = all(s == addition.output_shape for s in addition.input_shapes)
-        return len(others) == 1 and shapes_match and self._position.get(others[0], -1) < self._position[op.name]
+    def _can_add(self, addition: Operator, last: str, op: Operator) -> bool:
+        """A blocked convolution adds what is there, and blocked like itself; a plain one adds anything of its shape."""
+        others = [n for n in addition.inputs if self._source(n) != last]
+        if len(others) != 1 or any(s != addition.output_shape for s in addition.input_shapes):
+            return False
+        if self._target.optimization == "all" and _conv_is_blocked(op, _kind(op, "fp32")):
+            return self._value(others[0]) in self._blocked_values
+        return True
 
     def _absorb(self, fused: _Fused, follower: Operator) -> None:
         self._absorbed.add(follower.name)
@@ -220,14 +233,10 @@ class _Fusion:
         return bool(fused.reads) and all(name in self._integer_values for name, _ in fused.reads)
 
 
-def _fuse(graph: OperatorGraph) -> list[_Fused]:
-    return _Fusion(graph).run()
-
-
-def _lay_out(fused: Sequence[_Fused], target: Target) -> tuple[Kernel, ...]:
-    """Turn fused operators into kernels, with the changes of layout and precision between them."""
-    blocked_values: set[str] = set()
-    integer_values: set[str] = set()
+def _with_conversions(fused: Sequence[_Fused]) -> tuple[Kernel, ...]:
+    """Kernels of the fused operators, with the changes of layout and precision between them; a value is converted once."""
+    blocked = {item.writes for item in fused if item.layout == "blocked"}
+    integer = {item.writes for item in fused if item.precision == "int8"}
     converted: set[tuple[str, str]] = set()
     result: list[Kernel] = []
 
@@ -240,51 +249,42 @@ def _lay_out(fused: Sequence[_Fused], target: Target) -> tuple[Kernel, ...]:
                 result.append(Kernel(f"{kind}:{name}", kind, precision, bytes_in=size * elements, bytes_out=4 * elements))
 
     for item in fused:
-        reads = item.reads + item.extra_reads
         if item.precision == "fp32":
-            convert("dequantize", "int8", [r for r in reads if r[0] in integer_values])
-        kind = _kind(item)
-        layout = _layout(item, kind, blocked_values, target)
-        if layout == "blocked":
-            # A first convolution reads the plain layout and writes the blocked one.
-            wants_blocked = kind != "first_conv"
-            convert("reorder", "fp32", [r for r in reads if (r[0] in blocked_values) != wants_blocked])
-            blocked_values.add(item.writes)
-        else:
-            convert("reorder", "fp32", [r for r in reads if r[0] in blocked_values])
-        if item.precision == "int8":
-            integer_values.add(item.writes)
-        result.append(_kernel(item, kind, layout))
+            convert("dequantize", "int8", [r for r in item.reads + item.added if r[0] in integer])
+        # A first convolution reads the plain layout and writes the blocked one.
+        wants_blocked = item.layout == "blocked" and item.kind != "first_conv"
+        convert("reorder", "fp32", [r for r in item.reads if (r[0] in blocked) != wants_blocked])
+        convert("reorder", "fp32", [r for r in item.added if (r[0] in blocked) != (item.layout == "blocked")])
+        result.append(_kernel(item))
     return tuple(result)
 
 
-def _kind(item: _Fused) -> str:
-    op = item.operator
+def _kind(op: Operator, precision: Precision) -> str:
     if op.kind != "conv":
         return _KERNEL_KINDS.get(op.kind, op.kind)
     groups = int(op.attributes.get("groups", 1))
     in_channels = op.weight_shape[1] * groups
     if groups > 1:
         return "depthwise" if op.weight_shape[1] == 1 and op.weight_shape[0] == groups else "grouped"
-    if in_channels < BLOCK and item.precision == "fp32":
+    if in_channels < BLOCK and precision == "fp32":
         return "first_conv"
     return "conv1x1" if prod(op.weight_shape[2:]) == 1 else "convkxk"
 
 
-def _layout(item: _Fused, kind: str, blocked_values: set[str], target: Target) -> Layout:
+def _layout(item: _Fused, blocked_values: set[str], target: Target) -> Layout:
+    kind = item.kind
     if item.precision == "int8":
         return "direct" if item.operator.kind == "conv" and _conv_is_direct(item.operator, kind) else "plain"
     if target.optimization != "all":
         return "plain"
     if item.operator.kind == "conv":
         return "blocked" if _conv_is_blocked(item.operator, kind) else "plain"
-    reads = [name for name, _ in item.reads]
     channels_fit = all(len(shape) == 4 and shape[1] % BLOCK == 0 for _, shape in item.reads)
     if kind == "pool":
         return "blocked" if channels_fit else "plain"
     if kind not in _KEEPS_BLOCKED and item.operator.kind != "concat":
         return "plain"
-    if not reads or not all(name in blocked_values for name in reads):
+    if not item.reads or not all(name in blocked_values for name, _ in item.reads):
         return "plain"
     return "blocked" if channels_fit or kind in _KEEPS_ANY_CHANNELS else "plain"
 
@@ -308,17 +308,17 @@ def _conv_is_direct(op: Operator, kind: str) -> bool:
     return kind != "grouped" and in_per_group % 4 == 0 and out_channels % 8 == 0
 
 
-def _kernel(item: _Fused, kind: str, layout: Layout) -> Kernel:
-    op = item.operator
+def _kernel(item: _Fused) -> Kernel:
+    op, kind = item.operator, item.kind
     size = 1 if item.precision == "int8" else 4
     moved = kind != "reshape"
     base = Kernel(
         name=op.name,
         kind=kind,
         precision=item.precision,
-        layout=layout,
+        layout=item.layout,
         operators=tuple(item.operators),
-        bytes_in=size * sum(prod(s) for _, s in item.reads + item.extra_reads) if moved else 0,
+        bytes_in=size * sum(prod(s) for _, s in item.reads + item.added) if moved else 0,
         bytes_out=size * prod(item.output_shape) if moved else 0,
     )
     if kind == "quantize":
