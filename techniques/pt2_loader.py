@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import torch
+import torch.ao.quantization.fx._decomposed  # registers the quantized_decomposed operators
 from torch.export import ExportedProgram
 from torch.export.pt2_archive import PT2ArchiveWriter
 

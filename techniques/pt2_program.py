@@ -54,8 +54,8 @@ _IDENTIFIER_TABLES = frozenset({"tensor_values", "sym_int_values", "sym_bool_val
 _SYMBOL_CALLS = frozenset(
     re.findall(
         r"\w+",
-        "Symbol Integer Add Mul Pow FloorDiv ModularIndexing Mod PythonMod CleanDiv CeilDiv CeilToInt FloorToInt TruncToInt Max Min "
-        "Eq Ne Equality Unequality LessThan StrictLessThan GreaterThan StrictGreaterThan PowByNatural Identity",
+        "Symbol Integer Add Mul Pow FloorDiv ModularIndexing Mod PythonMod CleanDiv CeilDiv CeilToInt FloorToInt TruncToInt Max "
+        "Min Eq Ne Equality Unequality LessThan StrictLessThan GreaterThan StrictGreaterThan PowByNatural Identity",
     )
 )
 _MAX_EXPRESSION, _MAX_INTEGER = 4000, 2**48

@@ -1,0 +1,136 @@
+"""Makes an exported ONNX graph small and friendly to runtimes: no metadata, short names, nothing unused, one bias per layer."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import onnx
+from onnx import numpy_helper
+
+_FREE_TEXT = ("doc_string", "metadata_props")
+
+
+def compact(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Compact a model in place and return it; inputs and outputs keep their names, the result is deterministic."""
+    _global_pooling(model.graph)
+    _constants_to_initializers(model.graph)
+    _unshare_biases(model.graph)
+    _drop_unused(model.graph)
+    _strip(model)
+    _shorten_names(model.graph)
+    return model
+
+
+def _initializers(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    return {tensor.name: tensor for tensor in graph.initializer}
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+    kept = []
+    for node in graph.node:
+        tensor = next((a.t for a in node.attribute if a.name == "value" and a.type == onnx.AttributeProto.TENSOR), None)
+        if node.op_type == "Constant" and tensor is not None:
+            copy = graph.initializer.add()
+            copy.CopyFrom(tensor)
+            copy.name = node.output[0]
+        else:
+            kept.append(node)
+    _set_nodes(graph, kept)
+
+
+def _set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _global_pooling(graph: onnx.GraphProto) -> None:
+    """Write a mean over height and width as GlobalAveragePool, which runtimes know how to run on integers."""
+    constants = _initializers(graph)
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in [*graph.value_info, *graph.input]}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in constants:
+            continue
+        axes = sorted(int(a) % 4 for a in numpy_helper.to_array(constants[node.input[1]]).reshape(-1))
+        keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+        if axes != [2, 3] or ranks.get(node.input[0]) != 4:
+            continue
+        pooled = node.output[0] if keep else f"{node.output[0]}_pooled"
+        nodes[-1] = onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)
+        if not keep:
+            nodes.append(onnx.helper.make_node("Flatten", [pooled], [node.output[0]], name=f"{node.name}_flatten", axis=1))
+    _set_nodes(graph, nodes)
+
+
+def _unshare_biases(graph: onnx.GraphProto) -> None:
+    """Give every convolution and linear a bias of its own: runtimes do not fuse integer layers that share one."""
+    constants = _initializers(graph)
+    seen: Counter[str] = Counter()
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) > 2 and node.input[2] in constants:
+            name = node.input[2]
+            seen[name] += 1
+            if seen[name] > 1:
+                copy = graph.initializer.add()
+                copy.CopyFrom(constants[name])
+                copy.name = node.input[2] = f"{name}__copy{seen[name]}"
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    needed = {output.name for output in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if any(name in needed for name in node.output):
+            needed.update(node.input)
+            kept.append(node)
+    _set_nodes(graph, kept[::-1])
+    for tensor in [t for t in graph.initializer if t.name not in needed]:
+        graph.initializer.remove(tensor)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    for name in _FREE_TEXT:
+        model.ClearField(name)
+        model.graph.ClearField(name)
+    del model.functions[:]
+    del model.graph.value_info[:]
+    del model.graph.quantization_annotation[:]
+    model.graph.name = "network"
+    model.producer_name, model.producer_version = "paretopress", ""
+    for item in [*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output]:
+        for name in _FREE_TEXT:
+            item.ClearField(name)
+    used = {node.domain for node in model.graph.node}
+    for opset in [o for o in model.opset_import if o.domain and o.domain not in used]:
+        model.opset_import.remove(opset)
+
+
+def _shorten_names(graph: onnx.GraphProto) -> None:
+    fixed = {value.name for value in [*graph.input, *graph.output]}
+    names: dict[str, str] = {"": ""} | {name: name for name in fixed}
+    counts: defaultdict[str, int] = defaultdict(int)
+
+    def short(prefix: str) -> str:
+        while True:
+            name = f"{prefix}{counts[prefix]}"
+            counts[prefix] += 1
+            if name not in fixed:
+                return name
+
+    for tensor in graph.initializer:
+        new = names.get(tensor.name) or short("w")
+        names[tensor.name] = new
+        tensor.name = new
+    for node in graph.node:
+        node.name = short(node.op_type)
+        for output in node.output:
+            if output not in names:
+                names[output] = short("t")
+        node.input[:] = [names[name] for name in node.input]
+        node.output[:] = [names[name] for name in node.output]
