@@ -1,0 +1,348 @@
+"""The typed client: one method per rpc, plus what takes several (resumed uploads, watching over reconnects, checked downloads)."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from paretopress.errors import RequestRefusedError, ServerUnavailableError, from_rpc_error
+from paretopress.transfer import Download, Progress, chunks, describe_file
+from paretopress.v1 import (
+    dataset_pb2,
+    dataset_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+    target_pb2,
+    target_pb2_grpc,
+    upload_pb2,
+)
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_PROJECT = "projects/default"
+MAX_MESSAGE_BYTES = 8 << 20
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
+ResultT = TypeVar("ResultT")
+ENDED_STATES = frozenset(
+    {
+        search_pb2.Search.SUCCEEDED,
+        search_pb2.Search.INFEASIBLE,
+        search_pb2.Search.FAILED,
+        search_pb2.Search.CANCELLED,
+    }
+)
+
+
+class Client:
+    """A connection to a Paretopress server; close it, or use it in a ``with`` block. Threads may share one.
+
+    Calls that the server did not hear are repeated for ``retry_s`` seconds; a ``request_id`` keeps repetitions harmless.
+    Every method raises `paretopress.errors.RequestRefusedError` (with every bad field) when the server says no.
+
+    Args:
+        address: ``host:port``.
+        project: ``projects/{project}``, for what is created and listed.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, project: str = DEFAULT_PROJECT, retry_s: float = 15.0) -> None:
+        self.address = address
+        self.project = project
+        self._retry_s = retry_s
+        size = MAX_MESSAGE_BYTES
+        options = [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]
+        self._channel = grpc.insecure_channel(address, options)
+        self._models = model_pb2_grpc.ModelServiceStub(self._channel)
+        self._datasets = dataset_pb2_grpc.DatasetServiceStub(self._channel)
+        self._targets = target_pb2_grpc.TargetServiceStub(self._channel)
+        self._searches = search_pb2_grpc.SearchServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._channel.close()
+
+    # Models
+
+    def upload_model(
+        self,
+        path: Path | str,
+        format: model_pb2.Model.Format.ValueType,
+        *,
+        display_name: str = "",
+        architecture: str = "",
+        options: model_pb2.ArchitectureOptions | None = None,
+        model_id: str = "",
+        progress: Progress | None = None,
+    ) -> model_pb2.Model:
+        """Upload a model file; broken streams are resumed where they broke off."""
+        model = model_pb2.Model(display_name=display_name or Path(path).name, format=format, architecture=architecture)
+        metadata = model_pb2.UploadModelMetadata(
+            parent=self.project, model_id=model_id, model=model, architecture_options=options, request_id=_request_id()
+        )
+        uploaded: model_pb2.Model = self._upload(
+            Path(path), metadata, model_pb2.UploadModelRequest, self._models.UploadModel, self._models.QueryModelUpload, progress
+        )
+        return uploaded
+
+    def get_model(self, name: str) -> model_pb2.Model:
+        """One model."""
+        return self._call(self._models.GetModel, model_pb2.GetModelRequest(name=name))
+
+    def list_models(self, page_size: int = 0) -> Iterator[model_pb2.Model]:
+        """All models, newest first; pages are fetched as needed."""
+        request = model_pb2.ListModelsRequest(parent=self.project, page_size=page_size)
+        return self._pages(self._models.ListModels, request, "models")
+
+    def delete_model(self, name: str, etag: str = "") -> None:
+        """Delete a model."""
+        self._call(self._models.DeleteModel, model_pb2.DeleteModelRequest(name=name, etag=etag))
+
+    # Datasets
+
+    def upload_dataset(
+        self,
+        path: Path | str,
+        format: dataset_pb2.Dataset.Format.ValueType,
+        preprocessing: dataset_pb2.Preprocessing,
+        *,
+        display_name: str = "",
+        options: dataset_pb2.DatasetOptions | None = None,
+        dataset_id: str = "",
+        progress: Progress | None = None,
+    ) -> dataset_pb2.Dataset:
+        """Upload a dataset file; broken streams are resumed where they broke off."""
+        dataset = dataset_pb2.Dataset(display_name=display_name or Path(path).name, format=format, preprocessing=preprocessing)
+        metadata = dataset_pb2.UploadDatasetMetadata(
+            parent=self.project, dataset_id=dataset_id, dataset=dataset, options=options, request_id=_request_id()
+        )
+        stub = self._datasets
+        uploaded: dataset_pb2.Dataset = self._upload(
+            Path(path), metadata, dataset_pb2.UploadDatasetRequest, stub.UploadDataset, stub.QueryDatasetUpload, progress
+        )
+        return uploaded
+
+    def import_dataset(
+        self,
+        source_path: str,
+        format: dataset_pb2.Dataset.Format.ValueType,
+        preprocessing: dataset_pb2.Preprocessing,
+        *,
+        display_name: str = "",
+        options: dataset_pb2.DatasetOptions | None = None,
+        dataset_id: str = "",
+    ) -> dataset_pb2.Dataset:
+        """Read a dataset that lies on the server, under one of its dataset roots."""
+        dataset = dataset_pb2.Dataset(display_name=display_name or source_path, format=format, preprocessing=preprocessing)
+        request = dataset_pb2.ImportDatasetRequest(
+            parent=self.project,
+            dataset_id=dataset_id,
+            dataset=dataset,
+            options=options,
+            source_path=source_path,
+            request_id=_request_id(),
+        )
+        return self._call(self._datasets.ImportDataset, request)
+
+    def get_dataset(self, name: str) -> dataset_pb2.Dataset:
+        """One dataset."""
+        return self._call(self._datasets.GetDataset, dataset_pb2.GetDatasetRequest(name=name))
+
+    def list_datasets(self, page_size: int = 0) -> Iterator[dataset_pb2.Dataset]:
+        """All datasets, newest first; pages are fetched as needed."""
+        request = dataset_pb2.ListDatasetsRequest(parent=self.project, page_size=page_size)
+        return self._pages(self._datasets.ListDatasets, request, "datasets")
+
+    def delete_dataset(self, name: str, etag: str = "") -> None:
+        """Delete a dataset."""
+        self._call(self._datasets.DeleteDataset, dataset_pb2.DeleteDatasetRequest(name=name, etag=etag))
+
+    # Targets
+
+    def get_target(self, name: str) -> target_pb2.Target:
+        """One target."""
+        return self._call(self._targets.GetTarget, target_pb2.GetTargetRequest(name=name))
+
+    def list_targets(self, page_size: int = 0) -> Iterator[target_pb2.Target]:
+        """All targets, by name."""
+        request = target_pb2.ListTargetsRequest(parent=self.project, page_size=page_size)
+        return self._pages(self._targets.ListTargets, request, "targets")
+
+    def predict_latency(
+        self, target: str, model: str, batch_size: int = 1, recipe_json: str = ""
+    ) -> target_pb2.PredictLatencyResponse:
+        """What a model, or a recipe applied to it, would take on a target."""
+        request = target_pb2.PredictLatencyRequest(target=target, model=model, batch_size=batch_size, recipe_json=recipe_json)
+        return self._call(self._targets.PredictLatency, request)
+
+    # Searches
+
+    def create_search(self, search: search_pb2.Search, *, search_id: str = "", request_id: str = "") -> search_pb2.Search:
+        """Queue a search."""
+        request = search_pb2.CreateSearchRequest(
+            parent=self.project, search=search, search_id=search_id, request_id=request_id or _request_id()
+        )
+        return self._call(self._searches.CreateSearch, request)
+
+    def validate_search(self, search: search_pb2.Search) -> search_pb2.Search:
+        """Check a search and learn its ``estimated_duration``, without queueing it."""
+        request = search_pb2.CreateSearchRequest(parent=self.project, search=search, validate_only=True)
+        return self._call(self._searches.CreateSearch, request)
+
+    def get_search(self, name: str) -> search_pb2.Search:
+        """One search."""
+        return self._call(self._searches.GetSearch, search_pb2.GetSearchRequest(name=name))
+
+    def list_searches(self, page_size: int = 0) -> Iterator[search_pb2.Search]:
+        """All searches, newest first; pages are fetched as needed."""
+        request = search_pb2.ListSearchesRequest(parent=self.project, page_size=page_size)
+        return self._pages(self._searches.ListSearches, request, "searches")
+
+    def watch(self, name: str, after_sequence: int = 0) -> Iterator[search_pb2.SearchEvent]:
+        """Every event once and in order, until the search has ended; a lost connection is taken up where it was."""
+        deadline = None
+        while True:
+            request = search_pb2.WatchSearchRequest(name=name, after_sequence=after_sequence)
+            try:
+                for event in self._searches.WatchSearch(request):
+                    after_sequence, deadline = event.sequence, None
+                    yield event
+                return
+            except grpc.RpcError as error:
+                refused = from_rpc_error(error)
+                deadline = deadline or time.monotonic() + self._retry_s
+                if not isinstance(refused, ServerUnavailableError) or time.monotonic() > deadline:
+                    raise refused from error
+                time.sleep(_FIRST_PAUSE_S)
+
+    def wait(self, name: str) -> search_pb2.Search:
+        """Block until a search has ended; returns it."""
+        for _ in self.watch(name):
+            pass
+        return self.get_search(name)
+
+    def cancel_search(self, name: str, etag: str = "") -> search_pb2.Search:
+        """Ask a search to stop."""
+        return self._call(self._searches.CancelSearch, search_pb2.CancelSearchRequest(name=name, etag=etag))
+
+    def delete_search(self, name: str, etag: str = "") -> None:
+        """Delete a search that has ended."""
+        self._call(self._searches.DeleteSearch, search_pb2.DeleteSearchRequest(name=name, etag=etag))
+
+    def pick_best(
+        self, name: str, budget: search_pb2.Budget, preference: search_pb2.Preference.ValueType = search_pb2.FASTEST
+    ) -> search_pb2.PickBestResponse:
+        """Another best from the same search, under another budget."""
+        request = search_pb2.PickBestRequest(name=name, budget=budget, preference=preference)
+        return self._call(self._searches.PickBest, request)
+
+    def extend_search(self, name: str, additional_trials: int, additional_wall_time_s: float = 0.0) -> search_pb2.Search:
+        """Give an ended search more trials."""
+        wall_time = Duration()
+        wall_time.FromNanoseconds(round(additional_wall_time_s * 1e9))
+        request = search_pb2.ExtendSearchRequest(
+            name=name, additional_trials=additional_trials, additional_wall_time=wall_time, request_id=_request_id()
+        )
+        return self._call(self._searches.ExtendSearch, request)
+
+    # Candidates
+
+    def get_candidate(self, name: str) -> search_pb2.Candidate:
+        """One candidate."""
+        return self._call(self._searches.GetCandidate, search_pb2.GetCandidateRequest(name=name))
+
+    def list_candidates(self, search: str, front_only: bool = False, page_size: int = 0) -> Iterator[search_pb2.Candidate]:
+        """A search's candidates, by trial."""
+        request = search_pb2.ListCandidatesRequest(parent=search, front_only=front_only, page_size=page_size)
+        return self._pages(self._searches.ListCandidates, request, "candidates")
+
+    def download_artifact(self, name: str, artifact: str, target: Path | str, progress: Progress | None = None) -> Path:
+        """Download a file of a candidate or a search to a path; it appears there only whole and with the right sha256.
+
+        Raises:
+            TransferError: what arrived is not what was announced.
+        """
+        download = Download(Path(target))
+
+        def attempt() -> None:
+            request = search_pb2.DownloadArtifactRequest(name=name, artifact=artifact, offset=download.offset)
+            download.receive(self._searches.DownloadArtifact(request), progress)
+
+        self._retry(attempt)
+        return Path(target)
+
+    def _upload(
+        self,
+        path: Path,
+        metadata: Any,
+        request_type: Callable[..., Any],
+        upload: Callable[[Iterator[Any]], Any],
+        query: Callable[[upload_pb2.QueryUploadRequest], upload_pb2.UploadStatus],
+        progress: Progress | None,
+    ) -> Any:
+        metadata.upload.CopyFrom(describe_file(path, _request_id()))
+        begun = False
+
+        def attempt() -> Any:
+            nonlocal begun
+            if begun:
+                metadata.upload.offset = self._committed(query, metadata.upload.upload_id)
+            begun = True
+
+            def messages() -> Iterator[Any]:
+                yield request_type(metadata=metadata)
+                for chunk in chunks(path, metadata.upload.offset, progress):
+                    yield request_type(chunk=chunk)
+
+            return upload(messages())
+
+        return self._retry(attempt)
+
+    def _committed(self, query: Callable[[upload_pb2.QueryUploadRequest], upload_pb2.UploadStatus], upload_id: str) -> int:
+        try:
+            status = query(upload_pb2.QueryUploadRequest(parent=self.project, upload_id=upload_id))
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return 0
+            raise
+        return status.committed_size_bytes
+
+    def _pages(self, method: Callable[[Any], Any], request: Any, field: str) -> Iterator[Any]:
+        while True:
+            page = self._call(method, request)
+            yield from getattr(page, field)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def _call(self, method: Callable[[Any], ResultT], request: Any) -> ResultT:
+        return self._retry(lambda: method(request))
+
+    def _retry(self, attempt: Callable[[], ResultT]) -> ResultT:
+        """Repeat what the server did not hear, with growing pauses; the server's own answers are final."""
+        deadline, pause_s = time.monotonic() + self._retry_s, _FIRST_PAUSE_S
+        while True:
+            try:
+                return attempt()
+            except grpc.RpcError as error:
+                refused: RequestRefusedError = from_rpc_error(error)
+                if not isinstance(refused, ServerUnavailableError) or time.monotonic() + pause_s > deadline:
+                    raise refused from error
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _request_id() -> str:
+    return uuid.uuid4().hex
