@@ -286,6 +286,9 @@ def _layout(item: _Fused, blocked_values: set[str], target: Target) -> Layout:
         return "plain"
     if not item.reads or not all(name in blocked_values for name, _ in item.reads):
         return "plain"
+    if kind in _KEEPS_ANY_CHANNELS and len({shape for _, shape in item.reads}) > 1:
+        # Broadcasting works on plain tensors only.
+        return "plain"
     return "blocked" if channels_fit or kind in _KEEPS_ANY_CHANNELS else "plain"
 
 

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hw_models.sampling import sample_networks
+from paretopress.runtime import measure
+from paretopress.runtime.measure import RuntimeModelError, measure_latency, run_classifier, time_round
+
+NETWORKS = sorted(islice(sample_networks(("fp32",), 9), 18), key=lambda n: n.graph.macs())
+SMALL, LARGE = NETWORKS[0].onnx_model, NETWORKS[-1].onnx_model
+QUICK = {"runs_per_round": 24, "pause_s": 0.0, "max_repeats": 0}
+
+
+def flat_classifier(batch: int | str) -> bytes:
+    """Logits are the image's pixels times a fixed matrix; input ``(batch, 1, 2, 2)``."""
+    weights = np.arange(12, dtype=np.float32).reshape(4, 3)
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])],
+        "flat",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 1, 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+
+
+def test_larger_networks_take_longer_and_carry_their_doubt() -> None:
+    result = measure_latency({"small": SMALL, "large": LARGE}, 1, **QUICK)
+    small, large = result["small"], result["large"]
+    assert 0 < small.value_ms < large.value_ms
+    for one in (small, large):
+        assert one.rounds == len(one.round_medians_ms) == 3
+        assert one.spread_ms > 0
+        assert one.upper_bound_ms == pytest.approx(one.value_ms + one.spread_ms)
+        assert min(one.round_medians_ms) <= one.value_ms <= max(one.round_medians_ms)
+        assert one.low_quantile_ms <= one.value_ms
+        assert one.runs_per_round == 24
+
+
+def test_every_round_opens_new_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    real = measure.open_session
+    monkeypatch.setattr(
+        measure, "open_session", lambda model, threads, level: opened.append(threads) or real(model, threads, level)
+    )
+    measure_latency({"a": SMALL, "b": SMALL}, 2, rounds=4, **QUICK)
+    assert opened == [2] * 8
+
+
+def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    real = measure._Turn.take
+    monkeypatch.setattr(measure._Turn, "take", lambda self: turns.append(id(self)) or real(self))
+    times = time_round({"a": SMALL, "b": SMALL}, 1, runs_per_round=20)
+    assert [len(t) for t in times.values()] == [20, 20]
+    assert len(turns) == 6
+    assert turns[0::2] == [turns[0]] * 3
+    assert turns[1::2] == [turns[1]] * 3
+
+
+def scripted_rounds(monkeypatch: pytest.MonkeyPatch, reference_ms: list[float]) -> None:
+    """Replace the clock's verdict: the reference takes these times, one per round, the other model 2 ms."""
+    script = iter(reference_ms)
+    monkeypatch.setattr(
+        measure,
+        "time_round",
+        lambda models, *rest: {"ref": np.full(9, next(script)), "other": np.full(9, 2.0)},
+    )
+
+
+def test_drift_of_the_reference_repeats_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_rounds(monkeypatch, [1.0, 1.2, 1.0, 1.0, 1.01, 1.0])
+    result = measure_latency({"ref": b"", "other": b""}, 1, reference="ref", pause_s=0)
+    assert result["other"].repeats == 1
+    assert not result["other"].noisy
+    assert result["other"].drift_percent == pytest.approx(1.0)
+
+
+def test_noise_that_stays_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_rounds(monkeypatch, [1.0, 1.2, 1.0, 1.0, 1.1, 1.0, 1.0, 1.3, 1.0])
+    result = measure_latency({"ref": b"", "other": b""}, 1, reference="ref", pause_s=0)
+    assert result["ref"].repeats == 2
+    assert result["ref"].noisy
+    assert result["ref"].drift_percent == pytest.approx(10.0)
+
+
+def test_spread_is_the_t_interval_over_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_rounds(monkeypatch, [1.00, 1.02, 1.04])
+    result = measure_latency({"ref": b"", "other": b""}, 1, pause_s=0)["ref"]
+    assert result.value_ms == pytest.approx(1.02)
+    assert result.spread_ms == pytest.approx(4.303 * 0.02 / 3**0.5, rel=1e-3)
+
+
+def test_threads_are_given_back() -> None:
+    os = pytest.importorskip("os")
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("no thread affinity on this system")
+    before = os.sched_getaffinity(0)
+    time_round({"a": SMALL}, 1, runs_per_round=4)
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "says"),
+    [
+        ({}, {}, "no model"),
+        ({"a": SMALL}, {"rounds": 2}, "at least 3"),
+        ({"a": SMALL}, {"reference": "b"}, "none of the models"),
+        ({"a": SMALL}, {"batch": 4, "runs_per_round": 4}, "fixed to batch 1"),
+        ({"a": b"no model"}, {}, "cannot load"),
+        ({"a": SMALL}, {"optimization": "most"}, "optimization must be"),
+    ],
+    ids=["empty", "rounds", "reference", "batch", "garbage", "level"],
+)
+def test_what_cannot_be_measured_is_said(models: dict[str, bytes], options: dict[str, object], says: str) -> None:
+    with pytest.raises(RuntimeModelError, match=says):
+        measure_latency(models, 1, **options)
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 4], ids=["free", "one", "four"])
+def test_classifier_keeps_order_at_any_batch(batch: int | str) -> None:
+    images = np.random.default_rng(0).standard_normal((10, 1, 2, 2), dtype=np.float32)
+    logits = run_classifier(flat_classifier(batch), images, batch=3)
+    expected = images.reshape(10, 4) @ np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    with pytest.raises(RuntimeModelError, match="does not run on images of shape"):
+        run_classifier(flat_classifier("n"), np.zeros((2, 3, 2, 2), np.float32))
+
+
+def test_command_line_prints_json_and_needs_two_packages_only(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(SMALL)
+    script = (
+        "import sys, paretopress.runtime.measure as m\n"
+        f"code = m.main([{str(path)!r}, '--rounds', '3', '--runs-per-round', '24', '--pause-s', '0'])\n"
+        "assert not {'torch', 'ray', 'mlflow', 'onnx', 'grpc', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)[str(path)]
+    assert result["value_ms"] > 0
+    assert result["threads"] == 1
+
+
+def test_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert measure.main([str(tmp_path / "none.onnx")]) == 2
+    assert "none.onnx" in capsys.readouterr().err
+
+
+def test_the_models_of_this_file_are_valid() -> None:
+    onnx.checker.check_model(onnx.load_from_string(flat_classifier("n")))
