@@ -89,6 +89,30 @@ def from_exported_program(program: ExportedProgram) -> Network:
     images = torch.randn(batch if isinstance(batch, int) else 2, *input_shape, generator=torch.Generator().manual_seed(0))
     reference = None if _is_training(graph_module) else _reference(graph_module, images)
 
+    shape = (input_shape[0], input_shape[1], input_shape[2])
+    network = lift_graph(graph_module, shape, batch, (images, reference) if reference is not None else None)
+    return replace(network, erased=_erased(program))
+
+
+def lift_graph(
+    graph_module: fx.GraphModule,
+    input_shape: tuple[int, int, int],
+    batch: Any,
+    example: tuple[Tensor, Tensor] | None,
+    tolerance: float = network_checks.RELATIVE_TOLERANCE,
+) -> Network:
+    """Rewrite, lift and check an ATen graph whose nodes know their shapes (``node.meta["val"]``); shared by all readers.
+
+    Args:
+        graph_module: one image input, weights as ``get_attr``; changed in place.
+        input_shape: ``(channels, height, width)``.
+        batch: the batch that the shapes were found with, a number or a symbol.
+        example: images and the original's outputs for them, to check against.
+        tolerance: accepted difference from the original, relative to the output's scale.
+
+    Raises:
+        UnsupportedNetworkError: what stands in the way, with the node.
+    """
     graph_rewrites.drop_guards(graph_module)
     graph_rewrites.make_functional(graph_module)
     graph_rewrites.fold_constants(graph_module)
@@ -97,28 +121,28 @@ def from_exported_program(program: ExportedProgram) -> Network:
     graph_rewrites.lift_shuffles(graph_module)
     graph_rewrites.lift_splits(graph_module)
     graph_rewrites.free_reshapes(graph_module, batch)
-
-    network = _network(program, graph_module, str(placeholder.target), (input_shape[0], input_shape[1], input_shape[2]))
+    network = _network(graph_module, input_shape)
     network_checks.check_batches(network)
-    if reference is not None:
-        network_checks.check_outputs(network, images, reference)
+    if example is not None:
+        network_checks.check_outputs(network, *example, tolerance)
     return network_checks.with_output_facts(network_checks.with_size_facts(network))
 
 
-def _network(program: ExportedProgram, graph_module: fx.GraphModule, input_name: str, shape: tuple[int, int, int]) -> Network:
+def _network(graph_module: fx.GraphModule, shape: tuple[int, int, int]) -> Network:
     graph = graph_module.graph
+    placeholder = next(n for n in graph.nodes if n.op == "placeholder")
     output = next(n for n in graph.nodes if n.op == "output")
     values: Any = list(output.args[0].values()) if isinstance(output.args[0], dict) else output.args[0]
     if isinstance(values, list | tuple):
         output.args = (values[0],)
     graph.set_codegen(fx.graph.CodeGen())
-    network = Network(fx.GraphModule(graph_module, graph, "Network"), shape, input_name)
+    network = Network(fx.GraphModule(graph_module, graph, "Network"), shape, str(placeholder.target))
     network = network.rebuilt().eval()
     for node in graph.nodes:
         node.meta = {key: value for key, value in node.meta.items() if key == "nn_module_stack"}
     for parameter in network.graph.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    return replace(network, erased=_erased(program, network))
+    return network
 
 
 def _hint(size: Any) -> int:
@@ -190,7 +214,7 @@ def _refuse_node(node: fx.Node) -> None:
         raise UnsupportedNetworkError(f"{network_checks.place(node)}: unknown function")
 
 
-def _erased(program: ExportedProgram, network: Network) -> tuple[str, ...]:
+def _erased(program: ExportedProgram) -> tuple[str, ...]:
     """What stands in the program without being used: weights of auxiliary heads, modules that do nothing in evaluation."""
     used = {node.name for node in program.graph.nodes if node.users}
     specs = program.graph_signature.inputs_to_parameters

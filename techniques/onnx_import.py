@@ -1,0 +1,168 @@
+"""Reads an ONNX file into a `Network`: refused or mapped node by node, then checked against ONNX Runtime's outputs.
+
+The graph is first written in ATen calls (`techniques.onnx_operators`), then takes the same way as an exported program.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+from torch import Tensor, fx
+
+from techniques import lift
+from techniques.errors import TechniqueError, UnsafeModelError, UnsupportedNetworkError
+from techniques.network import Network
+from techniques.onnx_operators import CONSTANT_OPERATORS, OPERATORS, GraphBuilder, UnsupportedOperatorError
+
+RELATIVE_TOLERANCE = 1e-4
+_FREE_BATCH = 3
+"""Batch that shapes are found with where the file leaves it free; a number that no layer uses by chance."""
+
+
+@dataclass(frozen=True)
+class OnnxLimits:
+    """Upper bounds on an uploaded ONNX file."""
+
+    file_bytes: int = 2 * 1024**3
+    nodes: int = 50_000
+    tensors: int = 100_000
+    tensor_elements: int = 2**31
+
+
+def from_onnx(path: Path | str, limits: OnnxLimits | None = None) -> Network:
+    """Read, check, map and verify an ONNX file.
+
+    Raises:
+        UnsafeModelError: external data, foreign operators, or larger than the limits; nothing was loaded.
+        UnsupportedNetworkError: an operator or input that cannot be mapped, or outputs that differ from ONNX Runtime's.
+    """
+    path, limits = Path(path), limits or OnnxLimits()
+    if path.stat().st_size > limits.file_bytes:
+        raise UnsafeModelError(f"{path.name}: {path.stat().st_size} bytes, at most {limits.file_bytes} are accepted")
+    data = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError:
+        raise UnsafeModelError(f"{path.name}: not an ONNX file") from None
+    check_model(model, limits)
+    input_name, shape = _input(model.graph)
+    batch = shape[0] or _FREE_BATCH
+    size = (shape[1], shape[2], shape[3])
+    graph_module = _build(model, input_name, (batch, *size))
+    images = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
+    reference = _onnx_runtime_output(data, input_name, images)
+    network = lift.lift_graph(graph_module, size, batch, (images, reference), RELATIVE_TOLERANCE)
+    return replace(network, input_name=input_name, output_name=model.graph.output[0].name)
+
+
+def check_model(model: onnx.ModelProto, limits: OnnxLimits) -> None:
+    """Refuse what must not be loaded, before any tensor is read.
+
+    Raises:
+        UnsafeModelError: external data, too many nodes or too large tensors.
+        UnsupportedNetworkError: operators of other domains, model functions, control flow, operators without a mapping.
+    """
+    graph = model.graph
+    if len(graph.node) > limits.nodes or len(graph.initializer) > limits.tensors:
+        found = f"{len(graph.node)} nodes and {len(graph.initializer)} tensors"
+        raise UnsafeModelError(f"{found}; at most {limits.nodes} and {limits.tensors} are accepted")
+    if model.functions or graph.sparse_initializer:
+        raise UnsupportedNetworkError("model-local functions and sparse tensors are not supported; export a plain graph")
+    for tensor in graph.initializer:
+        _check_tensor(f"initializer {tensor.name!r}", tensor, limits)
+    for index, node in enumerate(graph.node):
+        where = f"node {node.name or index!r} ({node.op_type})"
+        if node.domain not in ("", "ai.onnx"):
+            raise UnsupportedNetworkError(f"{where}: operators of domain {node.domain!r} are not supported")
+        if node.op_type not in OPERATORS and node.op_type not in CONSTANT_OPERATORS:
+            raise UnsupportedNetworkError(f"{where}: operator {node.op_type} is not supported")
+        for attribute in node.attribute:
+            if attribute.HasField("g") or attribute.graphs:
+                raise UnsupportedNetworkError(f"{where}: control flow is not supported")
+            for tensor in [attribute.t, *attribute.tensors] if attribute.HasField("t") or attribute.tensors else []:
+                _check_tensor(f"{where}, attribute {attribute.name!r}", tensor, limits)
+
+
+def _check_tensor(where: str, tensor: onnx.TensorProto, limits: OnnxLimits) -> None:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        raise UnsafeModelError(f"{where}: external data is not accepted; save the model as one file")
+    elements = math.prod(tensor.dims)
+    if min(tensor.dims, default=0) < 0 or elements > limits.tensor_elements:
+        raise UnsafeModelError(f"{where}: {elements} elements, at most {limits.tensor_elements} are accepted")
+
+
+def _input(graph: onnx.GraphProto) -> tuple[str, tuple[int, int, int, int]]:
+    """Name and shape of the image input; a free batch is 0."""
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        names = [v.name for v in inputs], [v.name for v in graph.output]
+        raise UnsupportedNetworkError(f"inputs {names[0]} and outputs {names[1]}: exactly one of each is supported")
+    kind = inputs[0].type.tensor_type
+    dims = [d.dim_value if d.HasField("dim_value") else 0 for d in kind.shape.dim]
+    if kind.elem_type != onnx.TensorProto.FLOAT or len(dims) != 4:
+        got = onnx.TensorProto.DataType.Name(kind.elem_type)
+        raise UnsupportedNetworkError(
+            f"input {inputs[0].name!r} is {got} {dims}; FLOAT (batch, channels, height, width) is supported"
+        )
+    if min(dims[1:]) < 1 or dims[0] < 0:
+        raise UnsupportedNetworkError(f"input {inputs[0].name!r} is {dims}: export it with fixed channels, height and width")
+    return inputs[0].name, (dims[0], dims[1], dims[2], dims[3])
+
+
+def _build(model: onnx.ModelProto, input_name: str, shape: tuple[int, ...]) -> fx.GraphModule:
+    """Map every node; values that depend on weights and shapes only are computed at once."""
+    builder = GraphBuilder({o.domain: o.version for o in model.opset_import}.get("", 1))
+    for tensor in model.graph.initializer:
+        builder.values[tensor.name] = _array(tensor)
+    placeholder = builder.graph.placeholder(_identifier(input_name))
+    placeholder.meta["val"] = torch.empty(shape, device="meta")
+    builder.values[input_name] = placeholder
+    for index, node in enumerate(model.graph.node):
+        where = f"node {node.name or index!r} ({node.op_type})"
+        try:
+            builder.add(node)
+        except UnsupportedOperatorError as error:
+            raise UnsupportedNetworkError(f"{where}: {error}") from error
+        except TechniqueError:
+            raise
+        except Exception as error:  # a malformed node: wrong attribute types, missing inputs, shapes that do not fit
+            raise UnsupportedNetworkError(f"{where}: {type(error).__name__}: {str(error)[:200]}") from error
+    output = builder.values.get(model.graph.output[0].name)
+    if not isinstance(output, fx.Node):
+        raise UnsupportedNetworkError(f"output {model.graph.output[0].name!r} does not depend on the input")
+    builder.graph.output(output)
+    return fx.GraphModule(builder.root, builder.graph)
+
+
+def _array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
+    try:
+        return np.array(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError) as error:
+        raise UnsafeModelError(f"initializer {tensor.name!r}: {str(error)[:120]}") from None
+
+
+def _identifier(name: str) -> str:
+    plain = re.sub(r"\W", "_", name)
+    return plain if plain.isidentifier() else f"input_{plain}"
+
+
+def _onnx_runtime_output(data: bytes, input_name: str, images: Tensor) -> Tensor:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(None, {input_name: images.numpy()})[0])
+    except Exception as error:  # onnxruntime raises types of its own that share no base
+        raise UnsupportedNetworkError(f"ONNX Runtime refuses the file: {str(error)[:300]}") from error
