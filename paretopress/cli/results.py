@@ -1,0 +1,66 @@
+"""How a search is shown when it is asked for, or has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from paretopress.cli import tables
+from paretopress.cli.context import print_json, to_dict
+from paretopress.cli.live import BASELINE
+from paretopress.client import Client
+from paretopress.v1 import search_pb2
+
+EXIT_CODES = {search_pb2.Search.FAILED: 1, search_pb2.Search.CANCELLED: 1, search_pb2.Search.INFEASIBLE: 3}
+
+
+def show_search(client: Client, search: search_pb2.Search, as_json: bool) -> None:
+    """State, table of the original and the front, and what to do next."""
+    baseline, shown = _candidates(client, search)
+    if as_json:
+        return print_json(_as_json(search, baseline, shown))
+    console = Console(highlight=False, soft_wrap=True)
+    state = search_pb2.Search.State.Name(search.state)
+    console.print(f"{search.name}  {state}  {search.state_message}", markup=False)
+    console.print(f"  {search.candidate_count} candidates, target {tables.short(search.target)}, {budget_words(search.budget)}")
+    for limit in search.broken_limits:
+        console.print(f"  the nearest, {tables.short(search.nearest)}, breaks {limit.limit} by {limit.excess:.4g}")
+    if shown or baseline:
+        best = search.best or search.nearest
+        console.print(tables.candidate_table("* best" if search.best else "* nearest", shown, baseline, best), soft_wrap=False)
+    if search.best:
+        console.print(f"next: paretopress candidates download {search.best}")
+    return None
+
+
+def _candidates(client: Client, search: search_pb2.Search) -> tuple[search_pb2.Candidate | None, list[search_pb2.Candidate]]:
+    every = {c.name: c for c in client.list_candidates(search.name)}
+    baseline = every.get(f"{search.name}/candidates/{BASELINE}")
+    names = list(search.front) or ([search.nearest] if search.nearest else [])
+    return baseline, [every[name] for name in names if name in every]
+
+
+def _as_json(search: search_pb2.Search, baseline: search_pb2.Candidate | None, shown: list[search_pb2.Candidate]) -> dict[str, Any]:
+    by_name = {c.name: to_dict(c) for c in shown}
+    return {
+        "search": to_dict(search),
+        "baseline": to_dict(baseline) if baseline else None,
+        "best": by_name.get(search.best),
+        "nearest": by_name.get(search.nearest),
+        "front": [by_name[name] for name in search.front if name in by_name],
+    }
+
+
+def budget_words(budget: search_pb2.Budget) -> str:
+    """The limits in one line."""
+    words = []
+    if budget.HasField("latency_ms"):
+        words.append(f"at most {budget.latency_ms:g} ms")
+    if budget.HasField("size_bytes"):
+        words.append(f"at most {tables.size(budget.size_bytes)}")
+    if budget.HasField("macs"):
+        words.append(f"at most {budget.macs:,} MACs")
+    if budget.HasField("max_accuracy_drop_points"):
+        words.append(f"at most {budget.max_accuracy_drop_points:g} points less")
+    return ", ".join(words)

@@ -1,0 +1,106 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from paretopress.v1 import search_pb2
+
+DECIDING_SPLITS = ("selection", "validation")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A plain table."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def short(name: str) -> str:
+    """Last part of a name."""
+    return name.rpartition("/")[2]
+
+
+def when(timestamp: Any) -> str:
+    """A proto timestamp in local time."""
+    return str(timestamp.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M"))
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.4g} {unit}"
+        count /= 1000
+    return f"{count:.4g} GB"
+
+
+def candidate_table(
+    title: str, candidates: Iterable[search_pb2.Candidate], baseline: search_pb2.Candidate | None, best: str = ""
+) -> Table:
+    """Accuracy, drop with interval, ms, speed-up, size and ratio against the original; predicted numbers carry a ~."""
+    table = Table(title=title, title_justify="left")
+    for column in ("", "candidate", "accuracy", "drop (95%)", "ms", "speed-up", "size", "ratio", "steps"):
+        table.add_column(column, justify="left" if column in ("", "candidate", "steps") else "right")
+    if baseline is not None:
+        table.add_row(*_row(baseline, None, ""))
+    for candidate in candidates:
+        table.add_row(*_row(candidate, baseline, "*" if candidate.name == best else ""))
+    return table
+
+
+def _row(candidate: search_pb2.Candidate, baseline: search_pb2.Candidate | None, mark: str) -> list[str]:
+    accuracy, drop = accuracy_words(candidate)
+    latency, onnx_size = candidate.measurements.get("latency_ms"), candidate.measurements.get("onnx_size_bytes")
+    return [
+        mark,
+        short(candidate.name),
+        accuracy,
+        drop if baseline is not None else "",
+        _milliseconds(latency),
+        _ratio(baseline, "latency_ms", latency),
+        size(onnx_size.value) if onnx_size else "",
+        _ratio(baseline, "onnx_size_bytes", onnx_size),
+        steps_of(candidate),
+    ]
+
+
+def accuracy_words(candidate: search_pb2.Candidate) -> tuple[str, str]:
+    """Accuracy and drop on the split that decides: selection where known, validation before."""
+    split = next((s for s in DECIDING_SPLITS if s in candidate.accuracies), "")
+    if not split:
+        return "", ""
+    accuracy = candidate.accuracies[split]
+    drop = f"{accuracy.drop_points:+.2f} [{accuracy.drop_points_low:+.2f}, {accuracy.drop_points_high:+.2f}]"
+    return f"{accuracy.value:.2%}", drop.replace("[", "\\[") if accuracy.HasField("drop_points") else ""
+
+
+def steps_of(candidate: search_pb2.Candidate) -> str:
+    """Techniques of a recipe, in order."""
+    steps = json.loads(candidate.recipe_json)["steps"] if candidate.recipe_json else []
+    return ", ".join(step["technique"] for step in steps) or "original"
+
+
+def _milliseconds(latency: Any) -> str:
+    if latency is None:
+        return ""
+    predicted = latency.source != latency.MEASURED
+    spread = "" if predicted or not latency.spread else f" ±{latency.spread:.2g}"
+    return f"{'~' if predicted else ''}{latency.value:.3g}{spread}"
+
+
+def _ratio(baseline: search_pb2.Candidate | None, name: str, value: Any) -> str:
+    if baseline is None or value is None or name not in baseline.measurements or not value.value:
+        return ""
+    original = baseline.measurements[name]
+    # A prediction against a measurement compares two scales: no ratio is shown.
+    return f"{original.value / value.value:.2f}x" if original.source == value.source else ""
