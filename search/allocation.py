@@ -2,8 +2,8 @@
 
 Greedy: of all moves, the one that brings the price closest to its aims per unit of expected loss is made first, as in
 AMC's resource-constrained action space (He 2018, section 3.3) and NetAdapt's one-layer-at-a-time steps (Yang 2018, section 3),
-but with a cost per technique that the sampler chooses. The price of the whole recipe is asked again after every move,
-since savings do not add up.
+but with a cost per technique that the sampler chooses. Savings do not add up, so the whole recipe is priced again whenever
+the sum of single savings says that the aims are met, and moves are added until they really are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from search.spec import Budget
 from techniques.errors import TechniqueError
 from techniques.recipe import Recipe
 
-MAX_MOVES = 64
+MAX_PRICINGS = 12
 _LOSS_FLOOR = 1e-3
 MakeRecipe = Callable[[Sequence[Move], Policy], Recipe]
 
@@ -55,33 +55,54 @@ def allocate(
         make_recipe: the recipe of some moves under a policy.
         price: the predicted price of a recipe (memoised).
     """
-    costs = {"block": policy.depth_cost, "prune": policy.width_cost, "rank": policy.rank_cost}
     chosen: dict[tuple[str, str], Move] = {}
     rejected: set[str] = set()
     recipe = make_recipe((), policy)
     current = price(recipe)
-    for _ in range(MAX_MOVES):
-        if not _excess(current, aims):
+    for _ in range(MAX_PRICINGS):
+        planned = _planned(chosen, rejected, current, aims, sensitivity, policy)
+        if planned == chosen:
             break
-        best = max(
-            (m for m in sensitivity.moves if m.move_id not in rejected and _is_new(m, chosen)),
-            key=lambda m: (
-                _gain(m, chosen, current, aims, sensitivity, policy) / (costs[m.kind] * _added_loss(m, chosen, sensitivity))
-            ),
-            default=None,
-        )
-        if best is None:
-            break
-        rejected.add(best.move_id)
-        trial = _with(chosen, best)
         try:
-            new_recipe = make_recipe(tuple(trial.values()), policy)
-            new_price = price(new_recipe)
+            recipe_now = make_recipe(tuple(planned.values()), policy)
+            price_now = price(recipe_now)
         except TechniqueError:
+            # Two moves of the plan do not go together; the last one is left out from here on.
+            rejected.add(list(planned.values())[-1].move_id)
             continue
-        if _total_excess(new_price, aims) < _total_excess(current, aims):
-            chosen, recipe, current = trial, new_recipe, new_price
-    return Allocation(recipe, current, tuple(chosen.values()), not _excess(current, aims))
+        if _total_excess(price_now, aims) >= _total_excess(current, aims):
+            rejected |= {m.move_id for place, m in planned.items() if chosen.get(place) != m}
+            continue
+        chosen, recipe, current = planned, recipe_now, price_now
+    return Allocation(recipe, current, tuple(chosen.values()), not _excess(current.named(), aims))
+
+
+def _planned(
+    chosen: Mapping[tuple[str, str], Move],
+    rejected: set[str],
+    current: Price,
+    aims: Mapping[str, float],
+    sensitivity: Sensitivity,
+    policy: Policy,
+) -> dict[tuple[str, str], Move]:
+    """Add moves as if savings added up until the aims would be met; the caller asks for the true price."""
+    costs = {"block": policy.depth_cost, "prune": policy.width_cost, "rank": policy.rank_cost}
+    plan, estimate = dict(chosen), dict(current.named())
+    tried = set(rejected)
+    while (excess := _excess(estimate, aims)) and len(tried) < len(sensitivity.moves):
+        gains = {
+            move: _gain(move, plan, excess, sensitivity, policy) / (costs[move.kind] * _added_loss(move, plan, sensitivity))
+            for move in sensitivity.moves
+            if move.move_id not in tried and _is_new(move, plan)
+        }
+        best = max(gains, key=lambda move: gains[move], default=None)
+        if best is None or gains[best] <= 0:
+            break
+        tried.add(best.move_id)
+        for name, saved in _saved(best, plan, sensitivity, policy).items():
+            estimate[name] -= saved
+        plan = _with(plan, best)
+    return plan
 
 
 def _with(chosen: Mapping[tuple[str, str], Move], move: Move) -> dict[tuple[str, str], Move]:
@@ -108,27 +129,29 @@ def _added_loss(move: Move, chosen: Mapping[tuple[str, str], Move], sensitivity:
     return max(sensitivity.loss[move.move_id] - before, 0.0) + _LOSS_FLOOR
 
 
+def _saved(move: Move, chosen: Mapping[tuple[str, str], Move], sensitivity: Sensitivity, policy: Policy) -> dict[str, float]:
+    """What the move saves alone, beyond the weaker move that it replaces."""
+    saved = sensitivity.saved[policy.precision]
+    present = chosen.get((move.kind, move.name))
+    already = saved[present.move_id] if present else {}
+    return {name: value - already.get(name, 0.0) for name, value in saved[move.move_id].items()}
+
+
 def _gain(
     move: Move,
     chosen: Mapping[tuple[str, str], Move],
-    current: Price,
-    aims: Mapping[str, float],
+    excess: Mapping[str, float],
     sensitivity: Sensitivity,
     policy: Policy,
 ) -> float:
-    """How much of the excess over the aims the move takes away, in relative terms, as if savings added up."""
-    saved = sensitivity.saved[policy.precision][move.move_id]
-    present = chosen.get((move.kind, move.name))
-    already = sensitivity.saved[policy.precision][present.move_id] if present else {}
-    total = 0.0
-    for name, excess in _excess(current, aims).items():
-        total += min(max(saved.get(name, 0.0) - already.get(name, 0.0), 0.0), excess) / excess
-    return total
+    """How much of the excess over the aims the move takes away, each aim's excess counting as one."""
+    saved = _saved(move, chosen, sensitivity, policy)
+    return sum(min(max(saved.get(name, 0.0), 0.0), over) / over for name, over in excess.items())
 
 
-def _excess(price: Price, aims: Mapping[str, float]) -> dict[str, float]:
-    return {name: price.named()[name] - aim for name, aim in aims.items() if price.named()[name] > aim}
+def _excess(named: Mapping[str, float], aims: Mapping[str, float]) -> dict[str, float]:
+    return {name: named[name] - aim for name, aim in aims.items() if named[name] > aim}
 
 
 def _total_excess(price: Price, aims: Mapping[str, float]) -> float:
-    return sum(excess / aims[name] for name, excess in _excess(price, aims).items())
+    return sum(excess / aims[name] for name, excess in _excess(price.named(), aims).items())

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from hw_models.sampling import sample_networks
+from hw_models.targets import get_target
+from search.evaluation.latency import LatencyError, measure_candidates
+
+TARGET = get_target("cpu-ort-1t")
+NETWORKS = sorted(islice(sample_networks(("fp32",), 9), 18), key=lambda n: n.graph.macs())
+MODELS = {"large": NETWORKS[-1].onnx_model, "small": NETWORKS[0].onnx_model}
+
+
+def test_candidates_are_measured_in_a_process_of_their_own() -> None:
+    results = measure_candidates(MODELS, TARGET, "large", pause_s=0.1)
+    assert set(results) == set(MODELS)
+    small, large = results["small"], results["large"]
+    assert 0 < small.measurement.value < large.measurement.value
+    for result in results.values():
+        assert result.measurement.source == "measured"
+        assert result.measurement.rounds == len(result.round_medians_ms) == 3
+        assert result.measurement.spread > 0
+        assert result.upper_bound_ms == pytest.approx(result.measurement.value + result.measurement.spread)
+    assert small.drift_percent == large.drift_percent
+
+
+def test_a_file_that_does_not_run_is_named() -> None:
+    with pytest.raises(LatencyError, match="cannot load broken"):
+        measure_candidates({**MODELS, "broken": b"nothing"}, TARGET, "large")
+
+
+def test_the_reference_must_be_there() -> None:
+    with pytest.raises(LatencyError, match="none of the models"):
+        measure_candidates(MODELS, TARGET, "original")
+
+
+def test_a_target_elsewhere_is_never_measured() -> None:
+    with pytest.raises(LatencyError, match="only be predicted"):
+        measure_candidates(MODELS, replace(TARGET, name="board", attached=False), "large")
