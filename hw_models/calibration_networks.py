@@ -43,7 +43,9 @@ class NetworkWriter:
     Biases are random: ONNX Runtime does not fuse quantised convolutions whose biases are all alike.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], precision: Precision, generator: np.random.Generator) -> None:
+    def __init__(
+        self, input_shape: tuple[int, ...], precision: Precision, generator: np.random.Generator, resize_to: int | None = None
+    ) -> None:
         self._precision = precision
         self._generator = generator
         self._input_shape = input_shape
@@ -52,6 +54,8 @@ class NetworkWriter:
         self._initializers: list[onnx.TensorProto] = []
         self._onnx_names: dict[str, str] = {"input": "input"}
         self.input = Value("input", input_shape)
+        if resize_to is not None:
+            self.input = self._resize(self.input, resize_to)
         if precision == "int8":
             self.input = self._quantize(self.input)
 
@@ -190,6 +194,16 @@ class NetworkWriter:
         self._onnx_names[name] = name
         self._operators.append(Operator(name, "quantize", (x.name,), (x.shape,), x.shape, activation_bits=8))
         return Value(name, x.shape)
+
+    def _resize(self, x: Value, size: int) -> Value:
+        """Bilinear, half-pixel centres: what a network at lower resolution starts with."""
+        shape = (*x.shape[:2], size, size)
+        target = self._initializer(f"size{len(self._initializers)}", np.array(shape, np.int64))
+        attributes = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        resized = self._add("resize", "Resize", [x], shape, ["", "", target], attributes)
+        last = self._operators[-1]
+        self._operators[-1] = Operator(**{**last.__dict__, "activation_bits": 32})
+        return resized
 
     def _weight(self, name: str, shape: tuple[int, ...]) -> str:
         if self._precision == "fp32":

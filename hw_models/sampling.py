@@ -10,6 +10,7 @@ from hw_models.calibration_networks import CalibrationNetwork, NetworkWriter, Va
 from hw_models.targets import Precision
 
 MAX_MACS = 80_000_000
+RESIZED_SHARE = 0.15
 _CLASSES = 10
 
 Family = Callable[[NetworkWriter, np.random.Generator], Value]
@@ -32,7 +33,8 @@ def sample_networks(precisions: tuple[Precision, ...], seed: int) -> Iterator[Ca
 def _draw(family: Family, precision: Precision, generator: np.random.Generator, name: str) -> CalibrationNetwork:
     size = int(generator.choice([14, 28, 28, 28, 32, 32, 48, 56]))
     channels = int(generator.choice([1, 3]))
-    writer = NetworkWriter((1, channels, size, size), precision, generator)
+    resize_to = int(generator.integers(size // 2, size)) if generator.random() < RESIZED_SHARE else None
+    writer = NetworkWriter((1, channels, size, size), precision, generator, resize_to)
     return writer.finish(name, family(writer, generator))
 
 
