@@ -65,11 +65,10 @@ class PruningGroup:
     multiple: int
 
     def kept(self, ratio: float) -> int:
-        """Channels left at ``ratio``: the nearest multiple, halves upwards, at least one multiple."""
-        if ratio == 0 or self.multiple >= self.channels:
-            return self.channels
-        nearest = math.floor(self.channels * (1 - ratio) / self.multiple + 0.5) * self.multiple
-        return min(max(nearest, self.multiple), self.channels)
+        """Channels left at ``ratio``: the nearest multiple or all, whichever is nearer (more on a tie); at least one multiple."""
+        wanted = self.channels * (1 - ratio)
+        multiples = range(self.multiple, self.channels, self.multiple)
+        return min((self.channels, *reversed(multiples)), key=lambda count: abs(count - wanted))
 
 
 class StructuredPruning(Transform[StructuredPruningConfig]):
