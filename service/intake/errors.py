@@ -9,7 +9,16 @@ from typing import Any, Literal
 MAX_PROBLEMS_LISTED = 100
 
 IntakeCode = Literal[
-    "pickled", "unreadable", "unsupported", "too_large", "unsafe_path", "bad_option", "bad_data", "not_allowed", "not_found"
+    "pickled",
+    "unsafe",
+    "unreadable",
+    "unsupported",
+    "too_large",
+    "unsafe_path",
+    "bad_option",
+    "bad_data",
+    "not_allowed",
+    "not_found",
 ]
 SandboxKind = Literal["timeout", "memory", "file_size", "crash"]
 

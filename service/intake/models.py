@@ -13,6 +13,8 @@ from service.intake.sandbox import SandboxLimits, run_in_sandbox
 
 ModelFormat = Literal["pt2", "onnx", "architecture"]
 MAX_SIDE = 4096
+_LIMITS = SandboxLimits(wall_time_s=900, cpu_time_s=1800)
+"""Tracing a deep network takes a minute of CPU, on a busy machine several of wall time."""
 
 _EXPORT_ADVICE = (
     "a pickled file can run code when it is opened and is never loaded here. Export the model on your side:\n"
@@ -27,9 +29,9 @@ class ModelOptions:
     """How to build an architecture before its weights are loaded; only for format ``architecture``.
 
     Attributes:
-        architecture: a torchvision or timm name, such as ``resnet18``.
-        channels, height, width: of the input; 0 takes 3, and the architecture's usual size.
-        num_classes: outputs of the head; 0 takes the architecture's usual number.
+        architecture: a torchvision name such as ``resnet18``, or ``timm/NAME``.
+        channels, height, width: of the input; 0 takes the architecture's usual ones.
+        num_classes: outputs of the head; 0 takes 1000.
     """
 
     architecture: str = ""
@@ -93,6 +95,7 @@ def import_model(
     limits = limits or IntakeLimits()
     check_file(upload_path, limits.model_bytes, "model")
     refuse_pickle(upload_path)
+    sandbox = sandbox or _LIMITS
     arguments = {
         "upload_path": str(upload_path.resolve()),
         "format": format,
@@ -131,7 +134,9 @@ def _check_options(format: ModelFormat, options: ModelOptions) -> None:
             raise IntakeError("bad_option", f"options describe an architecture; a {format} file says it all itself", "architecture")
         return
     if not options.architecture:
-        raise IntakeError("bad_option", "architecture: name a torchvision or timm architecture, such as resnet18", "architecture")
+        raise IntakeError(
+            "bad_option", "architecture: name a torchvision architecture, such as resnet18, or timm/NAME", "architecture"
+        )
     sizes = {"channels": 16, "height": MAX_SIDE, "width": MAX_SIDE, "num_classes": 100_000}
     for name, top in sizes.items():
         if not 0 <= getattr(options, name) <= top:

@@ -12,6 +12,8 @@ _MODULES = (
     "torch",
     "onnx",
     "onnxruntime",
+    "onnxscript",
+    "torch.onnx._internal.exporter._core",
     "torchvision",
     "service.intake.model_readers",
     "service.intake.dataset_readers",

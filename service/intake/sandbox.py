@@ -37,6 +37,7 @@ MAX_RESULT_BYTES = 64 << 20
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", "COVERAGE_PROCESS_START")
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_GRACE_S = 2.0
 _START_LOCK = threading.Lock()
 """Starting and reaping children is not thread-safe in `multiprocessing` (a finished child is polled on the next start)."""
 
@@ -97,6 +98,7 @@ def run_in_sandbox(
         writer.close()
         try:
             answer = _receive(reader, child, limits)
+            wait([child.sentinel], _GRACE_S)  # it may tidy up
         finally:
             _end_group(child)
             _reap(child)
@@ -221,7 +223,7 @@ def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _child_main(writer: Connection, function_path: str, arguments: str, limits: SandboxLimits, scratch: str) -> None:
-    """Everything that happens in the child: give up rights, call, answer, leave without running exit handlers."""
+    """Everything that happens in the child: give up rights, call, answer."""
     _give_up_rights(limits, scratch)
     try:
         module, _, name = function_path.partition(":")
@@ -233,7 +235,6 @@ def _child_main(writer: Connection, function_path: str, arguments: str, limits: 
         answer = {"failed": _failure(error, limits)}
     with contextlib.suppress(OSError):  # the caller may be gone
         writer.send_bytes(json.dumps(answer).encode())
-    os._exit(0)
 
 
 def _failure(error: BaseException, limits: SandboxLimits) -> dict[str, str]:
