@@ -10,41 +10,19 @@ channel counts allow it and as unfolded matrix products elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
+from hw_models.fusion import FusedOperator, Read, fuse
 from hw_models.graph import Operator, OperatorGraph
+from hw_models.layout import INT8_COLUMNS, Layout
 from hw_models.targets import Precision, Target
 
-BLOCK = 8
-BLOCKED_ALIGNMENT = 4
 FILTER_BLOCKS_PER_PASS = 4
-INT8_COLUMNS = 16
 POINTER_BYTES = 8
 
 FEATURES = ("nodes", "macs", "loads", "bytes", "im2col_bytes", "weight_bytes")
 """What a kernel's time is a non-negative combination of; the order of `Kernel.features`."""
-
-_FUSED_ACTIVATIONS = frozenset({"relu", "clip", "sigmoid", "tanh", "hard_sigmoid"})
-_INTEGER_KINDS = frozenset(
-    {"conv", "linear", "matmul", "add", "mul", "max_pool", "avg_pool", "global_avg_pool", "concat", "sigmoid", "resize"}
-)
-_PASSES_VALUES_ON = frozenset({"reshape", "transpose", "max_pool", "slice", "split", "relu", "clip"})
-_KERNEL_KINDS = {
-    "matmul": "linear",
-    "relu": "elementwise", "clip": "elementwise", "mul": "elementwise", "sub": "elementwise", "div": "elementwise",
-    "batch_norm": "elementwise",
-    "hard_swish": "transcendental", "hard_sigmoid": "transcendental", "sigmoid": "transcendental", "silu": "transcendental",
-    "gelu": "transcendental", "tanh": "transcendental", "softmax": "transcendental",
-    "global_avg_pool": "global_pool", "reduce_mean": "global_pool", "max_pool": "pool", "avg_pool": "pool",
-    "concat": "copy", "transpose": "copy", "split": "copy", "slice": "copy", "pad": "copy",
-}  # fmt: skip
-_KEEPS_ANY_CHANNELS = frozenset({"elementwise", "add", "transcendental"})
-_KEEPS_BLOCKED = _KEEPS_ANY_CHANNELS | {"pool", "global_pool"}
-
-Layout = Literal["plain", "blocked", "direct"]
-"""``direct`` is an integer convolution that reads its input through pointers instead of unfolding it."""
 
 
 @dataclass(frozen=True)
@@ -86,161 +64,17 @@ class Kernel:
 
 def kernels(graph: OperatorGraph, target: Target) -> tuple[Kernel, ...]:
     """The kernels in execution order; operators that the runtime removes give none."""
-    return _with_conversions(_Fusion(graph, target).run())
+    return _with_conversions(fuse(graph, target), target)
 
 
-@dataclass
-class _Fused:
-    """An operator with what was fused into it. ``reads`` and ``writes`` are values, named by the operators that make them."""
-
-    operator: Operator
-    operators: list[str]
-    reads: list[tuple[str, tuple[int, ...]]]
-    writes: str
-    output_shape: tuple[int, ...]
-    precision: Precision = "fp32"
-    added: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
-    kind: str = ""
-    layout: Layout = "plain"
-
-
-class _Fusion:
-    """Walks the operators in order; `alias` maps a removed operator to the value that stands for its result."""
-
-    def __init__(self, graph: OperatorGraph, target: Target) -> None:
-        self._target = target
-        self._operators = graph.operators
-        self._consumers: dict[str, list[Operator]] = {}
-        self._identity: dict[str, str] = {}
-        for op in graph.operators:
-            if op.kind == "identity" and op.inputs:
-                self._identity[op.name] = self._source(op.inputs[0])
-                continue
-            for name in op.inputs:
-                self._consumers.setdefault(self._source(name), []).append(op)
-        self._has_quantizers = any(op.kind == "quantize" for op in graph.operators)
-        self._alias: dict[str, str] = {}
-        self._absorbed: set[str] = set()
-        self._integer_values: set[str] = set()
-        self._blocked_values: set[str] = set()
-        self._result: list[_Fused] = []
-
-    def run(self) -> list[_Fused]:
-        for op in self._operators:
-            if op.kind != "identity" and op.name not in self._absorbed:
-                self._visit(op)
-        for item in self._result:
-            # A fused addition may read what comes later in the graph.
-            item.added = [(self._value(name), shape) for name, shape in item.added]
-        return self._result
-
-    def _source(self, name: str) -> str:
-        return self._identity.get(name, name)
-
-    def _value(self, name: str) -> str:
-        name = self._source(name)
-        return self._alias.get(name, name)
-
-    def _visit(self, op: Operator) -> None:
-        reads = [(self._value(n), s) for n, s in zip(op.inputs, op.input_shapes, strict=False)]
-        fused = _Fused(op, [op.name], reads, op.name, op.output_shape)
-        if op.kind == "quantize" and reads[0][0] in self._integer_values:
-            self._alias[op.name] = reads[0][0]
-            return
-        if op.kind in ("conv", "linear", "matmul"):
-            self._absorb_followers(fused)
-        if self._runs_on_integers(fused):
-            fused.precision = "int8"
-            self._absorb_quantizers(fused)
-        elif op.kind == "quantize" or (op.kind in _PASSES_VALUES_ON and self._all_integer(fused)):
-            fused.precision = "int8"
-            self._integer_values.add(fused.writes)
-        fused.kind = _kind(op, fused.precision)
-        fused.layout = _layout(fused, self._blocked_values, self._target)
-        if fused.layout == "blocked":
-            self._blocked_values.add(fused.writes)
-        self._result.append(fused)
-
-    def _absorb_followers(self, fused: _Fused) -> None:
-        """Batch norm, then (float32 convolutions) a residual addition, then an activation, while nothing else reads the value."""
-        op = fused.operator
-        integer = op.activation_bits <= 8 and op.weight_bits <= 8
-        added = op.kind != "conv" or integer
-        last = op.name
-        while True:
-            readers = self._consumers.get(last, [])
-            if len(readers) != 1 or readers[0].name in self._absorbed:
-                return
-            follower = readers[0]
-            if follower.kind == "batch_norm" and len(fused.operators) == 1:
-                pass
-            elif follower.kind == "add" and not added and self._can_add(follower, last, op):
-                added = True
-                others = zip(follower.inputs, follower.input_shapes, strict=False)
-                fused.added = [(n, s) for n, s in others if self._source(n) != last]
-            elif follower.kind in _FUSED_ACTIVATIONS and (op.kind == "conv" or follower.kind == "relu"):
-                self._absorb(fused, follower)
-                return
-            else:
-                return
-            self._absorb(fused, follower)
-            last = follower.name
-
-    def _can_add(self, addition: Operator, last: str, op: Operator) -> bool:
-        """A blocked convolution adds what is there, and blocked like itself; a plain one adds anything of its shape."""
-        others = [n for n in addition.inputs if self._source(n) != last]
-        if len(others) != 1 or any(s != addition.output_shape for s in addition.input_shapes):
-            return False
-        if self._target.optimization == "all" and _conv_is_blocked(op, _kind(op, "fp32")):
-            return self._value(others[0]) in self._blocked_values
-        return True
-
-    def _absorb(self, fused: _Fused, follower: Operator) -> None:
-        self._absorbed.add(follower.name)
-        fused.operators.append(follower.name)
-        # Later readers name the follower; the value keeps the name of the fused operator.
-        self._alias[follower.name] = fused.writes
-        fused.output_shape = follower.output_shape
-
-    def _runs_on_integers(self, fused: _Fused) -> bool:
-        op = fused.operator
-        if op.kind not in _INTEGER_KINDS or op.activation_bits > 8:
-            return False
-        if op.kind in ("conv", "linear") and op.weight_bits > 8:
-            return False
-        if not self._has_quantizers:
-            return True
-        return self._is_requantized(fused.operators[-1])
-
-    def _is_requantized(self, name: str) -> bool:
-        """Whether every reader quantises, at once or behind operators that quantisation moves through."""
-        readers = self._consumers.get(name, [])
-        return bool(readers) and all(
-            r.kind == "quantize" or (r.kind in _PASSES_VALUES_ON and self._is_requantized(r.name)) for r in readers
-        )
-
-    def _absorb_quantizers(self, fused: _Fused) -> None:
-        readers = self._consumers.get(fused.operators[-1], [])
-        if len(readers) == 1 and readers[0].kind in _FUSED_ACTIVATIONS and fused.operator.kind in ("add", "conv"):
-            self._absorb(fused, readers[0])
-            readers = self._consumers.get(readers[0].name, [])
-        quantizers = [r for r in readers if r.kind == "quantize"]
-        for reader in quantizers:
-            self._absorb(fused, reader)
-        self._integer_values.add(fused.writes)
-
-    def _all_integer(self, fused: _Fused) -> bool:
-        return bool(fused.reads) and all(name in self._integer_values for name, _ in fused.reads)
-
-
-def _with_conversions(fused: Sequence[_Fused]) -> tuple[Kernel, ...]:
+def _with_conversions(fused: Sequence[FusedOperator], target: Target) -> tuple[Kernel, ...]:
     """Kernels of the fused operators, with the changes of layout and precision between them; a value is converted once."""
     blocked = {item.writes for item in fused if item.layout == "blocked"}
     integer = {item.writes for item in fused if item.precision == "int8"}
     converted: set[tuple[str, str]] = set()
     result: list[Kernel] = []
 
-    def convert(kind: str, precision: Precision, values: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+    def convert(kind: str, precision: Precision, values: Iterable[Read]) -> None:
         for name, shape in values:
             if (kind, name) not in converted:
                 converted.add((kind, name))
@@ -255,63 +89,11 @@ def _with_conversions(fused: Sequence[_Fused]) -> tuple[Kernel, ...]:
         wants_blocked = item.layout == "blocked" and item.kind != "first_conv"
         convert("reorder", "fp32", [r for r in item.reads if (r[0] in blocked) != wants_blocked])
         convert("reorder", "fp32", [r for r in item.added if (r[0] in blocked) != (item.layout == "blocked")])
-        result.append(_kernel(item))
+        result.append(_kernel(item, target))
     return tuple(result)
 
 
-def _kind(op: Operator, precision: Precision) -> str:
-    if op.kind != "conv":
-        return _KERNEL_KINDS.get(op.kind, op.kind)
-    groups = int(op.attributes.get("groups", 1))
-    in_channels = op.weight_shape[1] * groups
-    if groups > 1:
-        return "depthwise" if op.weight_shape[1] == 1 and op.weight_shape[0] == groups else "grouped"
-    if in_channels < BLOCK and precision == "fp32":
-        return "first_conv"
-    return "conv1x1" if prod(op.weight_shape[2:]) == 1 else "convkxk"
-
-
-def _layout(item: _Fused, blocked_values: set[str], target: Target) -> Layout:
-    kind = item.kind
-    if item.precision == "int8":
-        return "direct" if item.operator.kind == "conv" and _conv_is_direct(item.operator, kind) else "plain"
-    if target.optimization != "all":
-        return "plain"
-    if item.operator.kind == "conv":
-        return "blocked" if _conv_is_blocked(item.operator, kind) else "plain"
-    channels_fit = all(len(shape) == 4 and shape[1] % BLOCK == 0 for _, shape in item.reads)
-    if kind == "pool":
-        return "blocked" if channels_fit else "plain"
-    if kind not in _KEEPS_BLOCKED and item.operator.kind != "concat":
-        return "plain"
-    if not item.reads or not all(name in blocked_values for name, _ in item.reads):
-        return "plain"
-    if kind in _KEEPS_ANY_CHANNELS and len({shape for _, shape in item.reads}) > 1:
-        # Broadcasting works on plain tensors only.
-        return "plain"
-    return "blocked" if channels_fit or kind in _KEEPS_ANY_CHANNELS else "plain"
-
-
-def _conv_is_blocked(op: Operator, kind: str) -> bool:
-    out_channels, in_per_group = op.weight_shape[:2]
-    groups = int(op.attributes.get("groups", 1))
-    if kind == "first_conv":
-        return True
-    if kind == "depthwise":
-        return out_channels % BLOCKED_ALIGNMENT == 0
-    if kind == "grouped":
-        return in_per_group % BLOCK == 0 and (out_channels // groups) % BLOCK == 0
-    return in_per_group % BLOCKED_ALIGNMENT == 0
-
-
-def _conv_is_direct(op: Operator, kind: str) -> bool:
-    out_channels, in_per_group = op.weight_shape[:2]
-    if kind == "depthwise":
-        return out_channels % INT8_COLUMNS == 0
-    return kind != "grouped" and in_per_group % 4 == 0 and out_channels % 8 == 0
-
-
-def _kernel(item: _Fused) -> Kernel:
+def _kernel(item: FusedOperator, target: Target) -> Kernel:
     op, kind = item.operator, item.kind
     size = 1 if item.precision == "int8" else 4
     moved = kind != "reshape"
@@ -327,7 +109,7 @@ def _kernel(item: _Fused) -> Kernel:
     if kind == "quantize":
         return _replace(base, bytes_in=4 * base.bytes_in)
     if op.kind == "conv":
-        return _with_convolution(base, op, size)
+        return _with_convolution(base, op, size, target.layout_block)
     if kind == "linear":
         return _with_linear(base, op, size)
     if kind == "pool":
@@ -335,21 +117,21 @@ def _kernel(item: _Fused) -> Kernel:
     return base
 
 
-def _with_convolution(base: Kernel, op: Operator, size: int) -> Kernel:
+def _with_convolution(base: Kernel, op: Operator, size: int, block: int) -> Kernel:
     out_channels, in_per_group, *window = op.weight_shape
     groups = int(op.attributes.get("groups", 1))
     pixels = op.output_shape[0] * prod(op.output_shape[2:])
     depth = in_per_group * prod(window)
     weight_bytes = size * prod(op.weight_shape)
     if base.kind == "depthwise":
-        channels = _padded(out_channels, BLOCK if base.layout == "blocked" else 1)
+        channels = _padded(out_channels, block if base.layout == "blocked" else 1)
         loads = groups if base.layout == "plain" else 0
         return _replace(base, macs=pixels * channels * depth, loads=loads, weight_bytes=weight_bytes)
     if base.layout == "blocked":
-        inputs = in_per_group if base.kind == "first_conv" else _padded(in_per_group, BLOCK)
+        inputs = in_per_group if base.kind == "first_conv" else _padded(in_per_group, block)
         depth = inputs * prod(window)
-        outputs = _padded(out_channels // groups, BLOCK)
-        passes = -(-outputs // (BLOCK * FILTER_BLOCKS_PER_PASS))
+        outputs = _padded(out_channels // groups, block)
+        passes = -(-outputs // (block * FILTER_BLOCKS_PER_PASS))
         return _replace(
             base, macs=pixels * outputs * groups * depth, loads=pixels * depth * passes * groups, weight_bytes=weight_bytes
         )

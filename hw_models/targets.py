@@ -26,6 +26,7 @@ class Target:
         precisions: in which a network may run there.
         channel_multiple: channel counts that are multiples of it use the vector units fully.
         unsigned_activations: whether uint8 activations are quicker than int8 ones.
+        layout_block: channels per block of the runtime's blocked float32 layout: the floats in one vector register.
         integer_types: types that the runtime stores weights in and still runs as int8.
         optimization: the runtime's graph optimisation level; another level is another program.
         attached: whether this machine is the target, so that latency can be measured and not only predicted.
@@ -39,6 +40,7 @@ class Target:
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     channel_multiple: int = 8
     unsigned_activations: bool = True
+    layout_block: int = 8
     integer_types: tuple[str, ...] = ("uint8", "int8")
     optimization: Optimization = "all"
     attached: bool = True
@@ -46,10 +48,9 @@ class Target:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise TargetError(f"name must be 1 to 63 of a-z, 0-9 and inner hyphens, got {self.name!r}")
-        if self.threads < 1 or self.channel_multiple < 1:
-            raise TargetError(
-                f"{self.name}: threads and channel_multiple must be at least 1, got {self.threads}, {self.channel_multiple}"
-            )
+        for field in ("threads", "channel_multiple", "layout_block"):
+            if getattr(self, field) < 1:
+                raise TargetError(f"{self.name}: {field} must be at least 1, got {getattr(self, field)}")
         unknown = sorted(set(self.precisions) - set(get_args(Precision)))
         if unknown or not self.precisions:
             raise TargetError(f"{self.name}: precisions must be some of {list(get_args(Precision))}, got {list(self.precisions)}")
@@ -94,12 +95,20 @@ def physical_cores() -> int:
     return len(cores)
 
 
+def _vector_floats() -> int:
+    """Float32 values in a vector register: 16 with AVX-512, else the 8 that ONNX Runtime's blocked layout starts from."""
+    try:
+        return 16 if "avx512f" in Path("/proc/cpuinfo").read_text() else 8
+    except OSError:
+        return 8
+
+
 def builtin_targets() -> tuple[Target, ...]:
     """The targets that every installation has: this machine, on one thread and on all physical cores."""
-    cores = physical_cores()
+    cores, block = physical_cores(), _vector_floats()
     return (
-        Target("cpu-ort-1t", "This CPU, ONNX Runtime, one thread", "cpu", "onnxruntime", threads=1),
-        Target("cpu-ort-all", f"This CPU, ONNX Runtime, all {cores} cores", "cpu", "onnxruntime", threads=cores),
+        Target("cpu-ort-1t", "This CPU, ONNX Runtime, one thread", "cpu", "onnxruntime", 1, layout_block=block),
+        Target("cpu-ort-all", f"This CPU, ONNX Runtime, all {cores} cores", "cpu", "onnxruntime", cores, layout_block=block),
     )
 
 
