@@ -93,9 +93,9 @@ def test_architecture_with_weights_is_built(tmp_path: Path):
     from safetensors.torch import save_file
     from timm import create_model
 
-    module = create_model("test_vgg", num_classes=4).eval()
+    module = create_model("resnet10t", num_classes=4).eval()
     save_file(module.state_dict(), str(tmp_path / "w.safetensors"))
-    options = ModelOptions("timm/test_vgg", height=64, width=64, num_classes=4)
+    options = ModelOptions("timm/resnet10t", height=64, width=64, num_classes=4)
     facts = import_model(tmp_path / "w.safetensors", "architecture", options, scratch=tmp_path)
     assert facts.input_shape == (3, 64, 64)
     assert facts.outputs == 4
