@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from paretopress.client import Client
+from paretopress.v1 import dataset_pb2, model_pb2, search_pb2
+from service.store.database import Database
+from service.testing import InProcessServer
+from tests.service.fakes import FakeImporter, FakeTools, finds_three
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def importer() -> FakeImporter:
+    return FakeImporter()
+
+
+@pytest.fixture
+def server(tmp_path: Path, importer: FakeImporter) -> Iterator[InProcessServer]:
+    """Without a worker: what is queued stays queued."""
+    with InProcessServer(tmp_path / "data", importer) as running:
+        yield running
+
+
+@pytest.fixture
+def working_server(tmp_path: Path, importer: FakeImporter) -> Iterator[InProcessServer]:
+    """With a worker that finds three candidates."""
+    with InProcessServer(tmp_path / "data", importer, FakeTools(finds_three)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: InProcessServer) -> Iterator[Client]:
+    with server.client() as made:
+        yield made
+
+
+def upload_inputs(client: Client, folder: Path) -> search_pb2.Search:
+    """A model and a dataset, and a valid search of them."""
+    (folder / "net.onnx").write_bytes(b"network")
+    (folder / "data.npz").write_bytes(b"images")
+    preprocessing = dataset_pb2.Preprocessing(height=28, width=28, channels=1)
+    model = client.upload_model(folder / "net.onnx", model_pb2.Model.ONNX)
+    dataset = client.upload_dataset(folder / "data.npz", dataset_pb2.Dataset.NPZ, preprocessing)
+    return search_pb2.Search(
+        model=model.name,
+        dataset=dataset.name,
+        target="projects/default/targets/cpu-ort-1t",
+        budget=search_pb2.Budget(latency_ms=1.5, max_accuracy_drop_points=1.0),
+    )

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from paretopress.client import Client
+from paretopress.errors import RequestRefusedError, from_rpc_error
+from paretopress.v1 import dataset_pb2, model_pb2, upload_pb2
+from service.testing import InProcessServer
+from tests.service.fakes import FakeImporter
+
+DATA = bytes(range(256)) * 40
+PREPROCESSING = dataset_pb2.Preprocessing(height=28, width=28, channels=1)
+
+
+def messages(
+    data: bytes, offset: int, sent: bytes, upload_id: str = "u1", sha256: str = ""
+) -> Iterator[model_pb2.UploadModelRequest]:
+    digest = sha256 or hashlib.sha256(data).hexdigest()
+    header = upload_pb2.UploadHeader(upload_id=upload_id, size_bytes=len(data), sha256=digest, offset=offset)
+    model = model_pb2.Model(format=model_pb2.Model.ONNX)
+    yield model_pb2.UploadModelRequest(
+        metadata=model_pb2.UploadModelMetadata(parent="projects/default", model=model, upload=header)
+    )
+    for start in range(0, len(sent), 1000):
+        yield model_pb2.UploadModelRequest(chunk=sent[start : start + 1000])
+
+
+def test_a_model_arrives_whole_and_can_be_listed_and_deleted(client: Client, importer: FakeImporter, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(DATA)
+    seen: list[tuple[int, int]] = []
+    model = client.upload_model(tmp_path / "net.onnx", model_pb2.Model.ONNX, model_id="mine", progress=lambda *a: seen.append(a))
+    assert importer.received == [DATA]
+    assert model.name == "projects/default/models/mine"
+    assert model.sha256 == hashlib.sha256(DATA).hexdigest()
+    assert list(model.input_shape) == [1, 28, 28]
+    assert seen[-1] == (len(DATA), len(DATA))
+    assert [m.name for m in client.list_models()] == [model.name]
+    with pytest.raises(RequestRefusedError) as error:
+        client.upload_model(tmp_path / "net.onnx", model_pb2.Model.ONNX, model_id="mine")
+    assert error.value.code is grpc.StatusCode.ALREADY_EXISTS
+    client.delete_model(model.name, model.etag)
+    with pytest.raises(RequestRefusedError) as error:
+        client.get_model(model.name)
+    assert error.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_an_upload_is_resumed_at_the_committed_size(client: Client, importer: FakeImporter) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        client._models.UploadModel(messages(DATA, 0, DATA[:3000]))
+    assert error.value.code() is grpc.StatusCode.ABORTED
+    query = upload_pb2.QueryUploadRequest(parent="projects/default", upload_id="u1")
+    assert client._models.QueryModelUpload(query).committed_size_bytes == 3000
+    with pytest.raises(grpc.RpcError) as error:
+        client._models.UploadModel(messages(DATA, 2000, DATA[2000:]))
+    assert error.value.code() is grpc.StatusCode.ABORTED
+    model = client._models.UploadModel(messages(DATA, 3000, DATA[3000:]))
+    assert importer.received == [DATA]
+    status = client._models.QueryModelUpload(query)
+    assert (status.committed_size_bytes, status.resource) == (len(DATA), model.name)
+    again = client._models.UploadModel(messages(DATA, len(DATA), b""))
+    assert again.name == model.name
+
+
+def test_wrong_bytes_are_discarded(client: Client, importer: FakeImporter) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        client._models.UploadModel(messages(DATA, 0, DATA, sha256="0" * 64))
+    assert error.value.code() is grpc.StatusCode.DATA_LOSS
+    query = upload_pb2.QueryUploadRequest(parent="projects/default", upload_id="u1")
+    assert client._models.QueryModelUpload(query).committed_size_bytes == 0
+    assert importer.received == []
+
+
+def test_more_bytes_than_announced_are_refused(client: Client) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        client._models.UploadModel(messages(DATA, 0, DATA + b"more"))
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_the_first_message_must_be_metadata(client: Client) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        client._models.UploadModel(iter([model_pb2.UploadModelRequest(chunk=b"x")]))
+    assert [p.field for p in from_rpc_error(error.value).problems] == ["metadata"]
+
+
+def test_every_bad_field_of_a_model_upload(client: Client) -> None:
+    metadata = model_pb2.UploadModelMetadata(
+        parent="nowhere",
+        model_id="-",
+        model=model_pb2.Model(format=model_pb2.Model.ONNX, architecture="resnet18"),
+        architecture_options=model_pb2.ArchitectureOptions(height=-1),
+        upload=upload_pb2.UploadHeader(upload_id="no spaces", size_bytes=0, sha256="xyz", offset=-1),
+    )
+    with pytest.raises(grpc.RpcError) as error:
+        client._models.UploadModel(iter([model_pb2.UploadModelRequest(metadata=metadata)]))
+    assert {p.field for p in from_rpc_error(error.value).problems} == {
+        "parent",
+        "model_id",
+        "model.architecture",
+        "architecture_options",
+        "architecture_options.height",
+        "upload.upload_id",
+        "upload.size_bytes",
+        "upload.sha256",
+        "upload.offset",
+    }
+
+
+def test_a_file_over_the_limit_is_refused_before_it_is_sent(tmp_path: Path, importer: FakeImporter) -> None:
+    (tmp_path / "net.onnx").write_bytes(DATA)
+    with InProcessServer(tmp_path / "data", importer, max_upload_bytes=100) as server, server.client() as client:
+        with pytest.raises(RequestRefusedError) as error:
+            client.upload_model(tmp_path / "net.onnx", model_pb2.Model.ONNX)
+        assert error.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_problems_of_a_dataset_are_told_one_by_one(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "data.zip").write_bytes(b"bad images")
+    with pytest.raises(RequestRefusedError) as error:
+        client.upload_dataset(tmp_path / "data.zip", dataset_pb2.Dataset.ZIP, PREPROCESSING)
+    assert error.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert [p.field for p in error.value.problems] == ["a/1.png", "a/2.png"]
+    assert error.value.metadata["problem_count"] == "2"
+
+
+def test_bad_preprocessing_is_refused_with_every_field(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "data.npz").write_bytes(DATA)
+    bad = dataset_pb2.Preprocessing(height=0, width=28, channels=3, mean=[0.5, 0.5], std=[0.0], crop=9)
+    with pytest.raises(RequestRefusedError) as error:
+        client.upload_dataset(tmp_path / "data.npz", dataset_pb2.Dataset.NPZ, bad)
+    fields = {p.field.removeprefix("dataset.preprocessing.") for p in error.value.problems}
+    assert fields == {"height", "mean", "std", "crop"}
+
+
+def test_a_dataset_is_kept_as_stated(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "data.npz").write_bytes(DATA)
+    stated = dataset_pb2.Preprocessing(
+        height=28,
+        width=28,
+        channels=1,
+        resize=dataset_pb2.Preprocessing.STRETCH,
+        crop=dataset_pb2.Preprocessing.CROP_NONE,
+        mean=[0.25],
+        std=[0.5],
+        layout=dataset_pb2.Preprocessing.NCHW,
+        range=dataset_pb2.Preprocessing.MINUS_ONE_TO_ONE,
+        interpolation=dataset_pb2.Preprocessing.BICUBIC,
+    )
+    dataset = client.upload_dataset(tmp_path / "data.npz", dataset_pb2.Dataset.NPZ, stated, dataset_id="kept")
+    assert dataset.preprocessing == stated
+    assert client.get_dataset("projects/default/datasets/kept") == dataset
+    client.delete_dataset(dataset.name)
+    assert list(client.list_datasets()) == []
+
+
+def test_server_side_paths_need_a_root(tmp_path: Path, importer: FakeImporter) -> None:
+    root = tmp_path / "shared"
+    root.mkdir()
+    (root / "data.npz").write_bytes(DATA)
+    arguments = ("data.npz", dataset_pb2.Dataset.NPZ, PREPROCESSING)
+    with InProcessServer(tmp_path / "a", importer) as server, server.client() as client:
+        with pytest.raises(RequestRefusedError) as error:
+            client.import_dataset(*arguments)
+        assert error.value.code is grpc.StatusCode.PERMISSION_DENIED
+    with InProcessServer(tmp_path / "b", importer, dataset_roots=(root,)) as server, server.client() as client:
+        assert client.import_dataset(*arguments).sha256 == hashlib.sha256(DATA).hexdigest()
+        with pytest.raises(RequestRefusedError) as error:
+            client.import_dataset("../b/paretopress.db", dataset_pb2.Dataset.NPZ, PREPROCESSING)
+        assert error.value.code is grpc.StatusCode.PERMISSION_DENIED
