@@ -81,7 +81,7 @@ def to_onnx(network: Network, dynamic_batch: bool = False) -> bytes:
     if program is None:
         raise UnsupportedNetworkError("no ONNX form: the exporter returned nothing")
     model = compact(program.model_proto)
-    return model.SerializeToString(deterministic=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 @contextlib.contextmanager

@@ -250,7 +250,7 @@ def _take_bias(b: GraphBuilder, node: fx.Node, constant: np.ndarray[Any, Any]) -
     if node.target not in layers or node.users or node.args[2] is not None:
         return False
     outputs = _shape(node)[-1] if node.target is aten.linear.default else _shape(node)[1]
-    trailing = (1,) * (layers[node.target] - 1)  # type: ignore[index]
+    trailing = (1,) * (layers[node.target] - 1)
     if constant.size != outputs or tuple(constant.shape[constant.ndim - len(trailing) - 1 :]) != (outputs, *trailing):
         return False
     weight = node.args[1]
