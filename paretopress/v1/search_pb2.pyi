@@ -339,7 +339,7 @@ class Search(_message.Message):
     last_sequence: _builtins.int
     """Number of the latest event."""
     etag: _builtins.str
-    """Changes whenever the resource does."""
+    """Changes with the state and the request; not with every candidate."""
     @_builtins.property
     def budget(self) -> Global___Budget:
         """Hard limits."""
