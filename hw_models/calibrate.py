@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 from hw_models.calibration_networks import CalibrationNetwork
+from hw_models.catalogue import neighbour_coefficients_ns
 from hw_models.errors import CalibrationError, HardwareModelError
 from hw_models.graph import OperatorGraph
 from hw_models.kernels import kernels
@@ -30,7 +31,7 @@ from paretopress.runtime.measure import time_round
 CHUNK = 9
 FILL_S = 0.03
 ROUNDS = 3
-FIRST_ROUND_SHARE = 0.32
+FIRST_ROUND_SHARE = 0.3
 MAX_DISAGREEMENT = 0.07
 QUIETEST_SHARE = 0.1
 FOLDS = 5
@@ -106,6 +107,9 @@ def measure_samples(
         report((time.monotonic() - start) / budget_s)
     for again in range(1, ROUNDS):
         for index, chunk in enumerate(chunks):
+            if again > 1 and time.monotonic() - start > budget_s:
+                # A machine that slowed down: two rounds are enough to tell which networks repeated.
+                break
             _measure(chunk, target)
             report((again + index / len(chunks)) / ROUNDS)
     return [sample for chunk in chunks for _, sample in chunk]
@@ -116,11 +120,12 @@ def fit_predictor(target: Target, samples: Sequence[Sample], seed: int = 0, dura
     samples = repeatable(samples)
     works = [summed_work(kernels(sample.graph, target)) for sample in samples]
     latencies = typical_latencies_ms(samples)
+    neighbour = neighbour_coefficients_ns(target.runtime)
     errors = np.zeros(len(samples))
     fold_of = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
     for fold in range(FOLDS):
         seen = [i for i in range(len(samples)) if fold_of[i] != fold]
-        fit = fit_roofline([works[i] for i in seen], [latencies[i] for i in seen], target.threads)
+        fit = fit_roofline([works[i] for i in seen], [latencies[i] for i in seen], target.threads, neighbour)
         held_out = _predictor(target, fit)
         for i in np.flatnonzero(fold_of == fold).tolist():
             errors[i] = np.log(latencies[i] / held_out.predict(samples[i].graph).value_ms)
@@ -133,7 +138,7 @@ def fit_predictor(target: Target, samples: Sequence[Sample], seed: int = 0, dura
         runtime=f"onnxruntime {ort.__version__}",
         machine=platform.machine(),
     )
-    final = _predictor(target, fit_roofline(works, latencies, target.threads))
+    final = _predictor(target, fit_roofline(works, latencies, target.threads, neighbour))
     return Predictor(target, final.coefficients_ns, final.run_overhead_ns, _log_errors(samples, errors), summary)
 
 

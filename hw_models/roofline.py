@@ -1,8 +1,8 @@
 """Kernel times as non-negative combinations of counted work: a roofline whose ceilings are fitted, one set per kernel signature.
 
 The coefficients are fitted end to end, on whole networks' latencies, so that a sum of kernels is an end-to-end latency and no
-profiler's per-node overhead has to be taken off. Each is drawn softly towards a generic roofline, which also prices what was
-never measured.
+profiler's per-node overhead has to be taken off. Each is drawn softly towards what a neighbouring machine was found to need, at
+this machine's speed; what no machine has measured is priced by a generic roofline.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 from hw_models.kernels import FEATURES, Kernel
 from hw_models.targets import Precision
 
-PRIOR_WEIGHT = 0.05
+PRIOR_WEIGHT = 0.2
 OUTLIER_RELATIVE_ERROR = 0.2
 _REWEIGHTINGS = 3
 
@@ -27,6 +27,7 @@ _GENERIC_NS: dict[Precision, tuple[float, ...]] = {
 }
 """Nanoseconds per unit of each of `FEATURES` on one core with 8-wide vectors: about 25 GMAC/s in float32, 12 GB/s."""
 
+_GENERIC_RUN_NS = 5000.0
 _THREAD_EFFICIENCY = 0.8
 
 Work = Mapping[str, npt.NDArray[np.float64]]
@@ -43,9 +44,7 @@ class RooflineFit:
 
 def generic_coefficients_ns(precision: Precision, threads: int) -> tuple[float, ...]:
     """The roofline that stands for every kernel never measured; all but the cost of a node scales with threads."""
-    speed = 1 + _THREAD_EFFICIENCY * (threads - 1)
-    node, *rates = _GENERIC_NS[precision]
-    return (node, *(rate / speed for rate in rates))
+    return threaded(_GENERIC_NS[precision], threads)
 
 
 def summed_work(kernels: Sequence[Kernel]) -> dict[str, npt.NDArray[np.float64]]:
@@ -58,11 +57,24 @@ def summed_work(kernels: Sequence[Kernel]) -> dict[str, npt.NDArray[np.float64]]
     return work
 
 
-def fit_roofline(networks: Sequence[Work], latencies_ms: Sequence[float], threads: int) -> RooflineFit:
+def threaded(coefficients_ns: Sequence[float], threads: int) -> tuple[float, ...]:
+    """One thread's coefficients on several: all but the cost of a node scales."""
+    speed = 1 + _THREAD_EFFICIENCY * (threads - 1)
+    node, *rates = coefficients_ns
+    return (node, *(rate / speed for rate in rates))
+
+
+def fit_roofline(
+    networks: Sequence[Work],
+    latencies_ms: Sequence[float],
+    threads: int,
+    neighbour_ns: Mapping[str, Sequence[float]] | None = None,
+) -> RooflineFit:
     """Fit all coefficients at once to the relative error of the networks' latencies.
 
     Solves ``min ||(X c - t) / t||^2 + prior`` with ``c >= 0``; networks that lie far off are weighted down and the fit repeated
-    (Huber's weights), since a busy machine makes some latencies too long.
+    (Huber's weights), since a busy machine makes some latencies too long. The prior is ``neighbour_ns`` (one thread's
+    coefficients of another machine, by signature), sped up or slowed down as a whole to match the median network.
     """
     signatures = sorted({signature for work in networks for signature in work})
     width = len(FEATURES)
@@ -74,8 +86,9 @@ def fit_roofline(networks: Sequence[Work], latencies_ms: Sequence[float], thread
             design[row, start : start + width] = features
     times_ns = np.asarray(latencies_ms) * 1e6
     relative = design / times_ns[:, None]
-    prior = np.array([c for s in signatures for c in generic_coefficients_ns(_precision(s), threads)] + [5000.0])
-    solution = _solve(relative, prior)
+    rows = [_prior_row(signature, threads, neighbour_ns or {}) for signature in signatures]
+    prior = np.array([c for row in rows for c in row] + [_GENERIC_RUN_NS])
+    solution = _solve(relative, prior / np.median(relative @ prior))
     fitted = {s: tuple(float(c) for c in solution[i * width : (i + 1) * width]) for i, s in enumerate(signatures)}
     return RooflineFit(fitted, float(solution[-1]))
 
@@ -95,6 +108,11 @@ def _solve(relative: npt.NDArray[np.float64], prior: npt.NDArray[np.float64]) ->
         error = np.abs(relative @ solution - 1)
         weights = np.sqrt(np.minimum(1.0, OUTLIER_RELATIVE_ERROR / np.maximum(error, 1e-9)))
     return solution
+
+
+def _prior_row(signature: str, threads: int, neighbour_ns: Mapping[str, Sequence[float]]) -> tuple[float, ...]:
+    known = neighbour_ns.get(signature)
+    return threaded(known, threads) if known else generic_coefficients_ns(_precision(signature), threads)
 
 
 def _precision(signature: str) -> Precision:

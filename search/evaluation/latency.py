@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import paretopress
 from hw_models.targets import Target
+from paretopress import runtime
 from search.errors import SearchError
 from search.protocols import Measurement
 
@@ -87,7 +87,7 @@ def _run_measuring(
 
 
 def _environment() -> dict[str, str]:
-    root = str(Path(paretopress.__path__[0]).parent)
+    root = str(Path(runtime.__path__[0]).parents[1])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))}
 
 
