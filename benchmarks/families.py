@@ -1,17 +1,11 @@
 """Every torchvision CNN family through the whole way: lift, check at batch 1, 2 and 7, prune by half, export, run the file.
 
-``python -m benchmarks.families [name ...]`` measures what is not yet in ``results/families.json``; with names, those again.
+Times are of one run each and say the order of magnitude, no more.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,12 +13,15 @@ import torch
 import torchvision
 from torch import nn
 
-from techniques import export, lift, network_checks
+from benchmarks.harness import Check, Results, Row
+from techniques import export, lift, network_checks, registry
+from techniques.base import Transform
+from techniques.context import TechniqueContext
 from techniques.errors import TechniqueError
 from techniques.network import Network
-from techniques.pruning import dependency
+from techniques.pruning import structured
 
-RESULTS = Path(__file__).parent / "results"
+NAME = "families"
 PRUNING_RATIO = 0.5
 MODELS = (
     "alexnet", "vgg11_bn", "vgg16", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "squeezenet1_1", "densenet121",
@@ -48,20 +45,13 @@ def _module(name: str) -> nn.Module:
 
 
 def _prune(network: Network) -> Network:
-    """Half of every group's channels by L2 norm, through Torch-Pruning's dependency graph."""
-    import torch_pruning as tp
-
-    result = network.clone()
-    pruner = tp.pruner.BasePruner(
-        result.graph,
-        importance=tp.importance.MagnitudeImportance(p=2),
-        pruning_ratio=PRUNING_RATIO,
-        ignored_layers=dependency.output_layers(result),
-        **dependency.pruner_arguments(result),
-    )
-    dependency.install(pruner.DG)
-    pruner.step()
-    return result
+    """Half of every group's channels, by L2 norm."""
+    context = TechniqueContext(channel_multiple=1)
+    technique = registry.get("structured_pruning")
+    ratios = dict.fromkeys(structured.groups(network, context), PRUNING_RATIO)
+    if not isinstance(technique, Transform):
+        raise TypeError("structured_pruning is no transform")
+    return technique.apply(network, technique.parse_config({"ratios": ratios}), context)
 
 
 def _milliseconds(start: float) -> float:
@@ -84,20 +74,19 @@ def _onnx_error(data: bytes, network: Network) -> float:
     return float(np.abs(output - expected).max() / (np.abs(expected).max() or 1.0))
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str) -> Row:
     """One row; an error is part of it, not the end."""
     size = _SIZES.get(name, _DEFAULT_SIZE)
-    row: dict[str, Any] = {"model": name, "input": [3, size, size], "torchvision": torchvision.__version__}
+    row: Row = {"input_size": size}
     module = _module(name)
     try:
         start = time.perf_counter()
         network = lift.from_module(module, (3, size, size))
-        row |= {"lift_ms": _milliseconds(start), "erased": list(network.erased), "size_is_free": network.size_is_free}
-        row |= {"lift_error": _lift_error(network, module), "batches": list(network_checks.BATCHES)}
+        row |= {"lift_ms": _milliseconds(start), "erased": "; ".join(network.erased), "size_is_free": network.size_is_free}
+        row |= {"lift_error": _lift_error(network, module), "batches": ", ".join(map(str, network_checks.BATCHES))}
         row["parameters"] = network.parameter_count()
         start = time.perf_counter()
-        with torch.enable_grad():
-            pruned = _prune(network).eval()
+        pruned = _prune(network).eval()
         row |= {"prune_ms": _milliseconds(start), "parameters_pruned": pruned.parameter_count()}
         with torch.no_grad():
             row["pruned_runs"] = all(pruned(torch.randn(b, 3, size, size)).shape == (b, 1000) for b in network_checks.BATCHES)
@@ -110,76 +99,24 @@ def measure(name: str) -> dict[str, Any]:
     return row
 
 
-def checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Gates of "Must show 4", computed from the rows."""
+def run(results: Results) -> None:
+    """Measure the families that have no row yet, and again those that failed."""
+    torch.set_num_threads(1)
+    for name in MODELS:
+        failed = "error" in (results.find(name) or {})
+        results.cell(name, lambda name=name: measure(name), again=failed)  # type: ignore[misc]
+
+
+def checks(rows: list[Row]) -> list[Check]:
+    """Gates of "Must show 4", computed from the rows; a family that failed or has no row counts as not done."""
     done = [row for row in rows if "error" not in row]
-    worst = max((row["lift_error"] for row in done), default=float("inf"))
+    complete = len(done) == len(MODELS)
+    worst = max((row["lift_error"] for row in done), default=None) if complete else None
+    exported = max((row["onnx_error_pruned"] for row in done), default=None) if complete else None
     ran = sum(row["pruned_runs"] and row["parameters_pruned"] < row["parameters"] for row in done)
-    exported = max((row["onnx_error_pruned"] for row in done), default=float("inf"))
-    everything = len(done) == len(MODELS)
-
-    def check(line: str, figure: float, goal: str, holds: bool) -> dict[str, Any]:
-        return {"must_show": f"end-to-end 4: {line}", "figure": figure, "goal": goal, "kind": "gate", "holds": holds}
-
     return [
-        check("families lifted", len(done), f">= {len(MODELS)}", everything),
-        check("largest lift error at batch 1, 2 and 7", worst, "<= 1e-05", everything and worst <= 1e-5),
-        check("families pruned at 0.5 that run", ran, f">= {len(MODELS)}", ran == len(MODELS)),
-        check("largest ONNX error of a pruned network", exported, "<= 0.0001", everything and exported <= 1e-4),
+        Check("end-to-end 4 families lifted", len(done), f">= {len(MODELS)}"),
+        Check("end-to-end 4 lift error", worst, "<= 1e-05"),
+        Check("end-to-end 4 pruned at 0.5, run", ran, f">= {len(MODELS)}"),
+        Check("end-to-end 4 ONNX error, pruned", exported, "<= 0.0001"),
     ]
-
-
-def _write(rows: list[dict[str, Any]]) -> None:
-    order = {name: i for i, name in enumerate(MODELS)}
-    rows = sorted(rows, key=lambda row: order.get(row["model"], len(order)))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    document = {
-        "name": "families",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "date": time.strftime("%Y-%m-%d"),
-        "command": "python -m benchmarks.families",
-        "commit": commit,
-        "rows": rows,
-        "checks": checks(rows),
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "families.json").write_text(json.dumps(document, indent=1) + "\n")
-    (RESULTS / "families.md").write_text(_table(document))
-
-
-def _table(document: dict[str, Any]) -> str:
-    head = "| model | input | lift error | lift ms | prune ms | export ms | parameters | pruned | ONNX error pruned | erased |"
-    lines = [
-        "# torchvision families: lifted, pruned by half, exported",
-        "",
-        f"{document['date']}, {document['machine']}, commit {document['commit']}, `{document['command']}`. Times under load, once.",
-        "",
-        head,
-        "|---" * 10 + "|",
-    ]
-    for row in document["rows"]:
-        if "error" in row:
-            lines.append(f"| {row['model']} | {row['input'][1]} | {row['error']} |" + " |" * 7)
-            continue
-        figures = [f"{row['lift_error']:.1e}", f"{row['lift_ms']:.0f}", f"{row['prune_ms']:.0f}", f"{row['export_ms']:.0f}"]
-        figures += [f"{row['parameters']:,}", f"{row['parameters_pruned']:,}", f"{row['onnx_error_pruned']:.1e}"]
-        lines.append(f"| {row['model']} | {row['input'][1]} | {' | '.join(figures)} | {'; '.join(row['erased'])} |")
-    lines += ["", *(f"- {c['must_show']}: {c['figure']} ({c['goal']}): holds = {c['holds']}" for c in document["checks"]), ""]
-    return "\n".join(lines)
-
-
-def main(names: list[str]) -> None:
-    """Measure what is missing (or the names given) and write the results after every row."""
-    path = RESULTS / "families.json"
-    rows: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        rows = {row["model"]: row for row in json.loads(path.read_text())["rows"] if "error" not in row}
-    for name in names or [n for n in MODELS if n not in rows]:
-        rows[name] = measure(name)
-        print(json.dumps(rows[name]), flush=True)
-        _write(list(rows.values()))
-    _write(list(rows.values()))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

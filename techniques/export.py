@@ -109,9 +109,7 @@ def to_pt2(network: Network, path: Path) -> None:
         "version": 1,
         "input_name": network.input_name,
         "output_name": network.output_name,
-        "size_is_free": network.size_is_free,
         "size_note": network.size_note,
-        "is_classifier": network.is_classifier,
         "erased": list(network.erased),
     }
     program = _exported(network.clone().eval())

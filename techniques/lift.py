@@ -69,8 +69,10 @@ def from_pt2(path: Path | str) -> Network:
     contents = pt2_archive.check(Path(path))
     program = pt2_loader.load(contents)
     network = from_exported_program(program)
-    facts = contents.network_facts
-    return replace(network, **facts) if facts else network
+    facts = dict(contents.network_facts)
+    if network.size_is_free:  # what was found here counts; the file may only word it better
+        facts.pop("size_note", None)
+    return replace(network, **facts)
 
 
 def from_exported_program(program: ExportedProgram) -> Network:
@@ -121,11 +123,10 @@ def lift_graph(
     graph_rewrites.lift_shuffles(graph_module)
     graph_rewrites.lift_splits(graph_module)
     graph_rewrites.free_reshapes(graph_module, batch)
-    network = _network(graph_module, input_shape)
-    network_checks.check_batches(network)
+    network = network_checks.with_shape_facts(_network(graph_module, input_shape))
     if example is not None:
         network_checks.check_outputs(network, *example, tolerance)
-    return network_checks.with_output_facts(network_checks.with_size_facts(network))
+    return network
 
 
 def _network(graph_module: fx.GraphModule, shape: tuple[int, int, int]) -> Network:
@@ -136,6 +137,7 @@ def _network(graph_module: fx.GraphModule, shape: tuple[int, int, int]) -> Netwo
     if isinstance(values, list | tuple):
         output.args = (values[0],)
     graph.set_codegen(fx.graph.CodeGen())
+    graph._tracer_cls = None  # the export's own tracer cannot be built again when a network is unpickled between our processes
     network = Network(fx.GraphModule(graph_module, graph, "Network"), shape, str(placeholder.target))
     network = network.rebuilt().eval()
     for node in graph.nodes:

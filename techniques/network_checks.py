@@ -53,43 +53,44 @@ def _run(network: Network, images: Tensor) -> Tensor:
     return output
 
 
-def check_batches(network: Network) -> None:
-    """Check on shapes alone that every batch of `BATCHES` gives that many outputs.
+def with_shape_facts(network: Network) -> Network:
+    """The network with its size and output facts, after checking on shapes alone (meta tensors) that the batch is free.
 
     Raises:
         UnsupportedNetworkError: a batch size is baked in; the message names the node.
     """
     meta = network.to_meta()
+    expected = _checked_batches(meta)
+    note = _size_note(meta, expected)
+    is_classifier = len(expected) == 2 and expected[1] >= 2
+    return replace(network, size_is_free=not note, size_note=note, is_classifier=is_classifier)
+
+
+def _checked_batches(meta: Network) -> tuple[int, ...]:
+    """Run every batch of `BATCHES`; returns the output's shape at batch 2."""
+    shapes: dict[int, tuple[int, ...]] = {}
     for batch in BATCHES:
         try:
-            output = _run(meta, torch.empty(batch, *network.input_shape, device="meta"))
+            shapes[batch] = tuple(_run(meta, torch.empty(batch, *meta.input_shape, device="meta")).shape)
         except UnsupportedNetworkError as error:
             raise UnsupportedNetworkError(f"batch {batch} does not run: {error}") from error
-        if output.dim() == 0 or output.shape[0] != batch:
-            raise UnsupportedNetworkError(f"batch {batch} gives an output of shape {tuple(output.shape)}: the batch is not kept")
+        if shapes[batch][:1] != (batch,):
+            raise UnsupportedNetworkError(f"batch {batch} gives an output of shape {shapes[batch]}: the batch is not kept")
+    return shapes[2]
 
 
-def with_size_facts(network: Network) -> Network:
-    """The network with ``size_is_free`` and ``size_note`` found by running it, on shapes alone, at 1.5 and at half its size."""
-    channels, height, width = network.input_shape
-    meta = network.to_meta()
-    expected = _run(meta, torch.empty(2, *network.input_shape, device="meta")).shape
+def _size_note(meta: Network, expected: tuple[int, ...]) -> str:
+    """Why 1.5 times or half the height and width do not run; empty when they do."""
+    channels, height, width = meta.input_shape
     for factor in (1.5, 0.5):
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
         try:
-            shape = _run(meta, torch.empty(2, channels, *size, device="meta")).shape
+            shape = tuple(_run(meta, torch.empty(2, channels, *size, device="meta")).shape)
         except UnsupportedNetworkError as error:
-            return replace(network, size_is_free=False, size_note=f"{size[0]}x{size[1]}: {error}")
+            return f"{size[0]}x{size[1]}: {error}"
         if shape != expected:
-            note = f"{size[0]}x{size[1]} gives an output of shape {tuple(shape)}, not {tuple(expected)}"
-            return replace(network, size_is_free=False, size_note=note)
-    return replace(network, size_is_free=True, size_note="")
-
-
-def with_output_facts(network: Network) -> Network:
-    """The network with ``is_classifier`` set from its output's shape."""
-    shape = _run(network.to_meta(), torch.empty(2, *network.input_shape, device="meta")).shape
-    return replace(network, is_classifier=len(shape) == 2 and shape[1] >= 2)
+            return f"{size[0]}x{size[1]} gives an output of shape {shape}, not {expected}"
+    return ""
 
 
 def check_outputs(network: Network, images: Tensor, reference: Tensor, tolerance: float = RELATIVE_TOLERANCE) -> None:

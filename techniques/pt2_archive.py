@@ -233,15 +233,17 @@ def scan_pickle(place: str, content: bytes) -> None:
 
 
 def _network_facts(text: bytes) -> dict[str, Any]:
-    """The fields of ``extra/network.json`` that `techniques.export.to_pt2` writes, each of its type."""
+    """What `techniques.export.to_pt2` writes to ``extra/network.json`` and no graph can tell: names and notes."""
     try:
         data = json.loads(text)
         if data["type"] != "network" or data["version"] != 1:
             raise ValueError("unknown type or version")
-        kinds = {"input_name": str, "output_name": str, "size_is_free": bool, "size_note": str, "is_classifier": bool}
-        facts: dict[str, Any] = {key: data[key] for key in kinds}
-        if any(type(facts[key]) is not kind for key, kind in kinds.items()) or not all(type(n) is str for n in data["erased"]):
-            raise ValueError("a field of the wrong type")
-        return {**facts, "erased": tuple(str(note)[:500] for note in data["erased"][:100])}
+        names = {key: data[key] for key in ("input_name", "output_name")}
+        if not all(isinstance(name, str) and re.fullmatch(r"[^\x00-\x20]{1,256}", name) for name in names.values()):
+            raise ValueError("input and output names must be 1 to 256 visible characters")
+        notes = [data["size_note"], *data["erased"]]
+        if not all(isinstance(note, str) and len(note) <= 1000 for note in notes[:100]):
+            raise ValueError("notes must be texts of at most 1000 characters")
+        return {**names, "size_note": notes[0], "erased": tuple(notes[1:100])}
     except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
         raise UnsafeModelError(f"extra/network.json: {str(error)[:80]}") from None

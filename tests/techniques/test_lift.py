@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -191,3 +192,10 @@ def test_what_cannot_be_lifted_is_refused_with_the_reason(case: Refusal) -> None
 def test_a_network_that_is_no_classifier_is_marked() -> None:
     network = lift.from_module(seeded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())), (3, 8, 8))
     assert not network.is_classifier
+
+
+def test_networks_travel_between_processes() -> None:
+    network = lift.from_module(seeded(ShuffleBlock()), (3, 8, 8))
+    images = torch.randn(2, 3, 8, 8)
+    back = pickle.loads(pickle.dumps(network))
+    assert torch.equal(back(images), network(images))
