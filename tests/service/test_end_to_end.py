@@ -1,0 +1,208 @@
+"""Real searches over a real gRPC server with its real worker process, sandbox, Ray, Optuna and MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from examples import digits
+from paretopress.client import Client
+from paretopress.errors import ClientError, RequestRefusedError
+from paretopress.v1 import model_pb2, search_pb2
+from search.dataset_file import read
+from search.evaluation.candidate import CandidateEvaluator, EvaluationFiles, EvaluationSettings
+from search.setup import training_effort
+from search.spec import Budget, Effort, SearchSpec
+from service.testing import InProcessServer
+from techniques.recipe import Recipe
+from tests.service.digits_search import Inputs, make_inputs, preprocessing, search, upload
+
+pytestmark = pytest.mark.timeout(400)
+SEARCH = "projects/default/searches/digits"
+ALL = ("block_removal", "structured_pruning", "distillation", "int8_quantization")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcessServer]:
+    folder = tmp_path_factory.mktemp("data")
+    with InProcessServer(folder, embedded_worker=True, calibration_s=8.0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: InProcessServer) -> Iterator[Client]:
+    with server.client() as made:
+        yield made
+
+
+@dataclass(frozen=True)
+class Done:
+    search: search_pb2.Search
+    model: str
+    dataset: str
+    report: dict[str, object]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def done(client: Client, inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """One search that trains a little and is feasible."""
+    model, dataset = upload(client, inputs)
+    budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=20.0)
+    client.create_search(search(model, dataset, budget, trials=4, epochs=2.0, techniques=ALL), search_id="digits")
+    ended = client.wait(SEARCH)
+    assert ended.state == search_pb2.Search.SUCCEEDED, ended.state_message
+    folder = tmp_path_factory.mktemp("download")
+    client.download_artifact(SEARCH, "report.json", folder / "report.json")
+    client.download_artifact(ended.best, "model.onnx", folder / "model.onnx")
+    return Done(ended, model, dataset, json.loads((folder / "report.json").read_text()), folder)
+
+
+def test_the_downloaded_model_gives_the_reported_test_accuracy(done: Done) -> None:
+    data = digits.load()
+    x = ((data.test_images[:, None].astype(np.float32) / 255) - digits.MEAN) / digits.STD
+    session = ort.InferenceSession(str(done.folder / "model.onnx"))
+    name = session.get_inputs()[0].name
+    predicted = [int(session.run(None, {name: x[i : i + 1].astype(np.float32)})[0].argmax()) for i in range(len(x))]
+    best = done.report["best"]
+    assert best["split"] == "test"  # type: ignore[index]
+    assert np.mean(predicted == data.test_labels) == pytest.approx(best["accuracy"], abs=0.001)  # type: ignore[index]
+    assert best["latency_ms"]["source"] == "measured"  # type: ignore[index]
+    assert best["latency_ms"]["rounds"] >= 3  # type: ignore[index]
+
+
+def test_mlflow_holds_one_parent_and_one_child_per_candidate(done: Done, client: Client, server: InProcessServer) -> None:
+    candidates = [c.name.rpartition("/")[2] for c in client.list_candidates(SEARCH)]
+    tracking = MlflowClient(server.settings.resolved_tracking_uri)
+    experiment = tracking.get_experiment_by_name("paretopress")
+    assert experiment is not None
+    runs = tracking.search_runs([experiment.experiment_id], f"tags.`paretopress.search` = '{SEARCH}'")
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+    assert len(parents) == 1
+    assert sorted(r.data.tags["paretopress.candidate"] for r in children) == sorted(candidates)
+    front = {name.rpartition("/")[2] for name in done.search.front}
+    for run in children:
+        files = {f.path for f in tracking.list_artifacts(run.info.run_id)}
+        assert "recipe.json" in files
+        assert ("model.onnx" in files) == (run.data.tags["paretopress.candidate"] in front)
+    assert "report.json" in {f.path for f in tracking.list_artifacts(parents[0].info.run_id)}
+
+
+def test_a_front_member_replays_to_the_same_outputs(done: Done, client: Client, server: InProcessServer, tmp_path: Path) -> None:
+    from service.store.blobs import FsspecBlobStore
+
+    blobs = FsspecBlobStore(server.settings.resolved_blob_url)
+    spec = SearchSpec("", "", "cpu-ort-1t", Budget(max_accuracy_drop_points=20.0), Effort(4, 200.0, 1, 2.0))
+    facts = {kind: _digest(server, kind) for kind in ("model", "dataset")}
+    work = server.settings.work_dir / SEARCH.replace("/", "-")
+    files = EvaluationFiles(
+        network=blobs.local_path(facts["model"]),
+        dataset=blobs.local_path(facts["dataset"]),
+        teacher_logits=work / "teacher_logits.npy",
+        original_logits=work / "original_logits.npy",
+        checkpoints=tmp_path,
+        interrupt=tmp_path / "interrupt",
+    )
+    images = int((read(files.dataset)[0].split == 0).sum())
+    effort = training_effort(spec, images, distils=True)
+    settings = EvaluationSettings("top1", effort, 1, 2, server.settings.cpus, 8, True, ("*",))
+    member = client.get_candidate(done.search.front[0])
+    replayed = CandidateEvaluator(files, settings).build(Recipe.from_json(member.recipe_json), member.rung, None)
+    client.download_artifact(member.name, "model.pt2", tmp_path / "model.pt2")
+    from techniques import lift
+
+    stored = lift.from_pt2(tmp_path / "model.pt2")
+    x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(replayed.eval()(x), stored.eval()(x))
+
+
+def _digest(server: InProcessServer, kind: str) -> str:
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(server.settings.resolved_database_url)
+    with engine.connect() as connection:
+        spec = json.loads(connection.execute(text("select spec_json from searches where name like '%/digits'")).scalar_one())
+    return str(spec[f"{kind}_sha256"])
+
+
+def test_a_budget_out_of_reach_ends_infeasible_with_the_nearest(done: Done, client: Client) -> None:
+    budget = search_pb2.Budget(latency_ms=0.001, max_accuracy_drop_points=1.0)
+    client.create_search(search(done.model, done.dataset, budget, trials=2), search_id="impossible")
+    ended = client.wait("projects/default/searches/impossible")
+    assert ended.state == search_pb2.Search.INFEASIBLE, ended.state_message
+    assert ended.nearest.startswith("projects/default/searches/impossible/candidates/c")
+    assert [b.limit for b in ended.broken_limits if b.excess > 0 and b.limit == "latency_ms"] == ["latency_ms"]
+    assert not ended.best
+
+
+def test_wrong_preprocessing_is_caught_and_named(done: Done, client: Client, inputs: Inputs) -> None:
+    model, dataset = upload(client, inputs, preprocessing(mean=5.0, std=0.01))
+    budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=1.0)
+    client.create_search(search(model, dataset, budget), search_id="wrong")
+    ended = client.wait("projects/default/searches/wrong")
+    assert ended.state == search_pb2.Search.FAILED
+    assert "chance" in ended.state_message
+    assert "mean" in ended.state_message
+    assert "5" in ended.state_message
+
+
+def test_an_accuracy_below_the_expected_one_is_caught(done: Done, client: Client) -> None:
+    request = search(done.model, done.dataset, search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=1.0))
+    request.expected_accuracy = 0.9999
+    client.create_search(request, search_id="expected")
+    ended = client.wait("projects/default/searches/expected")
+    if done.report["baseline"]["accuracies"]["validation"] < 0.98:  # type: ignore[index]
+        assert ended.state == search_pb2.Search.FAILED
+        assert "expected_accuracy" in ended.state_message
+
+
+def test_a_hostile_archive_is_refused_and_does_not_run(client: Client, inputs: Inputs, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    payload = f"cposix\nsystem\n(S'touch {canary}'\ntR.".encode()
+    hostile = tmp_path / "hostile.pt2"
+    with zipfile.ZipFile(inputs.model) as source, zipfile.ZipFile(hostile, "w") as target:
+        for entry in source.namelist():
+            target.writestr(entry, payload if entry.endswith("sample_inputs/model.pt") else source.read(entry))
+    with pytest.raises(ClientError) as caught:
+        client.upload_model(hostile, model_pb2.Model.PT2)
+    assert "sample_inputs" in str(caught.value)
+    assert not canary.exists()
+
+
+def test_every_bad_field_of_a_budget_is_answered_at_once(done: Done, client: Client) -> None:
+    budget = search_pb2.Budget(latency_ms=math.nan, size_bytes=-5, macs=0, max_accuracy_drop_points=-1.0, confidence=2.0)
+    with pytest.raises(RequestRefusedError) as caught:
+        client.create_search(search(done.model, done.dataset, budget))
+    fields = {problem.field for problem in caught.value.problems}
+    names = {name.rpartition(".")[2] for name in fields}
+    assert {"latency_ms", "size_bytes", "macs", "max_accuracy_drop_points", "confidence"} <= names
+
+
+def test_cancelling_takes_seconds(done: Done, client: Client) -> None:
+    budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=20.0)
+    client.create_search(search(done.model, done.dataset, budget, trials=500, epochs=50.0, techniques=ALL), search_id="long")
+    name = "projects/default/searches/long"
+    for event in client.watch(name):
+        if event.kind == search_pb2.SearchEvent.CANDIDATE:
+            break
+    started = time.monotonic()
+    client.cancel_search(name)
+    assert client.wait(name).state == search_pb2.Search.CANCELLED
+    assert time.monotonic() - started < 20
