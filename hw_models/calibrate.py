@@ -67,7 +67,7 @@ def calibrate(
     progress: Progress | None = None,
     max_networks: int | None = None,
 ) -> Predictor:
-    """Measure networks for ``budget_s`` seconds, and at least 20 of them, and fit; ``progress`` gets a fraction and a line for people.
+    """Measure at least 20 networks, and more for ``budget_s`` seconds; fit. ``progress`` gets a fraction and a line for people.
 
     Raises:
         CalibrationError: the target is not this machine, or ``max_networks`` is below the 20 that a fit needs.

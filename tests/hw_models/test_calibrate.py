@@ -30,10 +30,10 @@ def test_both_descriptions_have_the_same_shapes() -> None:
 
 def test_short_calibration_predicts_and_reports_progress() -> None:
     seen: list[float] = []
-    predictor = calibrate(TARGET, 12.0, seed=3, progress=lambda fraction, line: seen.append(fraction), max_networks=36)
+    predictor = calibrate(TARGET, 120.0, seed=3, progress=lambda fraction, line: seen.append(fraction), max_networks=27)
     assert seen[-1] == 1.0
     assert all(0 <= fraction <= 1 for fraction in seen)
-    assert MIN_NETWORKS <= predictor.summary.networks <= 36
+    assert MIN_NETWORKS <= predictor.summary.networks <= 27
     assert set(predictor.log_error) == {"fp32", "int8"}
     small, large = (n.graph for n in sorted(islice(sample_networks(("fp32",), 9), 9), key=lambda n: n.graph.macs())[::8])
     assert 0 < predictor.predict(small).value_ms < predictor.predict(large).value_ms
@@ -44,8 +44,8 @@ def test_a_target_elsewhere_cannot_be_calibrated_here() -> None:
         calibrate(replace(TARGET, name="board", attached=False))
 
 
-def test_too_little_time_is_said() -> None:
-    with pytest.raises(CalibrationError, match="give more time"):
+def test_too_few_networks_are_said() -> None:
+    with pytest.raises(CalibrationError, match="raise max_networks"):
         calibrate(TARGET, 5.0, max_networks=3)
 
 
