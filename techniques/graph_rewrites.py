@@ -14,12 +14,17 @@ import torch
 from torch import fx
 
 from techniques.channel_ops import ChannelPermutation, ChannelScale, ChannelSlice
+from techniques.errors import UnsupportedNetworkError
 
 aten = torch.ops.aten
 
 _NO_EFFECT = {
     aten.contiguous.default, aten.clone.default, aten.alias.default, aten.detach.default, aten.detach_.default,
     aten.lift_fresh_copy.default, aten.lift_fresh.default,
+}  # fmt: skip
+_VIEWS = {
+    aten.slice.Tensor, aten.select.int, aten.narrow.default, aten.view.default, aten.reshape.default, aten.transpose.int,
+    aten.permute.default, aten.unsqueeze.default, aten.squeeze.dim, aten.flatten.using_ints, aten.expand.default,
 }  # fmt: skip
 _RESHAPES = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
@@ -81,6 +86,9 @@ def make_functional(graph_module: fx.GraphModule) -> None:
         if functional is None:
             continue
         changed = node.args[0]
+        if isinstance(changed, fx.Node) and changed.target in _VIEWS and len(changed.args[0].users) > 1:  # type: ignore[union-attr]
+            where = f"node {node.name!r} ({node.target})"
+            raise UnsupportedNetworkError(f"{where}: changes a part of a tensor in place that is read elsewhere; write it without")
         for user in list(changed.users) if isinstance(changed, fx.Node) else ():
             if order[user] > order[node]:
                 user.replace_input_with(changed, node)  # type: ignore[arg-type]
