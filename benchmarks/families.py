@@ -24,9 +24,9 @@ from techniques.pruning import structured
 NAME = "families"
 PRUNING_RATIO = 0.5
 MODELS = (
-    "alexnet", "vgg11_bn", "vgg16", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "squeezenet1_1", "densenet121",
-    "googlenet", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "mnasnet0_5", "shufflenet_v2_x0_5",
-    "shufflenet_v2_x1_0", "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny",
+    "alexnet", "vgg11_bn", "vgg16", "resnet18", "resnext50_32x4d", "wide_resnet50_2", "squeezenet1_1", "densenet121", "googlenet",
+    "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0",
+    "efficientnet_b0", "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny",
 )  # fmt: skip
 _SIZES = {"inception_v3": 299}
 _DEFAULT_SIZE = 224
