@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,9 @@ class SandboxImporter:
         """
         with tempfile.TemporaryDirectory(dir=self._scratch_root) as folder:
             options = ModelOptions(**request.options)
-            facts = import_model(path, cast(ModelFormat, request.format), options, scratch=Path(folder))
+            upload = Path(folder) / "upload"  # messages name the file; its name in the store means nothing to the user
+            os.link(path, upload)
+            facts = import_model(upload, cast(ModelFormat, request.format), options, scratch=Path(folder))
             return {
                 "type": "model_facts",
                 "version": 1,

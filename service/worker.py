@@ -38,6 +38,7 @@ _LOG = logging.getLogger("paretopress.worker")
 _POLL_S = 0.3
 _EXIT_GRACE_S = 8.0
 _CALIBRATE_AFTER_IDLE_S = 2.0
+_CALIBRATE_AGAIN_S = 120.0
 
 
 class Tools(Protocol):
@@ -97,6 +98,7 @@ class Worker:
         self._predictors = PredictorFiles(settings.targets_dir)
         self._blobs = FsspecBlobStore(settings.resolved_blob_url, settings.data_dir.absolute() / "blob-cache")
         self._stopping = threading.Event()
+        self._calibrate_not_before = 0.0
 
     def stop(self) -> None:
         """End soon: a running search stops where it is and is resumed by the next worker."""
@@ -171,14 +173,14 @@ class Worker:
 
     def _calibrate_one(self) -> None:
         missing = [name for name in self._predictors.targets() if not self._predictors.exists(name)]
-        if missing:
+        if missing and time.monotonic() > self._calibrate_not_before:
             try:
                 self._calibrate(missing[0])
             except InterruptedError:
                 return
             except HardwareModelError as error:
                 _LOG.warning("calibrating %s failed: %s", missing[0], error)
-                self._stopping.wait(60)
+                self._calibrate_not_before = time.monotonic() + _CALIBRATE_AGAIN_S
 
     def _calibrate(self, target: str) -> None:
         _LOG.info("calibrating %s", target)
@@ -228,6 +230,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     settings = Settings(data_dir=options.data_dir) if options.data_dir else Settings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for chatty in ("alembic", "onnx_ir", "onnxscript"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     os.environ[MARKER] = str(settings.data_dir.absolute())

@@ -47,7 +47,7 @@ class LiveSearch:
         if event.kind in (event.PHASE, event.STATE):
             self._progress.update(self._task, description=event.message[:60] or kind)
         if not self._console.is_terminal or event.kind == event.WARNING:
-            self._console.print(f"{event.sequence:4d} {kind:11s} {event.message}", markup=False)
+            self._console.print(f"{event.sequence:4d} {kind:11s} {event.message}", markup=False, soft_wrap=True)
         done = sum(tables.short(name) != BASELINE for name in self._candidates)
         self._progress.update(self._task, completed=done)
         self._live.update(self._render())
