@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def run(results: Results) -> None:
     results.cell("onnx alone", _onnx_alone)
     results.cell("overhead", _overhead)
     for line, node in TESTS.items():
-        results.cell(f"test {line}", lambda node=node: run_test(node), again=True)
+        results.cell(f"test {line}", partial(run_test, node), again=True)
 
 
 def _demo() -> Row:

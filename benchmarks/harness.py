@@ -173,4 +173,6 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(print_checks() if sys.argv[1:] == ["checks"] else main(sys.argv[1]))
+    if sys.argv[1:] == ["checks"]:
+        sys.exit(print_checks())
+    main(sys.argv[1])
