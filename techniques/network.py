@@ -61,7 +61,7 @@ class Network:
     @property
     def is_meta(self) -> bool:
         """Whether the weights are on the meta device (shapes only)."""
-        return any(p.is_meta for p in self.graph.parameters())
+        return any(t.is_meta for t in [*self.graph.parameters(), *self.graph.buffers()])
 
     def train(self, mode: bool = True) -> Network:
         """Switch dropout and batch norm to training (or evaluation) behaviour, in place; returns itself."""
@@ -78,8 +78,9 @@ class Network:
         return torch.randn(batch, *self.input_shape, device=device)
 
     def parameter_count(self) -> int:
-        """Stored weights of the network; shared ones count once."""
-        return sum(p.numel() for p in self.graph.parameters())
+        """Stored weights of the network, integer ones included; shared ones count once."""
+        integers = sum(b.numel() for name, b in self.graph.named_buffers() if name.rpartition(".")[2] == "weight")
+        return sum(p.numel() for p in self.graph.parameters()) + integers
 
     def module_calls(self) -> Iterator[tuple[fx.Node, nn.Module]]:
         """The graph's calls of modules, in execution order."""

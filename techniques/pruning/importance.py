@@ -16,6 +16,8 @@ from techniques.network import Network
 
 TAYLOR_IMAGES = 512
 TAYLOR_BATCH = 32
+TAYLOR_TEMPERATURE = 4.0
+"""Softens the outputs: images that the network fits perfectly would otherwise carry no gradient."""
 
 
 def channel_scores(
@@ -37,11 +39,11 @@ def channel_scores(
 
 
 def _taylor_scores(network: Network, groups: Mapping[str, Any], context: TechniqueContext) -> dict[str, Tensor]:
-    """Squared gradient-times-weight of each channel, averaged over batches (Molchanov et al. 2019, equation 8).
+    """First-order change of the loss (Molchanov et al. 2019, section 3.1): ``|gradient * weight|`` summed over a channel's weights.
 
-    Squares are taken per small batch: over the whole set the gradients of a trained network cancel out.
+    Squared and averaged over small batches, as over the whole set the gradients of a trained network cancel out.
     """
-    taylor = tp.importance.GroupTaylorImportance(normalizer=None, multivariable=True)
+    taylor = tp.importance.GroupTaylorImportance(normalizer=None)
     scores = {name: torch.zeros(len(group[0].idxs)) for name, group in groups.items()}
     network.eval()
     for batch in _first_images(context):
@@ -66,8 +68,9 @@ def _first_images(context: TechniqueContext) -> Iterator[Batch]:
 
 
 def _loss(logits: Tensor, batch: Batch) -> Tensor:
+    logits = logits / TAYLOR_TEMPERATURE
     if batch.labels is not None:
         return functional.cross_entropy(logits, batch.labels)
     if batch.teacher_logits is not None:
-        return functional.cross_entropy(logits, batch.teacher_logits.softmax(1))
+        return functional.cross_entropy(logits, (batch.teacher_logits / TAYLOR_TEMPERATURE).softmax(1))
     raise DataRequiredError("structured_pruning: importance 'taylor' needs labels or the original's logits on calibration images")

@@ -80,7 +80,7 @@ def with_teacher(source: TensorSource, labels: bool = True) -> TensorSource:
 
 @torch.no_grad()
 def outputs(network: Network, images: Tensor) -> Tensor:
-    return torch.cat([network(part) for part in images.split(256)])
+    return torch.cat([network(part) for part in torch.split(images, 256)])
 
 
 def accuracy(network: Network) -> float:

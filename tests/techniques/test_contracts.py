@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from techniques.apply import apply_recipe, compress
+from techniques.apply import compress, validate_recipe
 from techniques.base import Effort, TrainingMethod, Transform
 from techniques.errors import ConfigError, InterruptedTrainingError, TechniqueError
 from techniques.network import Network
@@ -100,7 +100,7 @@ def test_parameters_are_small_closed_ranges(technique: Any) -> None:
 def test_bad_configs_are_named(case: Case) -> None:
     technique = get(case.technique)
     with pytest.raises(ConfigError, match=case.named):
-        apply_recipe(trained().to_meta(), Recipe((Step(case.technique, case.bad_config),)), context())
+        validate_recipe(Recipe((Step(case.technique, case.bad_config),)), trained(), context())
     with pytest.raises(ConfigError, match="no_such_field"):
         technique.parse_config({**case.config, "no_such_field": 1})
 
