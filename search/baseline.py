@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from hw_models.targets import Target
 from paretopress.runtime.session import run_classifier
 from search.describe import network_macs
-from search.errors import BaselineError
+from search.errors import BaselineError, SearchCancelledError
 from search.evaluation.accuracy import AccuracyResult, check_baseline, evaluate, score
 from search.evaluation.data import ImageData, SplitView, TrainingSource, write_teacher_logits
 from search.evaluation.latency import measure_candidates
@@ -110,13 +112,23 @@ def save_original_logits(result: AccuracyResult, path: Path) -> None:
     np.save(path, result.logits, allow_pickle=False)
 
 
-def ensure_teacher_logits(original: Original, path: Path, seed: int, epochs: float) -> int:
-    """Write the original's outputs on the training views once (contract 9); returns the number of views."""
+def ensure_teacher_logits(original: Original, path: Path, seed: int, epochs: float, should_stop: Callable[[], bool]) -> int:
+    """Write the original's outputs on the training views once (contract 9); returns the number of views.
+
+    Raises:
+        SearchCancelledError: ``should_stop``, asked before every batch, said so.
+    """
     views = max(1, min(MAX_VIEWS, round(epochs)))
     if not path.exists():
         data = original.data
         source = TrainingSource(data.split("train"), seed, data.metadata.augment, None, views)
-        write_teacher_logits(original.network, source, path)
+
+        def outputs(images: Tensor) -> Tensor:
+            if should_stop():
+                raise SearchCancelledError("cancelled while the original's outputs were written")
+            return original.network(images)
+
+        write_teacher_logits(outputs, source, path)
     return views
 
 

@@ -10,6 +10,7 @@ import torch
 
 from search.conclusion import conclude, run_finals
 from search.environment import SearchEnvironment, SearchOutcome
+from search.errors import SearchCancelledError
 from search.execution.runner import ray_runtime, run_trials
 from search.protocols import CandidateRecord, Event
 from search.setup import find_sensitivity, make_driver, prepare
@@ -29,10 +30,18 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
     started = time.monotonic()
     spec.validated()
     environment.work_dir.mkdir(parents=True, exist_ok=True)
-    store = environment.store
     outbox = Outbox(environment.tracker, environment.search_name)
     outbox.start({"spec": spec.to_json(), "target": spec.target})
 
+    try:
+        return _run(spec, environment, outbox, started)
+    except SearchCancelledError as error:
+        outbox.end({}, succeeded=False)
+        return SearchOutcome("CANCELLED", f"{error}; finished candidates are kept")
+
+
+def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, started: float) -> SearchOutcome:
+    store = environment.store
     store.append(Event("phase", "baseline: accuracy of the original on the given data, latency on the target"))
     torch.set_num_threads(environment.cpus)
     setup = prepare(spec, environment)
@@ -41,8 +50,6 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
 
     store.append(Event("phase", "sensitivity: what each single compression costs and saves"))
     sensitivity = find_sensitivity(setup, environment)
-    if store.should_stop():
-        return _cancelled(outbox)
 
     store.append(Event("phase", f"search: up to {spec.effort.max_trials} candidates"))
     driver = make_driver(setup, sensitivity, environment, outbox, started)
@@ -51,7 +58,7 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
     with ray_runtime(setup.runner):
         run_trials(driver, setup.evaluator, setup.runner)
         if driver.cancelled:
-            return _cancelled(outbox)
+            raise SearchCancelledError("cancelled on request")
         store.append(Event("phase", "finalists: exported, read on the selection split, measured on the target"))
         finals = run_finals(setup, environment, outbox)
 
@@ -64,8 +71,3 @@ def _baseline_event(record: CandidateRecord) -> Event:
     latency = record.measurements["latency_ms"]
     message = f"original: accuracy {record.accuracy['validation']:.4f}, {latency.value:.3f} ms {latency.source}"
     return Event("baseline", message, {"candidate": record.candidate_id})
-
-
-def _cancelled(outbox: Outbox) -> SearchOutcome:
-    outbox.end({}, succeeded=False)
-    return SearchOutcome("CANCELLED", "cancelled on request; finished candidates are kept")

@@ -10,12 +10,11 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search.space import Policy, SearchSpace
 from techniques.parameters import ChoiceParameter, FloatParameter, Parameter
 
-_CONSTRAINTS = "constraints"
 OBJECTIVE_COUNT = 3
 
 
@@ -55,7 +54,8 @@ class PolicySampler:
     def tell(self, number: int, values: Sequence[float], constraints: Sequence[float]) -> None:
         """Report a trial: objectives, and constraints that are met when at most 0."""
         trial = self._trials.pop(number)
-        trial.set_user_attr(_CONSTRAINTS, list(constraints))
+        for name, value in _named(constraints).items():
+            trial.set_constraint(name, value)
         self._study.tell(trial, list(values))
 
     def tell_failed(self, number: int) -> None:
@@ -70,8 +70,7 @@ class PolicySampler:
                 params=parameters,
                 distributions=self._distributions,
                 values=list(values),
-                # Where Optuna itself keeps them after a tell; an added trial never passes through the sampler.
-                system_attrs={_CONSTRAINTS: list(constraints)},
+                constraints=_named(constraints),
             )
         )
 
@@ -85,14 +84,11 @@ class PolicySampler:
             seed=int.from_bytes(digest[:4], "big"),
             multivariate=True,
             n_startup_trials=8,
-            constraints_func=_constraints,
-            warn_independent_sampling=False,
         )
 
 
-def _constraints(trial: FrozenTrial) -> Sequence[float]:
-    values: Sequence[float] = trial.user_attrs.get(_CONSTRAINTS, (0.0,))
-    return values
+def _named(constraints: Sequence[float]) -> dict[str, float]:
+    return {f"limit_{index}": value for index, value in enumerate(constraints)}
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:

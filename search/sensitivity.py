@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from search.errors import SearchCancelledError
 from search.moves import Move, recipe_of
 from search.pricing import Pricer
 from search.space import Policy
@@ -63,12 +64,15 @@ def measure_sensitivity(
     pricer: Pricer,
     precisions: Sequence[str] = PRECISIONS,
     time_limit_s: float = 120.0,
-    progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Sensitivity:
     """Apply each move alone, recalibrate batch norm, and compare outputs on ``images`` with the original's.
 
     A move that the network refuses is left out with the reason. When the time is up, moves not yet looked at take the
     median loss of those that were, and are named in ``skipped`` as estimated.
+
+    Raises:
+        SearchCancelledError: ``should_stop``, asked before every move, said so.
     """
     meta = network.to_meta()
     with torch.no_grad():
@@ -79,7 +83,9 @@ def measure_sensitivity(
     usable: list[Move] = []
     originals = {p: pricer.price(recipe_of((), Policy(precision=p), meta, context, distil=False)).named() for p in precisions}
     deadline = time.monotonic() + time_limit_s
-    for index, move in enumerate(moves):
+    for move in moves:
+        if should_stop():
+            raise SearchCancelledError("cancelled while sensitivities were measured")
         try:
             for precision in precisions:
                 recipe = recipe_of((move,), Policy(precision=precision), meta, context, distil=False)
@@ -93,8 +99,6 @@ def measure_sensitivity(
             usable.append(move)
         except TechniqueError as error:
             skipped[move.move_id] = str(error)
-        if progress:
-            progress(index + 1, len(moves))
     estimate = sorted(loss.values())[len(loss) // 2] if loss else 1.0
     for move in usable:
         loss.setdefault(move.move_id, estimate)

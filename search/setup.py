@@ -75,6 +75,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     Raises:
         BaselineError: model and data do not belong together, or the accuracy is not what was expected.
         InvalidSpecError: unknown techniques or target.
+        SearchCancelledError: cancelled while the original's outputs were written.
     """
     target = get_target(spec.target)
     techniques = allowed_techniques(spec, target)
@@ -86,7 +87,8 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     effort = training_effort(spec, len(original.data.split("train")), "distillation" in techniques)
     views = 1
     if effort.rung_steps[-1]:
-        views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, spec.effort.max_epochs)
+        stop = environment.store.should_stop
+        views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, spec.effort.max_epochs, stop)
     settings = EvaluationSettings(
         metric=spec.metric,
         effort=effort,
@@ -172,7 +174,8 @@ def _measure(setup: Setup, environment: SearchEnvironment) -> Sensitivity:
     limit_s = setup.spec.effort.max_wall_time_s * _SENSITIVITY_SHARE
     torch.manual_seed(setup.spec.effort.seed)
     images = view.images(chosen)
-    return measure_sensitivity(setup.original.network, moves, images, setup.context, setup.pricer, precisions, limit_s)
+    network, stop = setup.original.network, environment.store.should_stop
+    return measure_sensitivity(network, moves, images, setup.context, setup.pricer, precisions, limit_s, stop)
 
 
 def _content_key(setup: Setup, environment: SearchEnvironment) -> str:

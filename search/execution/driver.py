@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from search.execution.trial import TrialPlan
 
@@ -26,3 +26,16 @@ class TrialDriver(Protocol):
     def should_stop(self) -> bool:
         """Whether everything has to end now; asked several times a second."""
         ...
+
+
+class DriverBound:
+    """Something of Tune's that carries the driver. Tune pickles it for a restore that is never used (contract 6); the driver,
+    with its open databases, stays out of that, and copies in this process stay bound to the same driver."""
+
+    _driver: TrialDriver
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_driver"}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self

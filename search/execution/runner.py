@@ -16,7 +16,7 @@ import ray
 from ray import tune
 from ray.tune.stopper import Stopper
 
-from search.execution.driver import TrialDriver
+from search.execution.driver import DriverBound, TrialDriver
 from search.execution.scheduler import RungScheduler
 from search.execution.searcher import DriverSearcher
 from search.execution.trial import RungEvaluator, TrialActor
@@ -79,7 +79,7 @@ def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-class _DriverStopper(Stopper):  # type: ignore[misc]
+class _DriverStopper(DriverBound, Stopper):  # type: ignore[misc]
     def __init__(self, driver: TrialDriver) -> None:
         self._driver = driver
 

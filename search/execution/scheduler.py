@@ -8,11 +8,11 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from search.execution.driver import TrialDriver
+from search.execution.driver import DriverBound, TrialDriver
 from search.execution.trial import PLAN
 
 
-class RungScheduler(FIFOScheduler):  # type: ignore[misc]
+class RungScheduler(DriverBound, FIFOScheduler):  # type: ignore[misc]
     """First in, first out; after each rung the driver says whether the trial goes on."""
 
     def __init__(self, driver: TrialDriver) -> None:

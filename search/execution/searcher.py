@@ -6,11 +6,11 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from search.execution.driver import TrialDriver
+from search.execution.driver import DriverBound, TrialDriver
 from search.execution.trial import PLAN
 
 
-class DriverSearcher(Searcher):  # type: ignore[misc]
+class DriverSearcher(DriverBound, Searcher):  # type: ignore[misc]
     """Hands out the driver's proposals and remembers which Tune trial carries which."""
 
     def __init__(self, driver: TrialDriver) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class Driver:
         self.reports: list[tuple[int, int]] = []
         self.pids: set[int] = set()
         self.failures: list[tuple[int, int, str]] = []
+        self.database = threading.Lock()  # a driver holds what cannot be pickled
 
     def propose(self) -> TrialPlan | None:
         if self.proposed >= self.trials:
