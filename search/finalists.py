@@ -20,7 +20,7 @@ from techniques.export import to_onnx, to_pt2, weight_size_bytes
 from techniques.network import Network
 from techniques.recipe import Recipe
 
-MAX_FINALISTS = 10
+MAX_FINALISTS = 8
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from examples import digits
 from examples.resnet import ResNet
 from examples.to_npz import write_npz
 from examples.train_fashion import train
+from hw_models.predictor import Predictor
+from hw_models.targets import builtin_targets
 from paretopress.client import Client
 from paretopress.v1 import dataset_pb2, model_pb2, search_pb2
 
@@ -67,3 +69,10 @@ def search(
     effort = search_pb2.Effort(max_trials=trials, max_epochs=epochs, seed=1)
     effort.max_wall_time.FromSeconds(200)
     return search_pb2.Search(model=model, dataset=dataset, target=TARGET, budget=budget, effort=effort, techniques=techniques)
+
+
+def place_predictors(data_dir: Path) -> None:
+    """Uncalibrated predictors where the worker would put measured ones: these tests are not about calibration."""
+    (data_dir / "targets").mkdir(parents=True)
+    for target in builtin_targets():
+        (data_dir / "targets" / f"{target.name}.json").write_text(Predictor(target).to_json())

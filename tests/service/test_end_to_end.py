@@ -26,7 +26,7 @@ from search.setup import training_effort
 from search.spec import Budget, Effort, SearchSpec
 from service.testing import InProcessServer
 from techniques.recipe import Recipe
-from tests.service.digits_search import Inputs, make_inputs, preprocessing, search, upload
+from tests.service.digits_search import Inputs, make_inputs, place_predictors, preprocessing, search, upload
 
 pytestmark = pytest.mark.timeout(400)
 SEARCH = "projects/default/searches/digits"
@@ -41,7 +41,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcessServer]:
     folder = tmp_path_factory.mktemp("data")
-    with InProcessServer(folder, embedded_worker=True, calibration_s=8.0) as running:
+    place_predictors(folder)
+    with InProcessServer(folder, embedded_worker=True) as running:
         yield running
 
 

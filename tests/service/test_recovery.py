@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from paretopress.client import Client
 from paretopress.v1 import search_pb2
-from tests.service.digits_search import make_inputs, search, upload
+from tests.service.digits_search import make_inputs, place_predictors, search, upload
 
 pytestmark = pytest.mark.timeout(400)
 SEARCH = "projects/default/searches/killed"
@@ -24,7 +24,7 @@ MARKER = "Paretopress listens on "
 
 def _serve(data_dir: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
     command = [str(Path(sys.executable).with_name("paretopress")), "serve", "--port", "0", "--data-dir", str(data_dir)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PARETOPRESS_CALIBRATION_S": "8", "PARETOPRESS_LEASE_S": "4"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PARETOPRESS_LEASE_S": "4"}
     with log.open("wb") as file:
         process = subprocess.Popen([*command, "--no-mlflow-ui"], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 90
@@ -38,6 +38,7 @@ def _serve(data_dir: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
 def test_a_search_survives_kill_9_of_the_server(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path)
     data_dir = tmp_path / "data"
+    place_predictors(data_dir)
     server, address = _serve(data_dir, tmp_path / "first.log")
     announced: set[str] = set()
     try:
