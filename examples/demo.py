@@ -72,7 +72,9 @@ def main() -> int:
         print("$ paretopress " + " ".join(command[3:]))
         status = subprocess.run(command, cwd=ROOT, env=environment()).returncode
         fetch_results(address)
-    print(f"\nThe demo took {time.monotonic() - started:.0f} s. What is left of it:")
+    duration_s = round(time.monotonic() - started, 1)
+    (OUT / "demo.json").write_text(json.dumps({"status": status, "duration_s": duration_s}))
+    print(f"\nThe demo took {duration_s:.0f} s. What is left of it:")
     print(f"  report        {OUT / 'report.json'}")
     print(f"  best model    {OUT / 'model.onnx'} (run it with onnxruntime alone), model.pt2, recipe.json")
     print(f"  server log    {log}")
