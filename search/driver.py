@@ -170,10 +170,20 @@ class SearchDriver:
         self._outbox.candidate(record)
 
     def _is_promoted(self, record: CandidateRecord, rung: int) -> bool:
-        """Successive halving by non-dominated rank, ties by accuracy drop (MO-ASHA's promotion, Schmucker 2021, section 3)."""
+        """Successive halving: least over the accuracy limit first, then by non-dominated rank, then by drop.
+
+        The rank is MO-ASHA's promotion (Schmucker 2021, section 3); the limit comes before it (constrained domination,
+        Deb 2002, section VI-A), or the fastest networks would be trained however little of them is left.
+        """
         peers = list(self._by_rung[rung].values())
         ranks = non_dominated_ranks([objectives(r, "validation") for r in peers])
-        order = sorted(zip(ranks, peers, strict=True), key=lambda pair: (pair[0], objectives(pair[1], "validation")[0]))
+        limit = self._spec.budget.max_accuracy_drop_points
+
+        def key(pair: tuple[int, CandidateRecord]) -> tuple[float, ...]:
+            drop = objectives(pair[1], "validation")[0]
+            return (max(drop - limit, 0.0) if limit is not None else 0.0, pair[0], drop)
+
+        order = sorted(zip(ranks, peers, strict=True), key=key)
         keep = math.ceil(len(peers) * PROMOTED_SHARE)
         return record.trial_number in {r.trial_number for _, r in order[:keep]}
 

@@ -38,10 +38,15 @@ def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit
     rank_of = {r.candidate_id: rank for r, rank in zip(living, ranks, strict=True)}
 
     def key(record: CandidateRecord) -> tuple[float, ...]:
-        excess = relative_excess(broken_limits(record, spec.budget, "validation"), spec.budget)
+        excess = relative_excess(broken_limits(_without_spread(record), spec.budget, "validation"), spec.budget)
         return (round(excess, 3), rank_of[record.candidate_id], record.measurements["latency_ms"].value)
 
     return sorted(living, key=key)[:limit]
+
+
+def _without_spread(record: CandidateRecord) -> CandidateRecord:
+    """Predicted latencies by their estimate: an upper bound would order candidates by the predictor's doubt."""
+    return replace(record, measurements={name: replace(m, spread=0.0) for name, m in record.measurements.items()})
 
 
 def export(record: CandidateRecord, evaluator: CandidateEvaluator, blobs: BlobStore) -> Exported:

@@ -63,7 +63,7 @@ def search_space(techniques: Sequence[str], size_is_free: bool) -> SearchSpace:
         size_is_free: whether the network runs at other resolutions.
     """
     allowed = set(techniques)
-    parameters: list[Parameter] = [FloatParameter("tightness", 0.55, 1.0, 0.95)]
+    parameters: list[Parameter] = [FloatParameter("tightness", 0.75, 1.0, 0.95)]
     for name, technique in (("depth_cost", "block_removal"), ("width_cost", "structured_pruning"), ("rank_cost", "low_rank")):
         if technique in allowed:
             parameters.append(FloatParameter(name, 0.1, 10.0, 1.0, log=True))
