@@ -17,7 +17,7 @@ demo: $(STAMP)
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest tests --durations=15
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
