@@ -114,6 +114,9 @@ class SearchDriver:
                 return None
             if allocation.recipe.digest not in self._recipes:
                 return allocation
+            if not allocation.fits:
+                # All moves that help were made: tighter aims give the same recipe.
+                return None
             tightness *= _TIGHTENING
         return None
 
