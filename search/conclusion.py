@@ -33,7 +33,7 @@ class Finals:
     files: Mapping[str, bytes]
 
 
-def run_finals(setup: Setup, environment: SearchEnvironment, outbox: Outbox) -> Finals:
+def run_finals(setup: Setup, environment: SearchEnvironment) -> Finals:
     """Export the finalists, read them on the selection split, measure them beside the original, store them.
 
     Raises:

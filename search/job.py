@@ -60,7 +60,7 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, start
         if driver.cancelled:
             raise SearchCancelledError("cancelled on request")
         store.append(Event("phase", "finalists: exported, read on the selection split, measured on the target"))
-        finals = run_finals(setup, environment, outbox)
+        finals = run_finals(setup, environment)
 
     outcome = conclude(setup, environment, outbox, finals, time.monotonic() - started)
     shutil.rmtree(setup.evaluator.files.checkpoints, ignore_errors=True)
