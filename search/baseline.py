@@ -16,14 +16,13 @@ from search.errors import BaselineError, SearchCancelledError
 from search.evaluation.accuracy import AccuracyResult, check_baseline, evaluate, score
 from search.evaluation.data import ImageData, SplitView, TrainingSource, write_teacher_logits
 from search.evaluation.latency import measure_candidates
-from search.protocols import BlobStore, CandidateRecord, Measurement
+from search.protocols import BASELINE, BlobStore, CandidateRecord, Measurement
 from search.spec import SearchSpec
 from techniques import lift
 from techniques.export import to_onnx, weight_size_bytes
 from techniques.network import Network
 from techniques.recipe import Recipe
 
-BASELINE = "baseline"
 MAX_VIEWS = 2
 
 
@@ -59,7 +58,7 @@ def open_original(spec: SearchSpec, blobs: BlobStore) -> Original:
     classes, outputs = data.split("validation").classes, int(network(network.example_input(1)).shape[1])
     if data.split("validation").labels is not None and classes > outputs:
         raise BaselineError(f"the labels name {classes} classes, but the network has {outputs} outputs; check the label column")
-    return Original(network, data, to_onnx(network))
+    return Original(network, data, to_onnx(network, dynamic_batch=spec.budget.batch_size > 1))
 
 
 def onnx_accuracy(onnx: bytes, view: SplitView, spec: SearchSpec, teacher: AccuracyResult | None, threads: int) -> AccuracyResult:

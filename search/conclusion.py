@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from search.baseline import BASELINE, onnx_accuracy
+from search.baseline import onnx_accuracy
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import SearchError
 from search.evaluation.accuracy import AccuracyResult, drop_points
@@ -16,7 +16,7 @@ from search.evaluation.latency import measure_candidates
 from search.execution.runner import run_quietly
 from search.finalists import Exported, choose_finalists, export, packed, read_selection, with_latency
 from search.pareto import broken_limits, front, nearest, pick
-from search.protocols import CandidateRecord, Event, Measurement
+from search.protocols import BASELINE, CandidateRecord, Event, Measurement
 from search.report import ReportInputs, build_report
 from search.setup import Setup
 from search.tracking.outbox import Outbox
@@ -52,10 +52,11 @@ def run_finals(setup: Setup, environment: SearchEnvironment) -> Finals:
     for record in chosen:
         if store.should_stop():
             break
-        exported.append(read_selection(export(record, setup.evaluator, environment.blobs), view, original, setup.spec, threads))
+        files = export(record, setup.evaluator, environment.blobs, setup.spec.budget.batch_size)
+        exported.append(read_selection(files, view, original, setup.spec, threads))
         store.append(Event("phase", f"finalist {len(exported)} of {len(chosen)}: {record.candidate_id} exported"))
-    files = {BASELINE: setup.original.onnx, **{e.record.candidate_id: e.onnx for e in exported}}
-    measured = _measure(files, setup)
+    models = {BASELINE: setup.original.onnx, **{e.record.candidate_id: e.onnx for e in exported}}
+    measured = _measure(models, setup)
     baseline = _finished_baseline(setup, original, measured[BASELINE])
     finalists = with_latency(exported, measured)
     members = {r.candidate_id for r in front(finalists, setup.spec.budget)}
@@ -63,7 +64,7 @@ def run_finals(setup: Setup, environment: SearchEnvironment) -> Finals:
     store.save_candidate(baseline)
     for record in finalists:
         store.save_candidate(record)
-    return Finals(baseline, tuple(finalists), files)
+    return Finals(baseline, tuple(finalists), models)
 
 
 def _measure(files: Mapping[str, bytes], setup: Setup) -> dict[str, Measurement]:

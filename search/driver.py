@@ -13,7 +13,7 @@ from search.allocation import Allocation, MakeRecipe, aims_of, allocate
 from search.execution.trial import TrialPlan
 from search.pareto import non_dominated_ranks, objectives
 from search.pricing import Price, Pricer
-from search.protocols import CandidateRecord, CandidateStore, Event, Measurement
+from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
 from search.sampler import PolicySampler
 from search.sensitivity import Sensitivity
 from search.space import Policy
@@ -23,6 +23,7 @@ from techniques.errors import TechniqueError
 from techniques.recipe import Recipe
 
 PROMOTED_SHARE = 0.5
+_FIRST_PEERS = 3
 _ASKS_PER_TRIAL = 8
 _TIGHTENING = 0.93
 _STOP_POLL_S = 0.3
@@ -70,7 +71,7 @@ class SearchDriver:
     def restore(self, records: Sequence[CandidateRecord]) -> None:
         """Take over what an earlier life of this search finished: sampler, rungs and numbers."""
         for record in records:
-            if record.candidate_id == "baseline":
+            if record.candidate_id == BASELINE:
                 continue
             self._number = max(self._number, record.trial_number + 1)
             self._recipes.add(Recipe.from_json(record.recipe_json).digest)
@@ -177,8 +178,11 @@ class SearchDriver:
 
         The rank is MO-ASHA's promotion (Schmucker 2021, section 3); the limit comes before it (constrained domination,
         Deb 2002, section VI-A), or the fastest networks would be trained however little of them is left.
+        The first few have nothing to be compared with and go on.
         """
         peers = list(self._by_rung[rung].values())
+        if len(peers) <= _FIRST_PEERS:
+            return True
         ranks = non_dominated_ranks([objectives(r, "validation") for r in peers])
         limit = self._spec.budget.max_accuracy_drop_points
 

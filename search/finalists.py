@@ -49,11 +49,14 @@ def _without_spread(record: CandidateRecord) -> CandidateRecord:
     return replace(record, measurements={name: replace(m, spread=0.0) for name, m in record.measurements.items()})
 
 
-def export(record: CandidateRecord, evaluator: CandidateEvaluator, blobs: BlobStore) -> Exported:
-    """Build the trained candidate and store its files: ``model.onnx``, ``model.pt2``, ``recipe.json``, ``model.zip``."""
+def export(record: CandidateRecord, evaluator: CandidateEvaluator, blobs: BlobStore, batch: int = 1) -> Exported:
+    """Build the trained candidate and store its files: ``model.onnx``, ``model.pt2``, ``recipe.json``, ``model.zip``.
+
+    A budget for more images than one per run gets a file with a free batch.
+    """
     recipe = Recipe.from_json(record.recipe_json)
     network = evaluator.build(recipe, record.rung, evaluator.files.checkpoint(record.trial_number)).eval()
-    onnx = to_onnx(network)
+    onnx = to_onnx(network, dynamic_batch=batch > 1)
     container = packed(onnx, record.recipe_json)
     artifacts = {
         "model.onnx": blobs.put_bytes(onnx),

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+BASELINE = "baseline"
+"""Id of the original among the candidates."""
 EventKind = Literal["state", "phase", "baseline", "sensitivity", "candidate", "front", "warning", "report"]
 
 

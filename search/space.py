@@ -9,6 +9,7 @@ from typing import Any
 from techniques.parameters import ChoiceParameter, FloatParameter, Parameter
 
 RESOLUTION_SCALES = (1.0, 0.857, 0.714)
+FIRST_TIGHTNESSES = (0.95, 0.85, 0.75)
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def search_space(techniques: Sequence[str], size_is_free: bool) -> SearchSpace:
         parameters.append(FloatParameter("temperature", 1.0, 8.0, 4.0))
         parameters.append(FloatParameter("alpha", 0.5, 1.0, 0.9))
         parameters.append(FloatParameter("learning_rate", 0.01, 0.1, 0.05, log=True))
-    base = Policy(precision=precisions[0])
-    first = [base]
+    # A front needs its middle and its far end as well: the same balance of techniques at three tightnesses.
+    first = [Policy(tightness=tightness, precision=precisions[0]) for tightness in FIRST_TIGHTNESSES]
     if "block_removal" in allowed:
         first.append(Policy(precision=precisions[0], depth_cost=0.2, width_cost=2.0, rank_cost=4.0))
     if "structured_pruning" in allowed:

@@ -189,6 +189,8 @@ def _processes(settings: Settings, worker_command: Sequence[str] | None) -> list
         page = ["--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"]
         store = ["--backend-store-uri", settings.resolved_tracking_uri]
         command = [sys.executable, "-m", "service.supervision", str(os.getpid()), sys.executable, "-m", "mlflow", "server"]
+        # Five more processes for language-model evaluation jobs, which nobody has here.
+        environment = {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         processes.append(
             SupervisedProcess("mlflow", [*command, *store, *artifacts, *page], environment, settings.data_dir / "mlflow.log")
         )

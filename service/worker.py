@@ -88,7 +88,7 @@ class RealTools:
 
 
 class Worker:
-    """Runs searches until it is stopped. `stop` may be called from a signal handler or another thread."""
+    """Runs searches until it is stopped. `stop` may be called from another thread, not from a signal handler."""
 
     def __init__(self, settings: Settings, database: Database, tools: Tools | None = None, owner: str = "") -> None:
         self._settings = settings
@@ -211,15 +211,26 @@ class Worker:
 
 
 def _end_on_signals(worker: Worker) -> None:
-    def end(*_: object) -> None:
-        worker.stop()
-        # Whatever does not let go in time is ended with all that it started; its search is resumed.
-        timer = threading.Timer(_EXIT_GRACE_S, lambda: os.killpg(os.getpgrp(), signal.SIGKILL))
-        timer.daemon = True
-        timer.start()
+    """Stop the worker on SIGTERM or SIGINT, from a thread of its own.
 
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    A Python handler runs between two bytecodes of the main thread, perhaps while that holds the very lock that `Worker.stop`
+    needs; and the kernel may send the parent's death twice. So the handlers do nothing, and a thread reads the wake-up pipe.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+
+    def end() -> None:
+        while os.read(reader, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
+            pass
+        worker.stop()
+        time.sleep(_EXIT_GRACE_S)
+        # Whatever did not let go in time is ended with all that it started; its search is resumed.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=end, name="signals", daemon=True).start()
 
 
 def main(arguments: list[str] | None = None) -> int:

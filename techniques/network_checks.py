@@ -13,6 +13,8 @@ from techniques.network import Network
 
 BATCHES = (1, 2, 7)
 RELATIVE_TOLERANCE = 1e-5
+_ALONE_TOLERANCE = 0.05
+"""Kernels of another batch size round differently, and behind a quantiser a rounding error is a whole step."""
 
 
 class _NamingInterpreter(fx.Interpreter):
@@ -106,5 +108,5 @@ def check_outputs(network: Network, images: Tensor, reference: Tensor, tolerance
     if not error <= tolerance:
         raise UnsupportedNetworkError(f"the lifted graph differs from the original by {error:.1e} of the output's scale")
     single = _run(network, images[:1])
-    if not relative_error(single, reference[:1]) <= max(tolerance, 1e-4):
+    if not relative_error(single, reference[:1]) <= max(tolerance, _ALONE_TOLERANCE):
         raise UnsupportedNetworkError("an image alone gives another output than in a batch: the network mixes images")

@@ -34,7 +34,7 @@ def list_candidates(
             return print_messages(candidates)
         baseline = next((c for c in candidates if tables.short(c.name) == BASELINE), None) or _baseline(client, full_name)
     others = [c for c in candidates if tables.short(c.name) != BASELINE]
-    Console().print(tables.candidate_table("candidates (~ predicted)", others, baseline, best))
+    Console().print(tables.CandidateTable("candidates (~ predicted)", others, baseline, best))
     return None
 
 
@@ -48,7 +48,7 @@ def show(context: typer.Context, name: str, as_json: JsonOption = False) -> None
             return print_json(to_dict(candidate))
         baseline = _baseline(client, full_name.rpartition("/candidates/")[0])
     console = Console(highlight=False)
-    console.print(tables.candidate_table(search_pb2.Candidate.State.Name(candidate.state).lower(), [candidate], baseline))
+    console.print(tables.CandidateTable(search_pb2.Candidate.State.Name(candidate.state).lower(), [candidate], baseline))
     console.print_json(candidate.recipe_json)
     console.print(f"files: {', '.join(a.artifact for a in candidate.artifacts) or 'none'}")
     if candidate.error:

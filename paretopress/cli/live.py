@@ -62,7 +62,7 @@ class LiveSearch:
         members = growing_front(others)[:_SHOWN_MEMBERS]
         if baseline is None and not members:
             return self._progress
-        return Group(self._progress, tables.candidate_table("front so far (~ predicted)", members, baseline))
+        return Group(self._progress, tables.CandidateTable("front so far (~ predicted)", members, baseline))
 
 
 def growing_front(candidates: Sequence[search_pb2.Candidate]) -> list[search_pb2.Candidate]:

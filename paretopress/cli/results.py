@@ -28,7 +28,7 @@ def show_search(client: Client, search: search_pb2.Search, as_json: bool) -> Non
         console.print(f"  the nearest, {tables.short(search.nearest)}, breaks {limit.limit} by {limit.excess:.4g}")
     if shown or baseline:
         best = search.best or search.nearest
-        console.print(tables.candidate_table("* best" if search.best else "* nearest", shown, baseline, best), soft_wrap=False)
+        console.print(tables.CandidateTable("* best" if search.best else "* nearest", shown, baseline, best), soft_wrap=False)
     if search.best:
         console.print(f"next: paretopress candidates download {search.best}")
     return None

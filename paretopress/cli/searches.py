@@ -110,7 +110,7 @@ def pick(
         else:
             baseline = client.get_candidate(f"{full_name}/candidates/{BASELINE}")
             title = "best within this budget" if answer.feasible else "none is within this budget; the nearest"
-            Console().print(tables.candidate_table(title, [answer.candidate], baseline))
+            Console().print(tables.CandidateTable(title, [answer.candidate], baseline))
             for limit in answer.broken_limits:
                 Console(highlight=False).print(f"breaks {limit.limit} by {limit.excess:.4g}")
     if not answer.feasible:

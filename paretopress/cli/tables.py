@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 
 from paretopress.v1 import search_pb2
 
 DECIDING_SPLITS = ("selection", "validation")
+_WIDE = 110
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -44,26 +48,42 @@ def size(count: float) -> str:
     return f"{count:.4g} GB"
 
 
-def candidate_table(
-    title: str, candidates: Iterable[search_pb2.Candidate], baseline: search_pb2.Candidate | None, best: str = ""
-) -> Table:
-    """Accuracy, drop with interval, ms, speed-up, size and ratio against the original; predicted numbers carry a ~."""
-    table = Table(title=title, title_justify="left")
-    for column in ("", "candidate", "accuracy", "drop (95%)", "ms", "speed-up", "size", "ratio", "steps"):
-        table.add_column(column, justify="left" if column in ("", "candidate", "steps") else "right")
-    if baseline is not None:
-        table.add_row(*_row(baseline, None, ""))
-    for candidate in candidates:
-        table.add_row(*_row(candidate, baseline, "*" if candidate.name == best else ""))
-    return table
+@dataclass(frozen=True)
+class CandidateTable:
+    """Accuracy, drop with interval, ms, speed-up, size and ratio against the original; predicted numbers carry a ~.
+
+    The steps of a recipe are the last column where the console is wide, and lines below where it is not.
+    """
+
+    title: str
+    candidates: Sequence[search_pb2.Candidate]
+    baseline: search_pb2.Candidate | None
+    best: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What rich prints."""
+        wide = options.max_width >= _WIDE
+        style = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1 if wide else 0, 0, 0), "pad_edge": False}
+        table = Table(title=self.title, title_justify="left", **style)  # type: ignore[arg-type]
+        for column in ("candidate", "accuracy", "drop (95%)", "ms", "speed-up", "size", "ratio"):
+            table.add_column(column, justify="left" if column == "candidate" else "right", no_wrap=True)
+        if wide:
+            table.add_column("steps", overflow="fold")
+        rows = [] if self.baseline is None else [_row(self.baseline, None, "")]
+        rows += [_row(c, self.baseline, " *" if c.name == self.best else "") for c in self.candidates]
+        for row in rows:
+            table.add_row(*(row if wide else row[:-1]))
+        yield table
+        if not wide:
+            for name, *_, steps in rows:
+                yield Text(f"{name}: {steps}")
 
 
 def _row(candidate: search_pb2.Candidate, baseline: search_pb2.Candidate | None, mark: str) -> list[str]:
     accuracy, drop = accuracy_words(candidate)
     latency, onnx_size = candidate.measurements.get("latency_ms"), candidate.measurements.get("onnx_size_bytes")
     return [
-        mark,
-        short(candidate.name),
+        short(candidate.name) + mark,
         accuracy,
         drop if baseline is not None else "",
         _milliseconds(latency),
@@ -80,8 +100,8 @@ def accuracy_words(candidate: search_pb2.Candidate) -> tuple[str, str]:
     if not split:
         return "", ""
     accuracy = candidate.accuracies[split]
-    drop = f"{accuracy.drop_points:+.2f} [{accuracy.drop_points_low:+.2f}, {accuracy.drop_points_high:+.2f}]"
-    return f"{accuracy.value:.2%}", drop.replace("[", "\\[") if accuracy.HasField("drop_points") else ""
+    drop = f"{accuracy.drop_points:+.2f} ({accuracy.drop_points_low:+.2f}..{accuracy.drop_points_high:+.2f})"
+    return f"{accuracy.value:.2%}", drop if accuracy.HasField("drop_points") else ""
 
 
 def steps_of(candidate: search_pb2.Candidate) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +51,17 @@ class RunnerSettings:
 
 
 @contextmanager
+def _own_signal_handler() -> Iterator[None]:
+    """`ray.init` makes SIGTERM raise SystemExit in the middle of whatever runs; the caller's handler is put back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
 def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
     """Connect to the cluster, or start an embedded runtime in the caller's process group and end it afterwards."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -70,7 +83,8 @@ def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
             "_temp_dir": folder,
         }
     )
-    ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **own)
+    with _own_signal_handler():
+        ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **own)
     try:
         yield
     finally:

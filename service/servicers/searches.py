@@ -13,7 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 from paretopress.v1 import search_pb2, search_pb2_grpc
 from search.errors import FieldViolation, InvalidSpecError
 from search.pareto import broken_limits, nearest, pick
-from search.protocols import BlobStore
+from search.protocols import BASELINE, BlobStore
 from service.converters.candidates import candidate_to_proto
 from service.converters.inputs import parse_parent
 from service.converters.searches import (
@@ -149,7 +149,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         if budget.latency_ms is not None and budget.batch_size != spec.budget.batch_size:
             words = f"this search measured batches of {spec.budget.batch_size}, not of {budget.batch_size}"
             raise InvalidRequestError([FieldViolation("budget.batch_size", words)])
-        finalists = [r for r in self._searches.candidates(name) if "selection" in r.drop_points and r.candidate_id != "baseline"]
+        finalists = [r for r in self._searches.candidates(name) if "selection" in r.drop_points and r.candidate_id != BASELINE]
         if not finalists:
             raise PreconditionError(f"{name} has no finalists yet; wait until it has ended")
         best = pick(finalists, budget, preference)

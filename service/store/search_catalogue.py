@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from search.protocols import CandidateRecord, Event
+from search.protocols import BASELINE, CandidateRecord, Event
 from search.spec import SearchSpec
 from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
 from service.store import requests
@@ -234,7 +234,12 @@ def _row(new: NewSearch) -> SearchRow:
 
 
 def _stored(session: Session, row: SearchRow) -> StoredSearch:
-    count = session.scalar(select(func.count()).select_from(CandidateRow).filter_by(search_id=row.id)) or 0
+    count = (
+        session.scalar(
+            select(func.count()).select_from(CandidateRow).filter_by(search_id=row.id).where(CandidateRow.candidate_id != BASELINE)
+        )
+        or 0
+    )
     return StoredSearch(
         name=row.name,
         project=row.project,

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from examples import digits
 from paretopress.client import Client
 from paretopress.errors import ClientError, RequestRefusedError
-from paretopress.v1 import model_pb2, search_pb2
+from paretopress.v1 import dataset_pb2, model_pb2, search_pb2
 from search.dataset_file import read
 from search.evaluation.candidate import CandidateEvaluator, EvaluationFiles, EvaluationSettings
 from search.setup import training_effort
@@ -145,7 +145,7 @@ def _digest(server: InProcessServer, kind: str) -> str:
 
 def test_a_budget_out_of_reach_ends_infeasible_with_the_nearest(done: Done, client: Client) -> None:
     budget = search_pb2.Budget(latency_ms=0.001, max_accuracy_drop_points=1.0)
-    client.create_search(search(done.model, done.dataset, budget, trials=2), search_id="impossible")
+    client.create_search(search(done.model, done.dataset, budget, trials=2, techniques=ALL), search_id="impossible")
     ended = client.wait("projects/default/searches/impossible")
     assert ended.state == search_pb2.Search.INFEASIBLE, ended.state_message
     assert ended.nearest.startswith("projects/default/searches/impossible/candidates/c")
@@ -172,6 +172,23 @@ def test_an_accuracy_below_the_expected_one_is_caught(done: Done, client: Client
     if done.report["baseline"]["accuracies"]["validation"] < 0.98:  # type: ignore[index]
         assert ended.state == search_pb2.Search.FAILED
         assert "expected_accuracy" in ended.state_message
+
+
+def test_images_without_labels_and_a_budget_for_several_images_per_run(done: Done, client: Client, tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "images.npz", images=digits.load().train_images[:600])
+    dataset = client.upload_dataset(tmp_path / "images.npz", dataset_pb2.Dataset.NPZ, preprocessing())
+    budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=20.0, batch_size=4)
+    request = search(done.model, dataset.name, budget, trials=1, techniques=("int8_quantization",))
+    request.metric = search_pb2.AGREEMENT
+    client.create_search(request, search_id="label-free")
+    ended = client.wait("projects/default/searches/label-free")
+    assert ended.state == search_pb2.Search.SUCCEEDED, ended.state_message
+    client.download_artifact(ended.best, "model.onnx", tmp_path / "model.onnx")
+    session = ort.InferenceSession(str(tmp_path / "model.onnx"))
+    assert session.run(None, {session.get_inputs()[0].name: np.zeros((4, 1, 8, 8), np.float32)})[0].shape == (4, 10)
+    best = client.get_candidate(ended.best)
+    assert best.measurements["latency_ms"].source == best.measurements["latency_ms"].MEASURED
+    assert 0.8 <= best.accuracies["test"].value < 1.0 or best.accuracies["test"].drop_points == 0.0
 
 
 def test_a_hostile_archive_is_refused_and_does_not_run(client: Client, inputs: Inputs, tmp_path: Path) -> None:

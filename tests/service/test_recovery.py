@@ -45,11 +45,10 @@ def test_a_search_survives_kill_9_of_the_server(tmp_path: Path) -> None:
         with Client(address) as client:
             model, dataset = upload(client, inputs)
             budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=90.0)
-            client.create_search(search(model, dataset, budget, trials=6), search_id="killed")
+            client.create_search(search(model, dataset, budget, trials=4), search_id="killed")
             for event in client.watch(SEARCH):
                 if event.kind == search_pb2.SearchEvent.CANDIDATE:
                     announced.add(str(event.payload["candidate"]))
-                if len(announced) == 2:
                     break
     finally:
         os.kill(server.pid, signal.SIGKILL)

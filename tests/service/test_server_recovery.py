@@ -81,3 +81,16 @@ def test_a_killed_worker_is_started_again_and_resumes(tmp_path: Path) -> None:
         client.close()
         server.kill()
         server.wait(5)
+
+
+def test_a_storm_of_signals_ends_a_worker_as_one_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.service.server_process", "worker", "--data-dir", str(tmp_path)]
+    worker = subprocess.Popen([*command, "--parent-pid", str(os.getpid())], cwd=ROOT, start_new_session=True)
+    try:
+        assert wait_until((tmp_path / "paretopress.db").exists), "it migrates its database before it waits for searches"
+        time.sleep(1.0)
+        for _ in range(2000):
+            worker.send_signal(signal.SIGTERM)
+        assert worker.wait(5) == 0, "it must end by itself, not by the kill after the grace time"
+    finally:
+        worker.kill()
