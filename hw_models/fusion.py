@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hw_models.graph import Operator, OperatorGraph
 from hw_models.layout import Layout, conv_is_blocked, kernel_kind, kernel_layout
@@ -12,9 +12,13 @@ Read = tuple[str, tuple[int, ...]]
 """A value, named by the operator that makes it, and its shape."""
 
 _FUSED_ACTIVATIONS = frozenset({"relu", "clip", "sigmoid", "tanh", "hard_sigmoid"})
+_BLOCKED_ACTIVATIONS = _FUSED_ACTIVATIONS | {"hard_swish"}
+_VANISHING_ACTIVATIONS = frozenset({"relu", "clip"})
+"""An unsigned quantiser behind them does their work."""
 _INTEGER_KINDS = frozenset(
     {"conv", "linear", "matmul", "add", "mul", "max_pool", "avg_pool", "global_avg_pool", "concat", "sigmoid", "resize"}
 )
+_KEEPS_LAYOUT = frozenset({"relu", "clip", "add", "hard_swish", "silu", "gelu", "sigmoid", "max_pool", "concat"})
 _PASSES_VALUES_ON = frozenset({"reshape", "transpose", "max_pool", "slice", "split", "relu", "clip"})
 
 
@@ -38,6 +42,13 @@ def fuse(graph: OperatorGraph, target: Target) -> list[FusedOperator]:
     return _Fusion(graph, target).run()
 
 
+def _as_depthwise(norm: Operator) -> Operator:
+    """A batch norm that nothing folded: in the blocked layout the runtime computes it as a 1x1 depthwise convolution."""
+    channels = norm.output_shape[1]
+    attributes = {"kernel": [1, 1], "stride": [1, 1], "groups": channels}
+    return replace(norm, kind="conv", weight_shape=(channels, 1, 1, 1), has_bias=True, attributes=attributes)
+
+
 class _Fusion:
     """Walks the operators in order; `alias` maps a removed operator to the value that stands for its result."""
 
@@ -57,6 +68,9 @@ class _Fusion:
         self._absorbed: set[str] = set()
         self._integer_values: set[str] = set()
         self._blocked_values: set[str] = set()
+        self._visited: set[str] = {"input"}
+        self._vanished: dict[str, list[str]] = {}
+        self._made_by = {op.name: op for op in graph.operators}
         self._result: list[FusedOperator] = []
 
     def run(self) -> list[FusedOperator]:
@@ -66,6 +80,7 @@ class _Fusion:
         for item in self._result:
             # A fused addition may read what comes later in the graph.
             item.added = [(self._value(name), shape) for name, shape in item.added]
+            item.operators += self._vanished.get(item.writes, [])
         return self._result
 
     def _source(self, name: str) -> str:
@@ -77,9 +92,19 @@ class _Fusion:
 
     def _visit(self, op: Operator) -> None:
         reads = [(self._value(n), s) for n, s in zip(op.inputs, op.input_shapes, strict=False)]
+        if op.kind == "batch_norm" and reads[0][0] in self._blocked_values:
+            op = _as_depthwise(op)
+        elif op.kind == "slice":
+            op = self._as_split(op)
+        elif op.kind == "max_pool" and reads[0][0] not in self._integer_values and self._is_quantized_at_once(op.name):
+            reads = [self._quantized_before(op, reads[0])]
         fused = FusedOperator(op, [op.name], reads, op.name, op.output_shape)
         if op.kind == "quantize" and reads[0][0] in self._integer_values:
             self._alias[op.name] = reads[0][0]
+            return
+        if op.kind in _VANISHING_ACTIVATIONS and self._target.unsigned_activations and self._is_quantized_at_once(op.name):
+            self._alias[op.name] = reads[0][0]
+            self._vanished.setdefault(reads[0][0], []).append(op.name)
             return
         if op.kind in ("conv", "linear", "matmul"):
             self._absorb_followers(fused)
@@ -93,7 +118,27 @@ class _Fusion:
         fused.layout = kernel_layout(op, fused.kind, fused.precision, fused.reads, self._blocked_values, self._target)
         if fused.layout == "blocked":
             self._blocked_values.add(fused.writes)
+        self._visited.add(fused.writes)
         self._result.append(fused)
+
+    def _as_split(self, op: Operator) -> Operator:
+        """Slices of one value are cut in one go."""
+        siblings = [r for r in self._consumers.get(self._source(op.inputs[0]), []) if r.kind == "slice"]
+        if len(siblings) < 2:
+            return op
+        for sibling in siblings:
+            if sibling.name != op.name:
+                self._absorbed.add(sibling.name)
+                self._alias[sibling.name] = op.name
+                self._vanished.setdefault(op.name, []).append(sibling.name)
+        return replace(op, kind="split", output_shape=op.input_shapes[0])
+
+    def _quantized_before(self, pool: Operator, read: Read) -> Read:
+        """The runtime moves a quantiser behind a maximum before it, where it picks among integers."""
+        quantizer = replace(pool, name=f"{pool.name}:q", kind="quantize", output_shape=read[1])
+        self._result.append(FusedOperator(quantizer, [], [read], quantizer.name, read[1], "int8", kind="quantize"))
+        self._integer_values.add(quantizer.name)
+        return (quantizer.name, read[1])
 
     def _absorb_followers(self, fused: FusedOperator) -> None:
         """Batch norm, then (float32 convolutions) a residual addition, then an activation, while nothing else reads the value."""
@@ -112,7 +157,7 @@ class _Fusion:
                 added = True
                 others = zip(follower.inputs, follower.input_shapes, strict=False)
                 fused.added = [(n, s) for n, s in others if self._source(n) != last]
-            elif follower.kind in _FUSED_ACTIVATIONS and (op.kind == "conv" or follower.kind == "relu"):
+            elif self._fuses_activation(op, follower):
                 self._absorb(fused, follower)
                 return
             else:
@@ -120,14 +165,50 @@ class _Fusion:
             self._absorb(fused, follower)
             last = follower.name
 
-    def _can_add(self, addition: Operator, last: str, op: Operator) -> bool:
-        """A blocked convolution adds what is there, and blocked like itself; a plain one adds anything of its shape."""
-        others = [n for n in addition.inputs if self._source(n) != last]
-        if len(others) != 1 or any(s != addition.output_shape for s in addition.input_shapes):
+    def _fuses_activation(self, op: Operator, follower: Operator) -> bool:
+        if op.kind != "conv":
+            return follower.kind == "relu"
+        integer = op.activation_bits <= 8 and op.weight_bits <= 8
+        blocked = not integer and self._is_blocked_conv(op)
+        return follower.kind in (_BLOCKED_ACTIVATIONS if blocked else _FUSED_ACTIVATIONS)
+
+    def _is_blocked_conv(self, op: Operator) -> bool:
+        if op.kind != "conv" or self._target.optimization != "all":
             return False
-        if self._target.optimization == "all" and conv_is_blocked(op, kernel_kind(op, "fp32", self._target), self._target):
-            return self._value(others[0]) in self._blocked_values
-        return True
+        return conv_is_blocked(op, kernel_kind(op, "fp32", self._target), self._target)
+
+    def _can_add(self, addition: Operator, last: str, op: Operator) -> bool:
+        """A blocked convolution adds what is blocked like itself; a plain one anything of its shape that is there.
+
+        Where both sides of a sum are blocked convolutions, the first one takes the other in.
+        """
+        sides = [self._source(n) for n in addition.inputs]
+        others = [n for n in sides if n != last]
+        if len(others) != 1 or any(s != addition.output_shape for s in addition.input_shapes) or self._target.optimization != "all":
+            return False
+        if not self._is_blocked_conv(op):
+            return True
+        other = self._behind_norm(others[0])
+        rival = other.kind == "conv" and len(self._consumers.get(others[0], [])) == 1 and self._is_blocked_conv(other)
+        if rival and sides.index(others[0]) < sides.index(last):
+            return False
+        return self._will_be_blocked(others[0])
+
+    def _behind_norm(self, name: str) -> Operator:
+        """The operator that makes a value, the convolution where a batch norm will fold into it."""
+        op = self._made_by.get(name) or Operator(name, "input", (), (), ())
+        return self._made_by.get(self._source(op.inputs[0]), op) if op.kind == "batch_norm" else op
+
+    def _will_be_blocked(self, name: str) -> bool:
+        """Whether a value that comes later in the graph will be blocked; looks through what keeps the layout."""
+        for _ in range(len(self._operators)):
+            if self._value(name) in self._visited:
+                return self._value(name) in self._blocked_values
+            op = self._behind_norm(name)
+            if op.kind not in _KEEPS_LAYOUT:
+                return self._is_blocked_conv(op)
+            name = self._source(op.inputs[0])
+        return False
 
     def _absorb(self, fused: FusedOperator, follower: Operator) -> None:
         self._absorbed.add(follower.name)
@@ -142,9 +223,14 @@ class _Fusion:
             return False
         if op.kind in ("conv", "linear") and op.weight_bits > 8:
             return False
-        if not self._has_quantizers:
+        if not self._has_quantizers or op.kind == "linear":
+            # A linear runs on integers even where its output stays float.
             return True
         return self._is_requantized(fused.operators[-1])
+
+    def _is_quantized_at_once(self, name: str) -> bool:
+        readers = self._consumers.get(name, [])
+        return bool(readers) and all(r.kind == "quantize" for r in readers)
 
     def _is_requantized(self, name: str) -> bool:
         """Whether every reader quantises, at once or behind operators that quantisation moves through."""
@@ -161,7 +247,8 @@ class _Fusion:
         quantizers = [r for r in readers if r.kind == "quantize"]
         for reader in quantizers:
             self._absorb(fused, reader)
-        self._integer_values.add(fused.writes)
+        if fused.operator.kind != "linear" or self._is_requantized(fused.operators[-1]) or quantizers:
+            self._integer_values.add(fused.writes)
 
     def _all_integer(self, fused: FusedOperator) -> bool:
         return bool(fused.reads) and all(name in self._integer_values for name, _ in fused.reads)

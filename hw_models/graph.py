@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ KINDS = frozenset(
         "transpose",
         "split",
         "slice",
+        "gather",
         "pad",
         "resize",
         "reduce_mean",
@@ -107,7 +108,12 @@ class OperatorGraph:
         data = json.loads(text)
         if data.get("type") != "operator_graph" or data.get("version") != 1:
             raise ValueError(f"not an operator graph: type {data.get('type')!r} version {data.get('version')!r}")
-        operators = tuple(
+        return OperatorGraph.from_operators(data["operators"], data["input_shape"])
+
+    @staticmethod
+    def from_operators(operators: Iterable[Mapping[str, Any]], input_shape: Iterable[int]) -> OperatorGraph:
+        """From plain objects with the fields of `Operator`, lists where those are tuples."""
+        made = tuple(
             Operator(
                 **{
                     **op,
@@ -117,9 +123,9 @@ class OperatorGraph:
                     "weight_shape": tuple(op["weight_shape"]),
                 }
             )
-            for op in data["operators"]
+            for op in operators
         )
-        return OperatorGraph(operators, tuple(data["input_shape"]))
+        return OperatorGraph(made, tuple(input_shape))
 
 
 def _product(sizes: Any) -> int:

@@ -9,20 +9,28 @@ channel counts allow it and as unfolded matrix products elsewhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from hw_models.fusion import FusedOperator, Read, fuse
 from hw_models.graph import Operator, OperatorGraph
-from hw_models.layout import INT8_COLUMNS, Layout
+from hw_models.layout import ACTIVATION_KINDS, INT8_COLUMNS, Layout
 from hw_models.targets import Precision, Target
 
 FILTER_BLOCKS_PER_PASS = 4
 POINTER_BYTES = 8
 
-FEATURES = ("nodes", "macs", "loads", "bytes", "im2col_bytes", "weight_bytes")
+FEATURES = ("nodes", "macs", "loads", "bytes", "im2col_bytes", "weight_bytes", "cold_weight_bytes")
 """What a kernel's time is a non-negative combination of; the order of `Kernel.features`."""
+
+
+GEOMETRY = ("in_per_group", "out_channels", "groups", "window_height", "window_width", "stride", "height", "width", "inputs")
+"""Sizes of a kernel: channels read by a filter and written, window, stride, output height and width, tensors read."""
+COLDEST = 12
+_NO_GEOMETRY = (0,) * len(GEOMETRY)
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class Kernel:
         loads: activation values fetched by the inner loop of a blocked convolution (each serves up to 4 filter blocks); separate
             matrix products, one per group, of a plain grouped one.
         bytes_in, bytes_out, weight_bytes, im2col_bytes: memory moved; im2col is the unfolded input of a matrix convolution.
+        coldness: how far the whole network outgrows the caches, 0 to `COLDEST`.
+        geometry: the sizes themselves, in the order of `GEOMETRY`.
     """
 
     name: str
@@ -50,6 +60,13 @@ class Kernel:
     bytes_out: int = 0
     weight_bytes: int = 0
     im2col_bytes: int = 0
+    coldness: int = 0
+    geometry: tuple[int, ...] = _NO_GEOMETRY
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What decides the kernel's price: kernels with the same key cost the same."""
+        return (self.kind, self.precision, self.layout, self.geometry, self.bytes_in, self.bytes_out, self.coldness)
 
     @property
     def signature(self) -> str:
@@ -59,41 +76,151 @@ class Kernel:
     @property
     def features(self) -> tuple[float, ...]:
         """In the order of `FEATURES`."""
-        return (1.0, self.macs, self.loads, self.bytes_in + self.bytes_out, self.im2col_bytes, self.weight_bytes)
+        moved = self.bytes_in + self.bytes_out
+        cold_bytes = self.weight_bytes * self.coldness / COLDEST
+        return (1.0, self.macs, self.loads, moved, self.im2col_bytes, self.weight_bytes, cold_bytes)
+
+
+@dataclass(frozen=True)
+class TimedKernel:
+    """A kernel with the microseconds that the runtime's profiler saw."""
+
+    kernel: Kernel
+    us: float
 
 
 def kernels(graph: OperatorGraph, target: Target) -> tuple[Kernel, ...]:
     """The kernels in execution order; operators that the runtime removes give none."""
-    return _with_conversions(fuse(graph, target), target)
+    return with_coldness(_with_conversions(fuse(graph, target), target), target)
+
+
+def with_coldness(run: Sequence[Kernel], target: Target) -> tuple[Kernel, ...]:
+    """The kernels of one network, knowing how cold their weights and code are when their turn comes again.
+
+    Between two runs of a kernel, all that the network reads and writes passes through the caches: 0 while that is less than a
+    32nd of the last cache, `COLDEST` from twice that cache on, a step for every half octave between.
+    """
+    passed = sum(kernel.weight_bytes + kernel.bytes_out for kernel in run)
+    steps = round(2 * math.log2(max(32 * passed / target.cache_bytes, 1)))
+    coldness = min(steps, COLDEST)
+    return tuple(_replace(kernel, coldness=coldness) for kernel in run) if coldness else tuple(run)
 
 
 def _with_conversions(fused: Sequence[FusedOperator], target: Target) -> tuple[Kernel, ...]:
     """Kernels of the fused operators, with the changes of layout and precision between them; a value is converted once."""
-    blocked = {item.writes for item in fused if item.layout == "blocked"}
-    integer = {item.writes for item in fused if item.precision == "int8"}
-    converted: set[tuple[str, str]] = set()
-    result: list[Kernel] = []
-
-    def convert(kind: str, precision: Precision, values: Iterable[Read]) -> None:
-        for name, shape in values:
-            if (kind, name) not in converted:
-                converted.add((kind, name))
-                elements = prod(shape)
-                size = 4 if precision == "fp32" else 1
-                result.append(Kernel(f"{kind}:{name}", kind, precision, bytes_in=size * elements, bytes_out=4 * elements))
-
+    state = _Conversions(
+        blocked={item.writes for item in fused if item.layout == "blocked"},
+        integer={item.writes for item in fused if item.precision == "int8" and not _gives_floats(item)},
+        target=target,
+    )
     for item in fused:
+        state.visit(item)
+    return tuple(state.kernels)
+
+
+def _gives_floats(item: FusedOperator) -> bool:
+    return item.operator.kind == "linear" and len(item.operators) == 1
+
+
+class _Conversions:
+    """Walks fused operators in order and adds a kernel wherever a value is not what its reader needs.
+
+    Float values are plain or blocked, integer ones have their channels first or last (as integer convolutions want them).
+    """
+
+    def __init__(self, blocked: set[str], integer: set[str], target: Target) -> None:
+        self._blocked, self._integer, self._target = blocked, integer, target
+        self._channels_last: set[str] = set()
+        self._done: set[tuple[str, str]] = set()
+        self.kernels: list[Kernel] = []
+
+    def visit(self, item: FusedOperator) -> None:
+        """Conversions of what the operator reads, then its own kernels."""
+        turned = False
+        if self._target.optimization == "all":
+            # A shuffle behind a convolution also turns the channels first: one transpose, but a slow one.
+            turned = _is_shuffle(item) and item.reads[0][0] in self._channels_last and item.reads[0][0] in self._integer
+            if not turned:
+                self._turn_channels(item)
         if item.precision == "fp32":
-            convert("dequantize", "int8", [r for r in item.reads + item.added if r[0] in integer])
+            times = 2 if item.operator.kind == "silu" else 1
+            for _ in range(times):
+                self._convert("dequantize", "int8", [r for r in item.reads + item.added if r[0] in self._integer], again=times > 1)
         # A first convolution reads the plain layout and writes the blocked one.
         wants_blocked = item.layout == "blocked" and item.kind != "first_conv"
-        convert("reorder", "fp32", [r for r in item.reads if (r[0] in blocked) != wants_blocked])
-        convert("reorder", "fp32", [r for r in item.added if (r[0] in blocked) != (item.layout == "blocked")])
-        result.append(_kernel(item, target))
-    return tuple(result)
+        self._convert("reorder", "fp32", [r for r in item.reads if (r[0] in self._blocked) != wants_blocked])
+        self._convert("reorder", "fp32", [r for r in item.added if (r[0] in self._blocked) != (item.layout == "blocked")])
+        self.kernels += _kernels_of(item, self._target, any(r[0] in self._integer for r in item.reads), turned)
+
+    def _turn_channels(self, item: FusedOperator) -> None:
+        reads = item.reads + item.added
+        last = [r for r in reads if r[0] in self._channels_last]
+        if item.precision == "int8" and item.operator.kind == "conv":
+            wants_last = True
+        else:
+            enough = len(reads) if item.operator.kind == "concat" else 1
+            wants_last = len(last) >= enough and item.operator.kind in _ANY_CHANNEL_ORDER
+        if wants_last:
+            self._convert("transpose", "int8", [r for r in reads if r[0] not in self._channels_last and r[0] in self._integer])
+            self._channels_last.add(item.writes)
+        else:
+            self._convert("transpose", "int8", [r for r in last if r[0] in self._integer])
+
+    def _convert(self, kind: str, precision: Precision, values: Iterable[Read], again: bool = False) -> None:
+        for name, shape in values:
+            if again or (kind, name) not in self._done:
+                self._done.add((kind, name))
+                if kind == "reorder":
+                    # As the blocked side of it is: channels filled up to a whole block.
+                    shape = (shape[0], _padded(shape[1], self._target.layout_block), *shape[2:])
+                self.kernels.append(conversion(kind, f"{kind}:{name}", precision, shape))
 
 
-def _kernel(item: FusedOperator, target: Target) -> Kernel:
+def _is_shuffle(item: FusedOperator) -> bool:
+    return item.operator.kind == "transpose" and item.operator.input_shapes[0] == item.output_shape
+
+
+def _kernels_of(item: FusedOperator, target: Target, from_integers: bool, turned: bool) -> list[Kernel]:
+    """One kernel; two where the runtime has none for the operator and computes it in two steps."""
+    kernel = kernel_of(item, target)
+    if item.operator.kind == "hard_swish" or (item.operator.kind == "silu" and from_integers):
+        product = _replace(kernel, name=f"{kernel.name}:mul", kind="elementwise", operators=(), bytes_in=2 * kernel.bytes_in)
+        if item.operator.kind == "silu":
+            kernel = _replace(kernel, kind="sigmoid")
+        return [kernel, product]
+    if _is_shuffle(item):
+        # A shuffle of channels: taken apart, turned, put together again.
+        reshape = Kernel(f"{kernel.name}:reshape", "reshape", kernel.precision, geometry=kernel.geometry)
+        kind = "shuffle_turned" if turned else "shuffle"
+        return [reshape, _replace(kernel, kind=kind), _replace(reshape, name=f"{kernel.name}:back")]
+    return [kernel]
+
+
+_LAYOUT_BLIND = ACTIVATION_KINDS | {"elementwise", "add", "concat"}
+_ANY_CHANNEL_ORDER = frozenset(
+    {
+        "conv", "add", "mul", "relu", "clip", "sigmoid", "hard_sigmoid", "hard_swish", "silu", "gelu", "tanh", "max_pool",
+        "avg_pool", "global_avg_pool", "concat", "quantize", "split", "slice",
+    }
+)  # fmt: skip
+
+
+def conversion(kind: str, name: str, precision: Precision, shape: tuple[int, ...]) -> Kernel:
+    """A change of layout (``reorder``, ``transpose``) or of precision (``dequantize``, ``quantize``) of a value of this shape."""
+    elements = prod(shape)
+    sizes = {"reorder": (4, 4), "transpose": (1, 1), "dequantize": (1, 4), "quantize": (4, 1)}[kind]
+    return Kernel(
+        name,
+        "reorder" if kind == "transpose" else kind,
+        precision,
+        bytes_in=sizes[0] * elements,
+        bytes_out=sizes[1] * elements,
+        geometry=_geometry(shape),
+    )
+
+
+def kernel_of(item: FusedOperator, target: Target) -> Kernel:
+    """The kernel that computes a fused operator, whose kind, precision and layout are known."""
     op, kind = item.operator, item.kind
     size = 1 if item.precision == "int8" else 4
     moved = kind != "reshape"
@@ -104,17 +231,33 @@ def _kernel(item: FusedOperator, target: Target) -> Kernel:
         layout=item.layout,
         operators=tuple(item.operators),
         bytes_in=size * sum(prod(s) for _, s in item.reads + item.added) if moved else 0,
-        bytes_out=size * prod(item.output_shape) if moved else 0,
+        bytes_out=(4 if _gives_floats(item) else size) * prod(item.output_shape) if moved else 0,
+        geometry=_geometry(item.output_shape, op, len(item.reads) + len(item.added)),
     )
     if kind == "quantize":
         return _replace(base, bytes_in=4 * base.bytes_in)
+    if kind in _LAYOUT_BLIND and item.layout == "blocked":
+        # They run over the filled-up channels of the blocked layout as over any others.
+        padded = _padded(item.output_shape[1], target.layout_block) / item.output_shape[1]
+        return _replace(base, layout="plain", bytes_in=round(base.bytes_in * padded), bytes_out=round(base.bytes_out * padded))
     if op.kind == "conv":
         return _with_convolution(base, op, size, target.layout_block)
     if kind == "linear":
         return _with_linear(base, op, size)
-    if kind == "pool":
+    if kind in ("max_pool", "avg_pool"):
         return _replace(base, macs=prod(op.output_shape) * prod(op.attributes.get("kernel", (1, 1))))
     return base
+
+
+def _geometry(shape: tuple[int, ...], op: Operator | None = None, inputs: int = 1) -> tuple[int, ...]:
+    channels, height, width = (*shape[1:], 1, 1, 1)[:3] if len(shape) < 5 else (prod(shape[1:-2]), *shape[-2:])
+    if op is None:
+        return (channels, channels, 1, 1, 1, 1, height, width, inputs)
+    source = op.input_shapes[0] if op.input_shapes else shape
+    in_channels = op.weight_shape[1] if len(op.weight_shape) > 1 else (source[1] if len(source) > 1 else 1)
+    window = op.attributes.get("kernel", (1, 1))
+    stride = op.attributes.get("stride", (1, 1))
+    return (in_channels, channels, int(op.attributes.get("groups", 1)), window[0], window[1], stride[0], height, width, inputs)
 
 
 def _with_convolution(base: Kernel, op: Operator, size: int, block: int) -> Kernel:
@@ -159,6 +302,6 @@ def _padded(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _replace(kernel: Kernel, **changes: int) -> Kernel:
+def _replace(kernel: Kernel, **changes: Any) -> Kernel:
     # dataclasses.replace costs ten times as much, and this runs for every kernel of every price
     return Kernel(**{**kernel.__dict__, **changes})

@@ -19,13 +19,12 @@ _KERNEL_KINDS = {
     "matmul": "linear",
     "relu": "elementwise", "clip": "elementwise", "mul": "elementwise", "sub": "elementwise", "div": "elementwise",
     "batch_norm": "elementwise",
-    "hard_swish": "transcendental", "hard_sigmoid": "transcendental", "sigmoid": "transcendental", "silu": "transcendental",
-    "gelu": "transcendental", "tanh": "transcendental", "softmax": "transcendental",
-    "global_avg_pool": "global_pool", "reduce_mean": "global_pool", "max_pool": "pool", "avg_pool": "pool",
-    "concat": "copy", "transpose": "copy", "split": "copy", "slice": "copy", "pad": "copy",
+    "hard_swish": "hard_sigmoid", "gather": "slice", "global_avg_pool": "global_pool", "reduce_mean": "global_pool",
 }  # fmt: skip
-_KEEPS_ANY_CHANNELS = frozenset({"elementwise", "add", "transcendental"})
-_KEEPS_BLOCKED = _KEEPS_ANY_CHANNELS | {"pool", "global_pool"}
+ACTIVATION_KINDS = frozenset({"hard_sigmoid", "sigmoid", "silu", "gelu", "tanh"})
+"""Elementwise functions with a kernel of their own; where the float layout is blocked, they run over it as it is."""
+_KEEPS_ANY_CHANNELS = ACTIVATION_KINDS | {"elementwise", "add"}
+_KEEPS_BLOCKED = _KEEPS_ANY_CHANNELS | {"max_pool", "avg_pool", "global_pool"}
 
 
 def kernel_kind(op: Operator, precision: Precision, target: Target) -> str:
@@ -51,13 +50,13 @@ def kernel_layout(
 ) -> Layout:
     """The layout that the kernel writes, given what it reads (value and shape) and which values are blocked."""
     if precision == "int8":
-        return "direct" if op.kind == "conv" and _conv_is_direct(op, kind) else "plain"
+        return "direct" if op.kind == "conv" and runs_directly(op, kind) else "plain"
     if target.optimization != "all":
         return "plain"
     if op.kind == "conv":
         return "blocked" if conv_is_blocked(op, kind, target) else "plain"
     channels_fit = all(len(shape) == 4 and shape[1] % target.layout_block == 0 for _, shape in reads)
-    if kind == "pool":
+    if kind in ("max_pool", "avg_pool"):
         return "blocked" if channels_fit else "plain"
     if kind not in _KEEPS_BLOCKED and op.kind != "concat":
         return "plain"
@@ -83,7 +82,8 @@ def conv_is_blocked(op: Operator, kind: str, target: Target) -> bool:
     return in_per_group % BLOCKED_ALIGNMENT == 0
 
 
-def _conv_is_direct(op: Operator, kind: str) -> bool:
+def runs_directly(op: Operator, kind: str) -> bool:
+    """Whether an integer convolution reads its input through pointers instead of unfolding it."""
     out_channels, in_per_group = op.weight_shape[:2]
     if kind == "depthwise":
         return out_channels % INT8_COLUMNS == 0

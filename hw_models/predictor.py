@@ -5,27 +5,46 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hw_models.end_to_end import GROUPS, EndToEnd
 from hw_models.errors import PredictorFormatError, TargetError
+from hw_models.explain import slow_reasons
 from hw_models.graph import OperatorGraph
+from hw_models.kernel_times import KernelTimes
 from hw_models.kernels import FEATURES, Kernel, kernels
-from hw_models.roofline import generic_coefficients_ns
+from hw_models.residual import Residual
 from hw_models.targets import Target
 
 COVERAGE = 0.9
+VERSION = 2
 UNCALIBRATED_FACTOR = 3.0
 """A generic roofline is taken to be right within this factor; nothing was measured."""
 
 
 @dataclass(frozen=True)
 class KernelCost:
-    """One kernel's share of a prediction; ``kind`` is the kernel's signature, such as ``conv1x1.fp32.blocked``."""
+    """One kernel's part of a prediction, in milliseconds."""
 
-    name: str
-    kind: str
+    kernel: Kernel
+    target: Target
     ms: float
+
+    @property
+    def name(self) -> str:
+        """Of the operator that the kernel starts with."""
+        return self.kernel.name
+
+    @property
+    def kind(self) -> str:
+        """The kernel's signature, such as ``conv1x1.fp32.blocked``."""
+        return self.kernel.signature
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What makes it slow, in words; see `hw_models.explain`."""
+        return slow_reasons(self.kernel, self.target)
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,7 @@ class Prediction:
 
     Attributes:
         low_ms, high_ms: a 90% interval from the errors on networks that the fit had not seen.
-        kernels: in execution order; together with the cost of a run they sum to ``value_ms``.
+        kernels: in execution order, as the profiler would see them; their sum is near ``value_ms``.
         unknown: signatures that were never measured on the target; priced by the generic roofline, they widen the interval.
         calibrated: False where nothing at all was measured on the target.
     """
@@ -62,34 +81,41 @@ class CalibrationSummary:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A target's latency model. Without coefficients it is the generic roofline and says *uncalibrated*.
+    """A target's latency model. Without measured kernels it is the generic roofline and says *uncalibrated*.
 
     Attributes:
-        coefficients_ns: nanoseconds per unit of `FEATURES`, by kernel signature.
         log_error: 90% quantile of ``|log(measured / predicted)|`` on held-out networks, by precision.
     """
 
     target: Target
-    coefficients_ns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    run_overhead_ns: float = 5000.0
+    times: KernelTimes = field(default_factory=lambda: KernelTimes(1))
+    end_to_end: EndToEnd = field(default_factory=EndToEnd)
     log_error: Mapping[str, float] = field(default_factory=dict)
     summary: CalibrationSummary = field(default_factory=CalibrationSummary)
+
+    @staticmethod
+    def uncalibrated(target: Target) -> Predictor:
+        """The data sheet's roofline where the target has one, else the generic one at its number of threads."""
+        return Predictor(target, KernelTimes(target.threads, peaks=target.peaks))
 
     @property
     def calibrated(self) -> bool:
         """Whether anything was measured on the target."""
-        return bool(self.coefficients_ns)
+        return bool(self.times.coefficients_ns)
 
     def predict(self, graph: OperatorGraph) -> Prediction:
         """Predict one run at the graph's batch size. Pure arithmetic, a few ms at most."""
         run = kernels(graph, self.target)
-        costs = tuple(KernelCost(kernel.name, kernel.signature, self._kernel_ms(kernel)) for kernel in run)
-        unknown_ms = sum(cost.ms for cost in costs if cost.kind not in self.coefficients_ns)
-        known_ms = self.run_overhead_ns / 1e6 + sum(cost.ms for cost in costs) - unknown_ms
-        unknown = tuple(dict.fromkeys(cost.kind for cost in costs if cost.kind not in self.coefficients_ns))
+        times_ms = self.times.ms(run)
+        costs = tuple(KernelCost(kernel, self.target, ms) for kernel, ms in zip(run, times_ms, strict=True))
+        is_known = [self.times.knows(kernel) for kernel in run]
+        unknown = tuple(dict.fromkeys(c.kind for c, known in zip(costs, is_known, strict=True) if not known))
+        unknown_ms = sum(c.ms for c, known in zip(costs, is_known, strict=True) if not known)
+        value_ms = self.end_to_end.latency_ms(run, times_ms)
+        known_ms = max(value_ms - unknown_ms, 0.0)
         factor = math.exp(self._log_error(run))
         return Prediction(
-            value_ms=known_ms + unknown_ms,
+            value_ms=value_ms,
             low_ms=known_ms / factor + unknown_ms / UNCALIBRATED_FACTOR,
             high_ms=known_ms * factor + unknown_ms * UNCALIBRATED_FACTOR,
             kernels=costs,
@@ -97,16 +123,15 @@ class Predictor:
             calibrated=self.calibrated,
         )
 
-    def _kernel_ms(self, kernel: Kernel) -> float:
-        known = self.coefficients_ns.get(kernel.signature)
-        coefficients = known or generic_coefficients_ns(kernel.precision, self.target.threads)
-        return sum(c * f for c, f in zip(coefficients, kernel.features, strict=True)) / 1e6
-
     def _log_error(self, run: tuple[Kernel, ...]) -> float:
         if not self.log_error:
             return math.log(UNCALIBRATED_FACTOR)
         precision = "int8" if any(kernel.precision == "int8" for kernel in run) else "fp32"
         return self.log_error.get(precision, max(self.log_error.values()))
+
+    def with_duration(self, duration_s: float) -> Predictor:
+        """The same predictor, knowing how long its calibration took."""
+        return replace(self, summary=replace(self.summary, duration_s=duration_s))
 
     def to_json(self) -> str:
         """Canonical text with type and version."""
@@ -114,11 +139,17 @@ class Predictor:
         return json.dumps(
             {
                 "type": "latency_predictor",
-                "version": 1,
+                "version": VERSION,
                 "features": FEATURES,
                 "target": json.loads(self.target.to_json()),
-                "coefficients_ns": {k: list(v) for k, v in self.coefficients_ns.items()},
-                "run_overhead_ns": self.run_overhead_ns,
+                "coefficients_ns": {k: list(v) for k, v in self.times.coefficients_ns.items()},
+                "scales": dict(self.times.scales),
+                "residuals": {precision: residual.to_text() for precision, residual in self.times.residuals.items()},
+                "end_to_end": {
+                    "factors": dict(zip(GROUPS, self.end_to_end.factors, strict=True)),
+                    "overheads_ms": dict(zip(GROUPS, self.end_to_end.overheads_ms, strict=True)),
+                    "run_ms": self.end_to_end.run_ms,
+                },
                 "log_error": dict(self.log_error),
                 "summary": summary,
             },
@@ -134,17 +165,28 @@ class Predictor:
         """
         try:
             data: dict[str, Any] = json.loads(text)
-            if data["type"] != "latency_predictor" or data["version"] != 1 or tuple(data["features"]) != FEATURES:
+            if data["type"] != "latency_predictor" or data["version"] != VERSION or tuple(data["features"]) != FEATURES:
                 raise PredictorFormatError(
                     "not a latency predictor of a known version and feature list: calibrate the target again"
                 )
-            summary: dict[str, Any] = {k: math.nan if v is None else v for k, v in data["summary"].items()}
+            target = Target.from_json(json.dumps(data["target"]))
+            whole, summary = data["end_to_end"], data["summary"]
             return Predictor(
-                Target.from_json(json.dumps(data["target"])),
-                {str(k): _coefficients(k, v) for k, v in data["coefficients_ns"].items()},
-                _non_negative("run_overhead_ns", data["run_overhead_ns"]),
+                target,
+                KernelTimes(
+                    target.threads,
+                    {str(k): _coefficients(k, v) for k, v in data["coefficients_ns"].items()},
+                    {str(k): Residual.from_text(v) for k, v in data["residuals"].items()},
+                    {str(k): _non_negative("scales", v) for k, v in data["scales"].items()},
+                    target.peaks,
+                ),
+                EndToEnd(
+                    tuple(_non_negative("factors", whole["factors"][group]) for group in GROUPS),
+                    tuple(_non_negative("overheads_ms", whole["overheads_ms"][group]) for group in GROUPS),
+                    _non_negative("run_ms", whole["run_ms"]),
+                ),
                 {str(k): _non_negative("log_error", v) for k, v in data["log_error"].items()},
-                CalibrationSummary(**summary),
+                CalibrationSummary(**{k: math.nan if v is None else v for k, v in summary.items()}),
             )
         except (KeyError, TypeError, ValueError, AttributeError, TargetError) as error:
             raise PredictorFormatError(f"not a latency predictor: {error!r}") from error
@@ -157,7 +199,14 @@ def _coefficients(signature: str, values: list[Any]) -> tuple[float, ...]:
 
 
 def _non_negative(name: str, value: Any) -> float:
+    number = _finite(name, value)
+    if number < 0:
+        raise PredictorFormatError(f"{name}: must be at least 0, got {value!r}")
+    return number
+
+
+def _finite(name: str, value: Any) -> float:
     number = float(value)
-    if not (math.isfinite(number) and number >= 0):
-        raise PredictorFormatError(f"{name}: must be a finite number of at least 0, got {value!r}")
+    if not math.isfinite(number):
+        raise PredictorFormatError(f"{name}: must be a finite number, got {value!r}")
     return number

@@ -1,119 +1,90 @@
 """Kernel times as non-negative combinations of counted work: a roofline whose ceilings are fitted, one set per kernel signature.
 
-The coefficients are fitted end to end, on whole networks' latencies, so that a sum of kernels is an end-to-end latency and no
-profiler's per-node overhead has to be taken off. Each is drawn softly towards what a neighbouring machine was found to need, at
-this machine's speed; what no machine has measured is priced by a generic roofline.
+The coefficients are fitted to relative errors of profiled kernels. Each is drawn softly towards a generic machine at this
+machine's speed, so that a signature seen a few times is priced sensibly; what was never seen is priced by the generic one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from hw_models.kernels import FEATURES, Kernel
-from hw_models.targets import Precision
+from hw_models.kernels import Kernel, TimedKernel
+from hw_models.targets import Peaks, Precision
 
-PRIOR_WEIGHT = 0.2
-OUTLIER_RELATIVE_ERROR = 0.2
+PRIOR_WEIGHT = 0.5
+OUTLIER_RELATIVE_ERROR = 0.3
+MIN_KERNELS = 3
 _REWEIGHTINGS = 3
+_PROFILER_RESOLUTION_NS = 500.0
 
 _GENERIC_NS: dict[Precision, tuple[float, ...]] = {
-    "fp32": (1500.0, 0.04, 0.05, 0.08, 0.1, 0.05),
-    "int8": (2500.0, 0.025, 0.05, 0.15, 0.15, 0.05),
+    "fp32": (1500.0, 0.04, 0.05, 0.08, 0.1, 0.05, 0.08),
+    "int8": (2500.0, 0.025, 0.05, 0.15, 0.15, 0.05, 0.08),
 }
 """Nanoseconds per unit of each of `FEATURES` on one core with 8-wide vectors: about 25 GMAC/s in float32, 12 GB/s."""
 
-_GENERIC_RUN_NS = 5000.0
 _THREAD_EFFICIENCY = 0.8
 
-Work = Mapping[str, npt.NDArray[np.float64]]
-"""Summed features per kernel signature of one network."""
-
-
-@dataclass(frozen=True)
-class RooflineFit:
-    """Nanoseconds per unit of each feature, by kernel signature, and what one run costs before any kernel."""
-
-    coefficients_ns: Mapping[str, tuple[float, ...]]
-    run_overhead_ns: float
+Coefficients = Mapping[str, tuple[float, ...]]
+"""Nanoseconds per unit of each of `FEATURES`, by kernel signature."""
 
 
 def generic_coefficients_ns(precision: Precision, threads: int) -> tuple[float, ...]:
     """The roofline that stands for every kernel never measured; all but the cost of a node scales with threads."""
-    return threaded(_GENERIC_NS[precision], threads)
-
-
-def summed_work(kernels: Sequence[Kernel]) -> dict[str, npt.NDArray[np.float64]]:
-    """Features of a network's kernels, summed per signature."""
-    work: dict[str, npt.NDArray[np.float64]] = {}
-    for kernel in kernels:
-        features = np.asarray(kernel.features)
-        known = work.get(kernel.signature)
-        work[kernel.signature] = features if known is None else known + features
-    return work
-
-
-def threaded(coefficients_ns: Sequence[float], threads: int) -> tuple[float, ...]:
-    """One thread's coefficients on several: all but the cost of a node scales."""
+    node, *rates = _GENERIC_NS[precision]
     speed = 1 + _THREAD_EFFICIENCY * (threads - 1)
-    node, *rates = coefficients_ns
     return (node, *(rate / speed for rate in rates))
 
 
-def fit_roofline(
-    networks: Sequence[Work],
-    latencies_ms: Sequence[float],
-    threads: int,
-    neighbour_ns: Mapping[str, Sequence[float]] | None = None,
-) -> RooflineFit:
-    """Fit all coefficients at once to the relative error of the networks' latencies.
+def roofline_ns(kernel: Kernel, coefficients_ns: Coefficients, threads: int) -> float:
+    """Nanoseconds of a kernel; never 0: an unknown signature is priced by the generic machine."""
+    row = coefficients_ns.get(kernel.signature) or generic_coefficients_ns(kernel.precision, threads)
+    return max(sum(c * f for c, f in zip(row, kernel.features, strict=True)), 1.0)
 
-    Solves ``min ||(X c - t) / t||^2 + prior`` with ``c >= 0``; networks that lie far off are weighted down and the fit repeated
-    (Huber's weights), since a busy machine makes some latencies too long. The prior is ``neighbour_ns`` (one thread's
-    coefficients of another machine, by signature), sped up or slowed down as a whole to match the median network.
+
+def peak_ns(kernel: Kernel, peaks: Peaks) -> float:
+    """Nanoseconds by the textbook roofline (Williams 2009): bound by arithmetic or by memory, whichever takes longer."""
+    rate = peaks.int8_gmacs if kernel.precision == "int8" and peaks.int8_gmacs else peaks.fp32_gmacs
+    moved = kernel.bytes_in + kernel.bytes_out + kernel.weight_bytes
+    return 1000 * peaks.per_kernel_us + max(kernel.macs / rate, moved / peaks.bandwidth_gb_s)
+
+
+def fit_roofline(timed: Sequence[TimedKernel], threads: int) -> dict[str, tuple[float, ...]]:
+    """Coefficients of every signature seen at least three times.
+
+    Solves ``min ||(X c - t) / t||^2 + prior`` with ``c >= 0`` per signature; kernels that lie far off are weighted down and the
+    fit repeated (Huber's weights), since a busy machine makes some times too long.
     """
-    signatures = sorted({signature for work in networks for signature in work})
-    width = len(FEATURES)
-    design = np.zeros((len(networks), len(signatures) * width + 1))
-    design[:, -1] = 1.0
-    for row, work in enumerate(networks):
-        for signature, features in work.items():
-            start = signatures.index(signature) * width
-            design[row, start : start + width] = features
-    times_ns = np.asarray(latencies_ms) * 1e6
-    relative = design / times_ns[:, None]
-    rows = [_prior_row(signature, threads, neighbour_ns or {}) for signature in signatures]
-    prior = np.array([c for row in rows for c in row] + [_GENERIC_RUN_NS])
-    solution = _solve(relative, prior / np.median(relative @ prior))
-    fitted = {s: tuple(float(c) for c in solution[i * width : (i + 1) * width]) for i, s in enumerate(signatures)}
-    return RooflineFit(fitted, float(solution[-1]))
+    by_signature: dict[str, list[TimedKernel]] = {}
+    for one in timed:
+        by_signature.setdefault(one.kernel.signature, []).append(one)
+    return {
+        signature: _solve(
+            np.array([one.kernel.features for one in group], float),
+            np.array([one.us * 1000 for one in group]),
+            np.array(generic_coefficients_ns(group[0].kernel.precision, threads)),
+        )
+        for signature, group in sorted(by_signature.items())
+        if len(group) >= MIN_KERNELS
+    }
 
 
-def _solve(relative: npt.NDArray[np.float64], prior: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    # A prior row weighs a coefficient's deviation by the share of time that it would explain.
-    share = PRIOR_WEIGHT * np.sqrt((relative**2).sum(axis=0))
+def _solve(work: npt.NDArray[np.float64], times_ns: npt.NDArray[np.float64], generic: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    # Times are whole microseconds: half of one more on both sides keeps the shortest kernels from ruling the fit.
+    relative = work / (times_ns[:, None] + _PROFILER_RESOLUTION_NS)
+    prior = generic / np.median(relative @ generic)
+    share = PRIOR_WEIGHT * np.sqrt((relative**2).mean(axis=0))
     seen = share > 0
-    prior_rows = np.diag(share[seen])
-    weights = np.ones(len(relative))
-    solution = np.zeros(relative.shape[1])
+    weights, solution = np.ones(len(relative)), np.zeros(relative.shape[1])
     for _ in range(_REWEIGHTINGS):
-        rows = np.concatenate([relative[:, seen] * weights[:, None], prior_rows])
+        rows = np.concatenate([relative[:, seen] * weights[:, None], np.diag(share[seen])])
         goal = np.concatenate([weights, share[seen] * prior[seen]])
         scale = np.linalg.norm(rows, axis=0)
         solution[seen] = nnls(rows / scale, goal, maxiter=50 * rows.shape[1])[0] / scale
         error = np.abs(relative @ solution - 1)
         weights = np.sqrt(np.minimum(1.0, OUTLIER_RELATIVE_ERROR / np.maximum(error, 1e-9)))
-    return solution
-
-
-def _prior_row(signature: str, threads: int, neighbour_ns: Mapping[str, Sequence[float]]) -> tuple[float, ...]:
-    known = neighbour_ns.get(signature)
-    return threaded(known, threads) if known else generic_coefficients_ns(_precision(signature), threads)
-
-
-def _precision(signature: str) -> Precision:
-    return "int8" if signature.split(".")[-2] == "int8" else "fp32"
+    return tuple(float(c) for c in solution)

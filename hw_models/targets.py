@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass, fields
@@ -18,6 +20,32 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
+class Peaks:
+    """What a data sheet says of a device: rates that a kernel never exceeds.
+
+    Attributes:
+        fp32_gmacs, int8_gmacs: billions of multiply-accumulates a second; int8 is 0 where the device has no such units.
+        bandwidth_gb_s: of its memory.
+        per_kernel_us: what starting a kernel takes at least.
+        sources: where the figures come from.
+    """
+
+    fp32_gmacs: float
+    int8_gmacs: float
+    bandwidth_gb_s: float
+    per_kernel_us: float
+    sources: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("fp32_gmacs", "bandwidth_gb_s"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise TargetError(f"peaks.{name} must be above 0, got {getattr(self, name)}")
+        for name in ("int8_gmacs", "per_kernel_us"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise TargetError(f"peaks.{name} must be at least 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class Target:
     """A place where networks run.
 
@@ -29,7 +57,9 @@ class Target:
         layout_block: channels per block of the runtime's blocked float32 layout: the floats in one vector register.
         integer_types: types that the runtime stores weights in and still runs as int8.
         optimization: the runtime's graph optimisation level; another level is another program.
+        cache_bytes: of the last cache before memory; what is larger comes from memory in every run.
         attached: whether this machine is the target, so that latency can be measured and not only predicted.
+        peaks: of a target that is known from its data sheet only; its predictions always say *uncalibrated*.
     """
 
     name: str
@@ -43,12 +73,14 @@ class Target:
     layout_block: int = 8
     integer_types: tuple[str, ...] = ("uint8", "int8")
     optimization: Optimization = "all"
+    cache_bytes: int = 32 * 2**20
     attached: bool = True
+    peaks: Peaks | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise TargetError(f"name must be 1 to 63 of a-z, 0-9 and inner hyphens, got {self.name!r}")
-        for field in ("threads", "channel_multiple", "layout_block"):
+        for field in ("threads", "channel_multiple", "layout_block", "cache_bytes"):
             if getattr(self, field) < 1:
                 raise TargetError(f"{self.name}: {field} must be at least 1, got {getattr(self, field)}")
         unknown = sorted(set(self.precisions) - set(get_args(Precision)))
@@ -75,9 +107,11 @@ class Target:
             unknown = sorted(set(data) - {f.name for f in fields(Target)})
             if unknown:
                 raise TargetError(f"target: unknown fields {unknown}")
-            return Target(
-                **{**data, "precisions": tuple(data["precisions"]), "integer_types": tuple(data["integer_types"])},
-            )
+            tuples = {name: tuple(data[name]) for name in ("precisions", "integer_types")}
+            peaks = data.pop("peaks", None)
+            if peaks is not None:
+                peaks = Peaks(**{**peaks, "sources": tuple(peaks["sources"])})
+            return Target(**{**data, **tuples, "peaks": peaks})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TargetError(f"not a target: {error!r}") from error
 
@@ -103,12 +137,32 @@ def _vector_floats() -> int:
         return 8
 
 
+def _last_cache_bytes() -> int:
+    """As the system tells; 32 MiB where it does not."""
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        with contextlib.suppress(OSError, ValueError):
+            text = path.read_text().strip()
+            sizes.append(int(text.rstrip("KM")) * {"K": 2**10, "M": 2**20}.get(text[-1], 1))
+    return max(sizes, default=32 * 2**20)
+
+
 def builtin_targets() -> tuple[Target, ...]:
     """The targets that every installation has: this machine, on one thread and on all physical cores."""
     cores, block = physical_cores(), _vector_floats()
+    facts: dict[str, Any] = {"layout_block": block, "cache_bytes": _last_cache_bytes()}
     return (
-        Target("cpu-ort-1t", "This CPU, ONNX Runtime, one thread", "cpu", "onnxruntime", 1, layout_block=block),
-        Target("cpu-ort-all", f"This CPU, ONNX Runtime, all {cores} cores", "cpu", "onnxruntime", cores, layout_block=block),
+        Target("cpu-ort-1t", "This CPU, ONNX Runtime, one thread", "cpu", "onnxruntime", 1, **facts),
+        Target("cpu-ort-all", f"This CPU, ONNX Runtime, all {cores} cores", "cpu", "onnxruntime", cores, **facts),
+        Target(
+            "cpu-ort-1t-extended",
+            "This CPU, ONNX Runtime without blocked layouts, one thread",
+            "cpu",
+            "onnxruntime",
+            1,
+            optimization="extended",
+            **facts,
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -30,6 +30,7 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_PROJECT = "projects/default"
 MAX_MESSAGE_BYTES = 8 << 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
+_WATCH_PAUSE_S = 0.5
 ResultT = TypeVar("ResultT")
 ENDED_STATES = frozenset(
     {
@@ -39,6 +40,7 @@ ENDED_STATES = frozenset(
         search_pb2.Search.CANCELLED,
     }
 )
+ENDED_CALIBRATIONS = frozenset({target_pb2.Calibration.SUCCEEDED, target_pb2.Calibration.FAILED, target_pb2.Calibration.CANCELLED})
 
 
 class Client:
@@ -179,6 +181,58 @@ class Client:
         """All targets, by name."""
         request = target_pb2.ListTargetsRequest(parent=self.project, page_size=page_size)
         return self._pages(self._targets.ListTargets, request, "targets")
+
+    def create_target(self, target: target_pb2.Target, target_id: str, *, request_id: str = "") -> target_pb2.Target:
+        """Register a target that is known from its data sheet; it needs ``device``, ``runtime`` and ``peaks``."""
+        request = target_pb2.CreateTargetRequest(
+            parent=self.project, target=target, target_id=target_id, request_id=request_id or _request_id()
+        )
+        return self._call(self._targets.CreateTarget, request)
+
+    def validate_target(self, target: target_pb2.Target, target_id: str) -> target_pb2.Target:
+        """Check a target without registering it; returns it as it would be."""
+        request = target_pb2.CreateTargetRequest(parent=self.project, target=target, target_id=target_id, validate_only=True)
+        return self._call(self._targets.CreateTarget, request)
+
+    def delete_target(self, name: str, etag: str = "") -> None:
+        """Delete a registered target."""
+        self._call(self._targets.DeleteTarget, target_pb2.DeleteTargetRequest(name=name, etag=etag))
+
+    def calibrate_target(self, name: str, budget_s: float | None = None, *, request_id: str = "") -> target_pb2.Calibration:
+        """Queue a calibration of an attached target; ``budget_s`` is 10 to 900 seconds of measuring, 300 if not given."""
+        request = target_pb2.CalibrateTargetRequest(name=name, request_id=request_id or _request_id())
+        if budget_s is not None:
+            request.budget_duration.FromNanoseconds(round(budget_s * 1e9))
+        return self._call(self._targets.CalibrateTarget, request)
+
+    def get_calibration(self, name: str) -> target_pb2.Calibration:
+        """One calibration."""
+        return self._call(self._targets.GetCalibration, target_pb2.GetCalibrationRequest(name=name))
+
+    def list_calibrations(self, target: str, page_size: int = 0) -> Iterator[target_pb2.Calibration]:
+        """A target's calibrations, newest first; pages are fetched as needed."""
+        request = target_pb2.ListCalibrationsRequest(parent=target, page_size=page_size)
+        return self._pages(self._targets.ListCalibrations, request, "calibrations")
+
+    def cancel_calibration(self, name: str) -> target_pb2.Calibration:
+        """Ask a calibration to stop."""
+        return self._call(self._targets.CancelCalibration, target_pb2.CancelCalibrationRequest(name=name))
+
+    def watch_calibration(self, name: str) -> Iterator[target_pb2.Calibration]:
+        """A calibration twice a second until it has ended; the last one is how it ended."""
+        while True:
+            calibration = self.get_calibration(name)
+            yield calibration
+            if calibration.state in ENDED_CALIBRATIONS:
+                return
+            time.sleep(_WATCH_PAUSE_S)
+
+    def compare_targets(
+        self, model: str, targets: Sequence[str], batch_size: int = 1, recipe_json: str = ""
+    ) -> target_pb2.CompareTargetsResponse:
+        """What a model, or a recipe applied to it, would take on several targets, in their order."""
+        request = target_pb2.CompareTargetsRequest(model=model, targets=targets, batch_size=batch_size, recipe_json=recipe_json)
+        return self._call(self._targets.CompareTargets, request)
 
     def predict_latency(
         self, target: str, model: str, batch_size: int = 1, recipe_json: str = ""

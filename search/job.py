@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import time
@@ -38,6 +39,8 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
     except SearchCancelledError as error:
         outbox.end({}, succeeded=False)
         return SearchOutcome("CANCELLED", f"{error}; finished candidates are kept")
+    finally:
+        gc.unfreeze()
 
 
 def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, started: float) -> SearchOutcome:
@@ -46,6 +49,9 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, start
     torch.set_num_threads(environment.cpus)
     setup = prepare(spec, environment)
     store.save_candidate(setup.baseline, [_baseline_event(setup.baseline)])
+    # Thousands of small graphs are priced from here on; what already stands is not looked through again for each of them.
+    gc.collect()
+    gc.freeze()
     outbox.candidate(setup.baseline)
 
     store.append(Event("phase", "sensitivity: what each single compression costs and saves"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -10,12 +10,15 @@ from hw_models.graph import Operator, OperatorGraph
 from hw_models.predictor import Prediction, Predictor
 from search.describe import describe
 from search.protocols import Measurement
-from techniques.apply import apply_recipe
+from techniques import registry
+from techniques.apply import apply_recipe, apply_step
+from techniques.base import TrainingMethod, Transform
 from techniques.context import TechniqueContext
 from techniques.errors import DataRequiredError
 from techniques.export import weight_size_bytes
 from techniques.network import Network
-from techniques.recipe import Recipe
+from techniques.pruning.structured import StructuredPruning, carry_groups
+from techniques.recipe import Recipe, Step
 
 FLOAT_BYTES = 4
 SCALE_AND_ZERO_BYTES = 5
@@ -23,6 +26,8 @@ SCALE_AND_ZERO_BYTES = 5
 ONNX_NODE_BYTES = 60
 """A node with its values in a stripped file, on average over ResNet-20 in float32 and int8, pruned and not."""
 _QUANTIZER_NODES = 2
+MAX_BEGUN = 256
+"""Meta networks after the first steps of recipes that are kept; each takes some tenths of a megabyte."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class Pricer:
         # Techniques may ask the pricer itself what a network costs.
         self._context = replace(context or TechniqueContext(), cost=self)
         self._prices: dict[str, Price] = {}
+        self._begun: dict[str, Network] = {}
 
     def price(self, recipe: Recipe) -> Price:
         """Price a recipe.
@@ -109,10 +115,45 @@ class Pricer:
 
     def _applied(self, recipe: Recipe) -> Network:
         try:
-            return apply_recipe(self._meta, recipe, self._context)
+            return self._on_meta(_priced_order(recipe))
         except DataRequiredError:
             # The structure follows from the weights' values.
             return apply_recipe(self._network, recipe, self._context)
+
+    def _on_meta(self, steps: Sequence[tuple[int, Step]]) -> Network:
+        """Steps applied in order; what all but the last one give is remembered, for recipes of one search begin alike."""
+        network = self._meta
+        for position, (index, step) in enumerate(steps):
+            digest = Recipe(tuple(s for _, s in steps[: position + 1])).digest
+            if digest in self._begun:
+                network = self._begun[digest]
+                continue
+            made = apply_step(network, index, step, self._context)
+            if _ignores_sizes(step):
+                carry_groups(network, made)
+            network = made
+            if position + 1 < len(steps):
+                if len(self._begun) >= MAX_BEGUN:
+                    self._begun.clear()
+                self._begun[digest] = network
+        return network
+
+
+def _priced_order(recipe: Recipe) -> list[tuple[int, Step]]:
+    """The steps that change a structure, each with its place in the recipe.
+
+    Pruning right before a step that ignores sizes comes behind it: the same structure results, and what comes before the pruning
+    is shared by all recipes that prune differently.
+    """
+    steps = [(i, step) for i, step in enumerate(recipe.steps) if not isinstance(registry.get(step.technique), TrainingMethod)]
+    if len(steps) > 1 and steps[-2][1].technique == StructuredPruning.name and _ignores_sizes(steps[-1][1]):
+        steps[-2:] = [steps[-1], steps[-2]]
+    return steps
+
+
+def _ignores_sizes(step: Step) -> bool:
+    technique = registry.get(step.technique)
+    return isinstance(technique, Transform) and technique.ignores_sizes
 
 
 def estimated_onnx_size_bytes(graph: OperatorGraph) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hw_models.predictor import Predictor
 from search.describe import describe
 from techniques.apply import apply_recipe
 from techniques.context import TechniqueContext
@@ -20,14 +20,22 @@ def technique_names() -> dict[str, Any]:
     return {"names": [technique.name for technique in all_techniques()]}
 
 
-def describe_with_recipe(network_path: str, recipe_json: str, batch_size: int, predictor_json: str) -> dict[str, Any]:
-    """Operator graph of a stored model, at a batch size, after a recipe; or the reason why the recipe cannot be applied."""
-    network = from_pt2(Path(network_path)).to_meta()
-    target = Predictor.from_json(predictor_json).target
-    context = TechniqueContext(channel_multiple=target.channel_multiple, unsigned_activations=target.unsigned_activations)
+def describe_with_recipe(
+    network_path: str, recipe_json: str, batch_size: int, preferences: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Operator graphs of a stored model, at a batch size, after a recipe; or the reason why the recipe cannot be applied.
+
+    Args:
+        preferences: fields of `TechniqueContext` that a target decides; one graph each.
+    """
+    original = from_pt2(Path(network_path)).to_meta()
+    graphs = []
     try:
-        if recipe_json:
-            network = apply_recipe(network, Recipe.from_json(recipe_json), context)
+        for wanted in preferences:
+            network = original
+            if recipe_json:
+                network = apply_recipe(original, Recipe.from_json(recipe_json), TechniqueContext(**wanted))
+            graphs.append(describe(network, batch_size).to_json())
     except TechniqueError as error:
         return {"refused": str(error)}
-    return {"graph": describe(network, batch_size).to_json()}
+    return {"graphs": graphs}

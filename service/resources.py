@@ -81,6 +81,16 @@ class TargetName(ProjectName):
 
 
 @dataclass(frozen=True)
+class CalibrationName(TargetName):
+    """``projects/{project}/targets/{target}/calibrations/{calibration}``."""
+
+    calibration: str
+
+    pattern: ClassVar[str] = f"{TargetName.pattern}/calibrations/(?P<calibration>{_ID})"
+    shape: ClassVar[str] = "projects/{project}/targets/{target}/calibrations/{calibration}"
+
+
+@dataclass(frozen=True)
 class SearchName(ProjectName):
     """``projects/{project}/searches/{search}``."""
 

@@ -36,17 +36,21 @@ from service.importing import Importer, SandboxImporter
 from service.intake.sandbox import run_in_sandbox, warm_up
 from service.interceptors import default_interceptors
 from service.predictors import PredictorFiles
+from service.pricing import LatencyPricing
 from service.servicers.datasets import DatasetServicer
 from service.servicers.models import ModelServicer
 from service.servicers.searches import SearchServicer, SearchStores
-from service.servicers.targets import TargetServicer
+from service.servicers.targets import TargetServicer, TargetStores
 from service.settings import Settings
 from service.store.blobs import FsspecBlobStore
+from service.store.calibration_catalogue import CalibrationCatalogue
 from service.store.database import Database
 from service.store.input_store import InputStore
 from service.store.search_catalogue import SearchCatalogue
+from service.store.target_store import TargetStore
 from service.store.upload_store import UploadStore
 from service.supervision import SupervisedProcess, child_environment
+from service.targets import TargetDirectory
 
 _LOG = logging.getLogger("paretopress.server")
 SERVICE_NAMES = tuple(
@@ -126,12 +130,15 @@ def _add_servicers(server: aio.Server, settings: Settings, database: Database, b
     uploads = UploadStore(database, settings.uploads_dir, settings.max_upload_bytes)
     uploads.remove_stale()
     predictors = PredictorFiles(settings.targets_dir)
+    directory = TargetDirectory(predictors, TargetStore(database))
+    targets = TargetStores(directory, CalibrationCatalogue(database), models, LatencyPricing(blobs))
     searches = SearchStores(
         searches=SearchCatalogue(database),
         models=models,
         datasets=datasets,
         blobs=blobs,
         predictors=predictors,
+        targets=directory,
         techniques=_technique_names,
         cpus=settings.cpus,
         calibration_s=settings.calibration_s,
@@ -139,7 +146,7 @@ def _add_servicers(server: aio.Server, settings: Settings, database: Database, b
     model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(models, uploads, importer), server)
     dataset_servicer = DatasetServicer(datasets, uploads, importer, settings.dataset_roots)
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(dataset_servicer, server)
-    target_pb2_grpc.add_TargetServiceServicer_to_server(TargetServicer(predictors, models, blobs), server)
+    target_pb2_grpc.add_TargetServiceServicer_to_server(TargetServicer(targets), server)
     search_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(searches), server)
 
 

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     embedded_worker: bool = Field(
         default=True, description="Start and supervise a worker; otherwise run `python -m service.worker`."
     )
-    calibration_s: float = Field(default=40.0, gt=0, description="Seconds to calibrate a target's latency predictor.")
+    calibration_s: float = Field(default=40.0, gt=0, description="Seconds that the short calibration measures.")
     lease_s: float = Field(default=15.0, gt=1, description="Seconds after which a silent worker has lost its search.")
     cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0, description="CPUs that a search may use.")
     ray_address: str | None = Field(

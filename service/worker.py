@@ -1,4 +1,7 @@
-"""``python -m service.worker``: claims queued searches one by one and runs them; calibrates targets when there is nothing to do.
+"""``python -m service.worker``: claims queued calibrations and searches one by one and runs them.
+
+Calibrations go first: they take minutes, and the searches behind them get the better predictor. When nothing waits, the worker
+calibrates its machine.
 
 A worker that is told to end (SIGTERM, or its server's death) lets go of its search, which the next one resumes.
 """
@@ -6,14 +9,12 @@ A worker that is told to end (SIGTERM, or its server's death) lets go of its sea
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -24,8 +25,9 @@ from search.errors import SearchError
 from search.protocols import Event
 from search.spec import SearchSpec
 from search.tracking.base import Tracker
+from service.calibrating import Calibrator, Progress, ShouldStop
 from service.errors import ServiceError
-from service.predictors import PredictorFiles
+from service.leases import kept_lease
 from service.processes import MARKER, die_with_parent, end_process_group
 from service.settings import Settings
 from service.store.blobs import FsspecBlobStore
@@ -38,7 +40,6 @@ _LOG = logging.getLogger("paretopress.worker")
 _POLL_S = 0.3
 _EXIT_GRACE_S = 8.0
 _CALIBRATE_AFTER_IDLE_S = 2.0
-_CALIBRATE_AGAIN_S = 120.0
 
 
 class Tools(Protocol):
@@ -48,8 +49,8 @@ class Tools(Protocol):
         """One search to its end."""
         ...
 
-    def calibrate(self, target: Target, budget_s: float, should_stop: Callable[[], bool]) -> str:
-        """A predictor's JSON text.
+    def calibrate(self, target: Target, budget_s: float, should_stop: ShouldStop, progress: Progress) -> str:
+        """A predictor's JSON text; ``progress`` gets a fraction and a line for people.
 
         Raises:
             InterruptedError: ``should_stop`` said so.
@@ -70,15 +71,16 @@ class RealTools:
 
         return run_search(spec, environment)
 
-    def calibrate(self, target: Target, budget_s: float, should_stop: Callable[[], bool]) -> str:
-        """`hw_models.calibrate.calibrate`, stopped between two networks."""
+    def calibrate(self, target: Target, budget_s: float, should_stop: ShouldStop, progress: Progress) -> str:
+        """`hw_models.calibrate.calibrate`, stopped between two handfuls of networks."""
         from hw_models.calibrate import calibrate
 
-        def progress(fraction: float, message: str) -> None:
+        def tell(fraction: float, message: str) -> None:
             if should_stop():
                 raise InterruptedError(f"calibration of {target.name} stopped at {fraction:.0%}: {message}")
+            progress(fraction, message)
 
-        return calibrate(target, budget_s=budget_s, progress=progress).to_json()
+        return calibrate(target, budget_s=budget_s, progress=tell).to_json()
 
     def tracker(self, settings: Settings) -> Tracker:
         """MLflow, embedded or wherever the settings say."""
@@ -95,10 +97,9 @@ class Worker:
         self._database = database
         self._tools = tools or RealTools()
         self._queue = SearchQueue(database, owner or process_identity(), settings.lease_s)
-        self._predictors = PredictorFiles(settings.targets_dir)
         self._blobs = FsspecBlobStore(settings.resolved_blob_url, settings.data_dir.absolute() / "blob-cache")
         self._stopping = threading.Event()
-        self._calibrate_not_before = 0.0
+        self._calibrator = Calibrator(settings, database, self._tools.calibrate, self._queue.owner, self._stopping.is_set)
 
     def stop(self) -> None:
         """End soon: a running search stops where it is and is resumed by the next worker."""
@@ -108,10 +109,10 @@ class Worker:
         """Work until stopped."""
         idle_since = time.monotonic()
         while not self._stopping.is_set():
-            if self.run_next():
+            if self._calibrator.run_next() or self.run_next():
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > _CALIBRATE_AFTER_IDLE_S:
-                self._calibrate_one()
+                self._calibrator.run_idle()
                 self._stopping.wait(_POLL_S)
             else:
                 self._stopping.wait(_POLL_S)
@@ -122,7 +123,7 @@ class Worker:
         if claimed is None:
             return False
         _LOG.info("%s %s", "resuming" if claimed.resumed else "running", claimed.name)
-        with self._lease(claimed.search_id):
+        with kept_lease(lambda: self._queue.renew(claimed.search_id), self._settings.lease_s):
             self._run(claimed)
         return True
 
@@ -130,7 +131,7 @@ class Worker:
         try:
             self._end_process_groups(claimed.process_groups)
             self._queue.forget_process_groups(claimed.search_id)
-            outcome = self._tools.run_search(claimed.spec, self._environment(claimed))
+            outcome = self._outcome(claimed)
         except (SearchError, TechniqueError, HardwareModelError, ServiceError) as error:
             _LOG.warning("%s failed: %s", claimed.name, error)
             self._give_up(claimed, str(error))
@@ -143,6 +144,13 @@ class Worker:
             else:
                 self._queue.finish(claimed.search_id, outcome)
         _LOG.info("done with %s", claimed.name)
+
+    def _outcome(self, claimed: ClaimedSearch) -> SearchOutcome:
+        try:
+            environment = self._environment(claimed)
+        except InterruptedError as error:
+            return SearchOutcome("CANCELLED", str(error))
+        return self._tools.run_search(claimed.spec, environment)
 
     def _give_up(self, claimed: ClaimedSearch, message: str) -> None:
         """A failure while this worker ends is no failure of the search."""
@@ -166,48 +174,16 @@ class Worker:
         )
 
     def _predictor(self, target: str, store: SqlCandidateStore) -> str:
-        if not self._predictors.exists(target):
+        predictors = self._calibrator.predictors
+        if not predictors.exists(target):
             store.append(Event("phase", f"calibrating {target}: about {self._settings.calibration_s:.0f} s, once"))
-            self._calibrate(target)
-        return self._predictors.read(target)
-
-    def _calibrate_one(self) -> None:
-        missing = [name for name in self._predictors.targets() if not self._predictors.exists(name)]
-        if missing and time.monotonic() > self._calibrate_not_before:
-            try:
-                self._calibrate(missing[0])
-            except InterruptedError:
-                return
-            except HardwareModelError as error:
-                _LOG.warning("calibrating %s failed: %s", missing[0], error)
-                self._calibrate_not_before = time.monotonic() + _CALIBRATE_AGAIN_S
-
-    def _calibrate(self, target: str) -> None:
-        _LOG.info("calibrating %s", target)
-        text = self._tools.calibrate(self._predictors.target(target), self._settings.calibration_s, self._stopping.is_set)
-        self._predictors.write(target, text)
+            self._calibrator.measure(target, self._settings.calibration_s, store.should_stop)
+        return predictors.get(target).text
 
     def _end_process_groups(self, groups: tuple[int, ...]) -> None:
         for pgid in groups:
             if end_process_group(pgid, str(self._settings.data_dir.absolute())):
                 _LOG.warning("ended process group %d of an earlier worker", pgid)
-
-    @contextlib.contextmanager
-    def _lease(self, search_id: int) -> Iterator[None]:
-        done = threading.Event()
-
-        def renew() -> None:
-            while not done.wait(self._settings.lease_s / 4):
-                with contextlib.suppress(Exception):  # a busy database is tried again before the lease ends
-                    self._queue.renew(search_id)
-
-        heartbeat = threading.Thread(target=renew, name="lease", daemon=True)
-        heartbeat.start()
-        try:
-            yield
-        finally:
-            done.set()
-            heartbeat.join()
 
 
 def _end_on_signals(worker: Worker) -> None:
@@ -253,6 +229,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.parent_pid:
         die_with_parent(options.parent_pid)
     worker.run()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The interpreter gives handlers of Python back while it ends, and then a late signal would kill it.
+        signal.signal(number, signal.SIG_IGN)
     return 0
 
 

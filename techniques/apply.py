@@ -21,12 +21,16 @@ def apply_recipe(network: Network, recipe: Recipe, context: TechniqueContext) ->
         ConfigError: a step that is unknown or does not fit; the message starts with its position.
         DataRequiredError: real weights need calibration images and the context has none.
     """
-    result = network.clone()
+    result = network
     for index, step in enumerate(recipe.steps):
-        technique = _technique(index, step)
-        if isinstance(technique, Transform):
-            result = _transform(result, index, step, technique, context)
-    return result.eval()
+        result = apply_step(result, index, step, context)
+    return (network.clone() if result is network else result).eval()
+
+
+def apply_step(network: Network, index: int, step: Step, context: TechniqueContext) -> Network:
+    """One step of a recipe, as `apply_recipe` does it: the network itself where the step is training."""
+    technique = _technique(index, step)
+    return _transform(network, index, step, technique, context) if isinstance(technique, Transform) else network
 
 
 def validate_recipe(recipe: Recipe, network: Network, context: TechniqueContext | None = None) -> None:

@@ -61,6 +61,9 @@ class Transform(Technique[ConfigT]):
     reduces: ClassVar[frozenset[Measure]]
     after_training: ClassVar[bool] = False
     """Whether the step belongs behind training in a recipe (post-training quantisation does)."""
+    ignores_sizes: ClassVar[bool] = False
+    """Whether names and connections alone decide what it does to a meta network, never channel counts. Thousands of recipes that
+    prune differently are then priced on one network to which it was applied once (`techniques.pruning.plan`)."""
 
     @abstractmethod
     def apply(self, network: Network, config: ConfigT, context: TechniqueContext) -> Network:

@@ -13,37 +13,14 @@ from pathlib import Path
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the quantized_decomposed operators
-from torch import fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from techniques.errors import UnsupportedNetworkError
+from techniques.folding import fold_batch_norms
 from techniques.network import Network
 
 OPSET = 21
 """Opset of written ONNX files: the first with blocked and 4-bit quantisation, and read by every runtime of our targets."""
-
-
-def fold_batch_norms(network: Network) -> Network:
-    """A copy in evaluation mode in which every batch norm behind a convolution is part of it (Jacob 2018, section 3.2)."""
-    result = network.clone().eval()
-    graph_module = result.graph
-    for node, module in list(result.module_calls()):
-        source = node.args[0]
-        if not isinstance(module, nn.BatchNorm2d) or not isinstance(source, fx.Node) or source.op != "call_module":
-            continue
-        conv = graph_module.get_submodule(str(source.target))
-        calls = [n for n in graph_module.graph.nodes if n.op == "call_module" and n.target == source.target]
-        if type(conv) is not nn.Conv2d or len(source.users) != 1 or len(calls) != 1 or hasattr(conv, "parametrizations"):
-            continue
-        if module.running_mean is None or module.running_var is None:
-            continue
-        conv.weight, conv.bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, module.running_mean, module.running_var, module.eps, module.weight, module.bias
-        )
-        node.replace_all_uses_with(source)
-        graph_module.graph.erase_node(node)
-    return result.rebuilt()
 
 
 def to_onnx(network: Network, dynamic_batch: bool = False) -> bytes:
@@ -60,7 +37,7 @@ def to_onnx(network: Network, dynamic_batch: bool = False) -> bytes:
 
     if network.is_meta:
         raise UnsupportedNetworkError("a network on the meta device has no weights to export")
-    folded = fold_batch_norms(network)
+    folded = fold_batch_norms(network).rebuilt()
     example = torch.zeros(2 if dynamic_batch else 1, *network.input_shape)
     shapes = ({0: Dim.DYNAMIC},) if dynamic_batch else None
     try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx._lazy_graph_module import _make_graph_module, _use_lazy_graph_module
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Network:
         return output
 
     def clone(self) -> Network:
-        """A deep copy: techniques change the copy and never their input."""
-        return replace(self, graph=copy.deepcopy(self.graph))
+        """A copy to change: techniques never change their input. Meta networks share their (valueless) tensors with it."""
+        return replace(self, graph=_copy_structure(self.graph) if self.is_meta else copy.deepcopy(self.graph))
 
     def to_meta(self) -> Network:
         """A copy on the meta device: shapes without values, for pricing a recipe in milliseconds.
@@ -95,7 +96,37 @@ class Network:
     def rebuilt(self) -> Network:
         """The same network after its graph was edited: dead nodes and unused modules dropped, code regenerated."""
         self.graph.graph.eliminate_dead_code()
-        self.graph.graph.lint()
+        if not self.is_meta:  # thousands of meta networks are priced; their code is generated when one is called
+            self.graph.graph.lint()
         self.graph.delete_all_unused_submodules()
         self.graph.recompile()
         return self
+
+
+def _copy_structure(source: fx.GraphModule) -> fx.GraphModule:
+    """A graph module of its own modules and nodes around the same tensors; its code is generated when it is called."""
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in source.graph.nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    root, memo = nn.Module(), dict[int, object]()
+    root._modules = {name: _copy_module(child, memo) for name, child in source._modules.items()}
+    for kind in ("_parameters", "_buffers"):
+        getattr(root, kind).update(getattr(source, kind))
+    root.training = source.training
+    with _use_lazy_graph_module(True):
+        copied = _make_graph_module(root, graph)
+    copied.training = source.training
+    return copied
+
+
+def _copy_module(module: nn.Module | None, memo: dict[int, object]) -> nn.Module | None:
+    """Attributes that are lists are copied once for all modules that share one (the parts of a split do)."""
+    if module is None:
+        return None
+    result = module.__class__.__new__(module.__class__)
+    state = {key: copy.deepcopy(value, memo) if type(value) is list else value for key, value in module.__dict__.items()}
+    for key in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+        state[key] = state[key].copy()
+    state["_modules"] = {name: _copy_module(child, memo) for name, child in module._modules.items()}
+    result.__dict__ = state
+    return result

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
+_INT32_LIMIT = 2.0**31
 _FREE_TEXT = ("doc_string", "metadata_props")
 
 
@@ -15,6 +17,7 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
     _global_pooling(model.graph)
     _constants_to_initializers(model.graph)
     _unshare_biases(model.graph)
+    _integer_biases(model.graph)
     _drop_unused(model.graph)
     _strip(model)
     _shorten_names(model.graph)
@@ -80,6 +83,32 @@ def _unshare_biases(graph: onnx.GraphProto) -> None:
                 copy = graph.initializer.add()
                 copy.CopyFrom(constants[name])
                 copy.name = node.input[2] = f"{name}__copy{seen[name]}"
+
+
+def _integer_biases(graph: onnx.GraphProto) -> None:
+    """Store the biases of integer linears as int32 in units of input scale times weight scale (Jacob 2018, equation 11).
+
+    A linear whose output stays float, as logits do, runs on integers only so; else its weights are dequantised in every run.
+    """
+    constants = _initializers(graph)
+    scales = {n.output[0]: constants.get(n.input[1]) for n in graph.node if n.op_type == "DequantizeLinear"}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        inputs = [scales.get(name) for name in node.input[:2]]
+        bias = constants.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and inputs[0] is not None and inputs[1] is not None:
+            values = numpy_helper.to_array(bias)
+            scale = np.broadcast_to(numpy_helper.to_array(inputs[0]) * numpy_helper.to_array(inputs[1]), values.shape)
+            integers = np.round(values / scale)
+            if np.abs(integers).max() < _INT32_LIMIT:
+                name = f"{node.input[2]}_int32"
+                graph.initializer.append(numpy_helper.from_array(integers.astype(np.int32), name))
+                graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"))
+                node.input[2] = f"{name}_float"
+                parts = [name, f"{name}_scale"]
+                nodes.append(onnx.helper.make_node("DequantizeLinear", parts, [node.input[2]], name=node.input[2], axis=0))
+        nodes.append(node)
+    _set_nodes(graph, nodes)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

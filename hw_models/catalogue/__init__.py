@@ -1,21 +1,32 @@
-"""Machines measured at length beforehand, one JSON file each: where a short calibration of another one starts from."""
+"""Well-known boards and GPUs, from their data sheets: priced by roofline, never measured, always *uncalibrated*."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import json
 from pathlib import Path
 
-from hw_models.predictor import Predictor
+from hw_models.errors import TargetError
+from hw_models.targets import Target, builtin_targets
 
-_NEIGHBOURS = {"onnxruntime": "cpu-ort-1t.json"}
-"""Runtime to the predictor of its one-thread target on some machine."""
+_FILE = Path(__file__).parent / "boards.json"
 
 
 @functools.cache
-def neighbour_coefficients_ns(runtime: str) -> Mapping[str, tuple[float, ...]]:
-    """One thread's coefficients of a machine with the same runtime, by kernel signature; empty where none was measured."""
-    name = _NEIGHBOURS.get(runtime)
-    if name is None:
-        return {}
-    return Predictor.from_json((Path(__file__).parent / name).read_text()).coefficients_ns
+def datasheet_targets() -> tuple[Target, ...]:
+    """The catalogue's targets, by name."""
+    listed = json.loads(_FILE.read_text())["targets"]
+    targets = [Target.from_json(json.dumps({"type": "target", "version": 1, **entry})) for entry in listed]
+    return tuple(sorted(targets, key=lambda target: target.name))
+
+
+def get_target(name: str) -> Target:
+    """The built-in or catalogued target of that name.
+
+    Raises:
+        TargetError: there is none; the message lists those there are.
+    """
+    known = {target.name: target for target in (*builtin_targets(), *datasheet_targets())}
+    if name not in known:
+        raise TargetError(f"unknown target {name!r}; known are {sorted(known)}")
+    return known[name]

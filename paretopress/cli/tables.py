@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +27,20 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def narrow_table(title: str, columns: Mapping[str, JustifyMethod], folds: str) -> Table:
+    """A table without frames. Only the column ``folds`` does, so that the others stay whole on a narrow console."""
+    style = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0), "pad_edge": False}
+    table = Table(title=title, title_justify="left", **style)  # type: ignore[arg-type]
+    for column, justify in columns.items():
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column != folds)
+    return table
+
+
+def is_wide(options: ConsoleOptions) -> bool:
+    """Whether there is room for sentences beside numbers."""
+    return options.max_width >= _WIDE
 
 
 def short(name: str) -> str:
@@ -62,7 +76,7 @@ class CandidateTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """What rich prints."""
-        wide = options.max_width >= _WIDE
+        wide = is_wide(options)
         style = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1 if wide else 0, 0, 0), "pad_edge": False}
         table = Table(title=self.title, title_justify="left", **style)  # type: ignore[arg-type]
         for column in ("candidate", "accuracy", "drop (95%)", "ms", "speed-up", "size", "ratio"):

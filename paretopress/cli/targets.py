@@ -2,61 +2,92 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from paretopress.cli import tables
-from paretopress.cli.context import JsonOption, print_json, print_messages, state_of, to_dict
+from paretopress.cli.calibration import calibrate, calibrations, cancel
+from paretopress.cli.context import JsonOption, print_json, print_messages, state_of
+from paretopress.cli.predictions import compare, predict
+from paretopress.cli.target_tables import TargetTable, show_target
+from paretopress.v1 import target_pb2
 
 app = typer.Typer(help="Hardware that results can be made for.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_targets(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List targets."""
+    """List targets: this machine's, the catalogue's, and registered ones."""
     with state_of(context).client() as client:
         targets = list(client.list_targets())
     if as_json:
         return print_messages(targets)
-    rows = (
-        [
-            tables.short(t.name),
-            t.display_name,
-            t.runtime,
-            str(t.threads),
-            ", ".join(t.precisions),
-            "yes" if t.calibrated else "not yet",
-        ]
-        for t in targets
-    )
-    tables.print_table("targets", ("name", "title", "runtime", "threads", "precisions", "calibrated"), rows)
+    Console().print(TargetTable(targets))
     return None
 
 
 @app.command()
-def predict(
+def show(context: typer.Context, name: str, as_json: JsonOption = False) -> None:
+    """Show one target."""
+    state = state_of(context)
+    with state.client() as client:
+        show_target(client.get_target(state.full_name("targets", name)), as_json)
+
+
+@app.command()
+def register(
     context: typer.Context,
-    target: str,
-    model: Annotated[str, typer.Argument(help="name of an uploaded model")],
-    batch_size: Annotated[int, typer.Option(help="images in one run")] = 1,
-    recipe: Annotated[Path | None, typer.Option(help="recipe.json to apply first", exists=True, dir_okay=False)] = None,
-    kernels: Annotated[bool, typer.Option(help="show every fused kernel")] = False,
+    target_id: Annotated[str, typer.Argument(help="last part of its name")],
+    device: Annotated[str, typer.Option(help="cpu, gpu, mcu, or the name of a chip")],
+    runtime: Annotated[str, typer.Option(help="such as onnxruntime")],
+    fp32_gmacs: Annotated[float, typer.Option(help="peak, billions of float32 MACs a second: half of the FLOPs")],
+    bandwidth_gb_s: Annotated[float, typer.Option(help="of its memory, billions of bytes a second")],
+    int8_gmacs: Annotated[float, typer.Option(help="the same for int8; 0 = it has no units for it")] = 0.0,
+    per_kernel_us: Annotated[float, typer.Option(help="microseconds that starting a kernel takes")] = 0.0,
+    source: Annotated[list[str] | None, typer.Option(help="where the figures come from; repeat")] = None,
+    threads: Annotated[int, typer.Option(help="that the runtime uses; the peaks hold for all together")] = 1,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, int8; repeat; default: by the peaks")] = None,
+    channel_multiple: Annotated[int, typer.Option(help="channel counts are best a multiple of this")] = 8,
+    integer_type: Annotated[list[str] | None, typer.Option(help="uint8, int8; repeat; default: both")] = None,
+    optimization: Annotated[str, typer.Option(help="all, extended, basic or none")] = "extended",
+    display_name: Annotated[str, typer.Option("--name", help="title for people")] = "",
+    validate_only: Annotated[bool, typer.Option(help="only check")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict a model's latency."""
+    """Register a target from its data sheet; its predictions always say that they are uncalibrated."""
+    target = target_pb2.Target(
+        display_name=display_name,
+        device=device,
+        runtime=runtime,
+        threads=threads,
+        precisions=precision or [],
+        channel_multiple=channel_multiple,
+        integer_types=integer_type or [],
+        optimization=optimization,
+        peaks=target_pb2.Peaks(
+            fp32_gmacs=fp32_gmacs,
+            int8_gmacs=int8_gmacs,
+            bandwidth_gb_s=bandwidth_gb_s,
+            per_kernel_us=per_kernel_us,
+            sources=source or [],
+        ),
+    )
+    with state_of(context).client() as client:
+        made = client.validate_target(target, target_id) if validate_only else client.create_target(target, target_id)
+    show_target(made, as_json)
+
+
+@app.command()
+def delete(context: typer.Context, name: str, as_json: JsonOption = False) -> None:
+    """Delete a registered target."""
     state = state_of(context)
-    names = state.full_name("targets", target), state.full_name("models", model)
+    full_name = state.full_name("targets", name)
     with state.client() as client:
-        answer = client.predict_latency(*names, batch_size, recipe.read_text() if recipe else "")
+        client.delete_target(full_name)
     if as_json:
-        return print_json(to_dict(answer))
-    words = f"predicted {answer.latency_ms:.3g} ms ({answer.low_ms:.3g} to {answer.high_ms:.3g}), {answer.macs:,} MACs"
-    Console(highlight=False).print(words)
-    if answer.unknown_kernels:
-        Console(highlight=False).print(f"without a predictor of their own: {', '.join(answer.unknown_kernels)}")
-    if kernels:
-        tables.print_table("kernels", ("name", "kind", "ms"), ([k.name, k.kind, f"{k.latency_ms:.4g}"] for k in answer.kernels))
-    return None
+        print_json({"deleted": full_name})
+
+
+for command in (calibrate, calibrations, cancel, predict, compare):
+    app.command()(command)

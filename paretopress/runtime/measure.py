@@ -32,6 +32,8 @@ MIN_ROUNDS = 3
 MAX_REPEATS = 2
 RUNS_PER_TURN = 8
 LOW_QUANTILE = 0.1
+BETWEEN_PROCESSES = 0.02
+"""The rounds of one process agree better than two processes do, whose memory lies elsewhere: 1 to 2% on a quiet machine."""
 
 # Two-sided 95% quantiles of Student's t for 1 to 20 degrees of freedom.
 _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
@@ -44,7 +46,7 @@ class LatencyMeasurement:
 
     Attributes:
         value_ms: median of the rounds' medians.
-        spread_ms: half width of the 95% t-interval over the rounds, at least half the interquartile range within a round.
+        spread_ms: half width of the 95% t-interval over the rounds, at least half the interquartile range within a round and 2%.
         upper_bound_ms: ``value_ms + spread_ms``; what a limit is compared with.
         low_quantile_ms: the 10% quantile of the quietest round.
         round_medians_ms: one per round, in time order.
@@ -118,7 +120,7 @@ def time_round(
 
     Every turn starts with an untimed run, since the others' turns have emptied the caches.
     """
-    with _pinned(threads):
+    with pinned(threads):
         turns = {name: _Turn(model, threads, batch, optimization, runs_per_round, fill_s) for name, model in models.items()}
         waiting = dict(turns)
         while waiting:
@@ -178,7 +180,7 @@ def _summary(rounds: Sequence[Times], threads: int, batch: int, drift: float, re
     value = statistics.median(medians)
     resolution = statistics.median(float(np.subtract(*np.quantile(times, (0.75, 0.25)))) for times in rounds) / 2
     factor = _T_95[min(len(rounds) - 1, len(_T_95)) - 1]
-    spread = max(factor * statistics.stdev(medians) / len(rounds) ** 0.5, resolution)
+    spread = max(factor * statistics.stdev(medians) / len(rounds) ** 0.5, resolution, BETWEEN_PROCESSES * value)
     return LatencyMeasurement(
         value_ms=value,
         spread_ms=spread,
@@ -201,7 +203,7 @@ def _drift_percent(rounds: Sequence[Times]) -> float:
 
 
 @contextlib.contextmanager
-def _pinned(threads: int) -> Iterator[None]:
+def pinned(threads: int) -> Iterator[None]:
     """Keep this thread, and the sessions' threads started from it, on ``threads`` processors where the system allows it."""
     if not hasattr(os, "sched_setaffinity"):
         yield

@@ -52,6 +52,21 @@ def open_session(model: ModelFile, threads: int, optimization: str = "all") -> o
     Raises:
         RuntimeModelError: the file does not load, or ``threads`` or ``optimization`` is none that exists.
     """
+    options = session_options(threads, optimization)
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a dozen types without a common root of its own
+        where = "the model" if isinstance(model, bytes) else str(model)
+        raise RuntimeModelError(f"ONNX Runtime {ort.__version__} cannot load {where}: {error}") from error
+
+
+def session_options(threads: int, optimization: str = "all") -> ort.SessionOptions:
+    """The options that every session of ours has.
+
+    Raises:
+        RuntimeModelError: ``threads`` or ``optimization`` is none that exists.
+    """
     if threads < 1:
         raise RuntimeModelError(f"threads must be at least 1, got {threads}")
     if optimization not in _OPTIMIZATION_LEVELS:
@@ -63,12 +78,7 @@ def open_session(model: ModelFile, threads: int, optimization: str = "all") -> o
     options.graph_optimization_level = _OPTIMIZATION_LEVELS[optimization]
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    source = model if isinstance(model, bytes) else str(model)
-    try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a dozen types without a common root of its own
-        where = "the model" if isinstance(model, bytes) else str(model)
-        raise RuntimeModelError(f"ONNX Runtime {ort.__version__} cannot load {where}: {error}") from error
+    return options
 
 
 def input_spec(session: ort.InferenceSession) -> InputSpec:

@@ -319,7 +319,7 @@ class Search(_message.Message):
     dataset: _builtins.str
     """`projects/{project}/datasets/{dataset}`."""
     target: _builtins.str
-    """`projects/{project}/targets/{target}`."""
+    """`projects/{project}/targets/{target}`; it must be attached, since finalists are measured."""
     metric: Global___Metric.ValueType
     """How accuracy is measured."""
     preference: Global___Preference.ValueType
@@ -331,7 +331,7 @@ class Search(_message.Message):
     state_message: _builtins.str
     """A sentence about the state."""
     candidate_count: _builtins.int
-    """Candidates so far."""
+    """Candidates so far, the original not counted."""
     best: _builtins.str
     """Name of the best candidate, once SUCCEEDED."""
     nearest: _builtins.str

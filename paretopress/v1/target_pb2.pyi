@@ -5,8 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,10 +22,128 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class Peaks(_message.Message):
+    """What a data sheet says of a device: rates that no kernel exceeds. A multiply-accumulate is two of a data sheet's operations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FP32_GMACS_FIELD_NUMBER: _builtins.int
+    INT8_GMACS_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_GB_S_FIELD_NUMBER: _builtins.int
+    PER_KERNEL_US_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    fp32_gmacs: _builtins.float
+    """Billions of float32 multiply-accumulates a second."""
+    int8_gmacs: _builtins.float
+    """Billions of int8 multiply-accumulates a second; 0 where the device has no units for them."""
+    bandwidth_gb_s: _builtins.float
+    """Billions of bytes a second of its memory."""
+    per_kernel_us: _builtins.float
+    """Microseconds that starting a kernel takes at least."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where the figures come from: documents, addresses, assumptions."""
+
+    def __init__(
+        self,
+        *,
+        fp32_gmacs: _builtins.float = ...,
+        int8_gmacs: _builtins.float = ...,
+        bandwidth_gb_s: _builtins.float = ...,
+        per_kernel_us: _builtins.float = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_gb_s", b"bandwidth_gb_s", "fp32_gmacs", b"fp32_gmacs", "int8_gmacs", b"int8_gmacs", "per_kernel_us", b"per_kernel_us", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Peaks: _TypeAlias = Peaks  # noqa: Y015
+
+@_typing.final
+class CalibrationSummary(_message.Message):
+    """How a predictor came about, and how far its predictions were from what was measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    MEAN_ERROR_PERCENT_FIELD_NUMBER: _builtins.int
+    REPEATABILITY_PERCENT_FIELD_NUMBER: _builtins.int
+    DURATION_S_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    CALIBRATE_TIME_FIELD_NUMBER: _builtins.int
+    networks: _builtins.int
+    """Networks that were measured."""
+    mean_error_percent: _builtins.float
+    """Mean error of predictions, in percent, on networks that the fit had not seen; not set where it is not known."""
+    repeatability_percent: _builtins.float
+    """How far the measurements themselves repeated, in percent; not set where it is not known."""
+    duration_s: _builtins.float
+    """Seconds that it took."""
+    runtime: _builtins.str
+    """The runtime with its version."""
+    @_builtins.property
+    def calibrate_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was finished."""
+
+    def __init__(
+        self,
+        *,
+        networks: _builtins.int = ...,
+        mean_error_percent: _builtins.float | None = ...,
+        repeatability_percent: _builtins.float | None = ...,
+        duration_s: _builtins.float = ...,
+        runtime: _builtins.str = ...,
+        calibrate_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_error_percent", b"_mean_error_percent", "_repeatability_percent", b"_repeatability_percent", "calibrate_time", b"calibrate_time", "mean_error_percent", b"mean_error_percent", "repeatability_percent", b"repeatability_percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_error_percent", b"_mean_error_percent", "_repeatability_percent", b"_repeatability_percent", "calibrate_time", b"calibrate_time", "duration_s", b"duration_s", "mean_error_percent", b"mean_error_percent", "networks", b"networks", "repeatability_percent", b"repeatability_percent", "runtime", b"runtime"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mean_error_percent: _TypeAlias = _typing.Literal["mean_error_percent"]  # noqa: Y015
+    _WhichOneofArgType__mean_error_percent: _TypeAlias = _typing.Literal["_mean_error_percent", b"_mean_error_percent"]  # noqa: Y015
+    _WhichOneofReturnType__repeatability_percent: _TypeAlias = _typing.Literal["repeatability_percent"]  # noqa: Y015
+    _WhichOneofArgType__repeatability_percent: _TypeAlias = _typing.Literal["_repeatability_percent", b"_repeatability_percent"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_error_percent) -> _WhichOneofReturnType__mean_error_percent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repeatability_percent) -> _WhichOneofReturnType__repeatability_percent | None: ...
+
+Global___CalibrationSummary: _TypeAlias = CalibrationSummary  # noqa: Y015
+
+@_typing.final
 class Target(_message.Message):
     """A device with its runtime and number of threads."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    class _Origin:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Target._Origin.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ORIGIN_UNSPECIFIED: Target._Origin.ValueType  # 0
+        """Not set."""
+        BUILTIN: Target._Origin.ValueType  # 1
+        """The server: it is the machine of its workers."""
+        CATALOGUE: Target._Origin.ValueType  # 2
+        """The catalogue of well-known boards and GPUs."""
+        REGISTERED: Target._Origin.ValueType  # 3
+        """The project."""
+
+    class Origin(_Origin, metaclass=_OriginEnumTypeWrapper):
+        """Who named a target."""
+
+    ORIGIN_UNSPECIFIED: Target.Origin.ValueType  # 0
+    """Not set."""
+    BUILTIN: Target.Origin.ValueType  # 1
+    """The server: it is the machine of its workers."""
+    CATALOGUE: Target.Origin.ValueType  # 2
+    """The catalogue of well-known boards and GPUs."""
+    REGISTERED: Target.Origin.ValueType  # 3
+    """The project."""
 
     NAME_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
@@ -33,25 +154,49 @@ class Target(_message.Message):
     CHANNEL_MULTIPLE_FIELD_NUMBER: _builtins.int
     ATTACHED_FIELD_NUMBER: _builtins.int
     CALIBRATED_FIELD_NUMBER: _builtins.int
+    PEAKS_FIELD_NUMBER: _builtins.int
+    INTEGER_TYPES_FIELD_NUMBER: _builtins.int
+    OPTIMIZATION_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/targets/{target}`, such as `projects/default/targets/cpu-ort-1t`."""
     display_name: _builtins.str
     """A title for people."""
     device: _builtins.str
-    """The device."""
+    """The device, such as `cpu`, `gpu`, `mcu` or the name of a chip."""
     runtime: _builtins.str
-    """The runtime."""
+    """The runtime, such as `onnxruntime`."""
     threads: _builtins.int
-    """Threads that the runtime uses."""
+    """Threads that the runtime uses; 0 means 1. The peaks hold for all of them together."""
     channel_multiple: _builtins.int
-    """Channel counts are best a multiple of this."""
+    """Channel counts are best a multiple of this; 0 means 8."""
     attached: _builtins.bool
     """Whether it is here, so that latency is measured; otherwise it is only predicted."""
     calibrated: _builtins.bool
-    """Whether its latency predictor has been calibrated."""
+    """Whether its latency predictor rests on measurements; otherwise predictions are its roofline's and say so."""
+    optimization: _builtins.str
+    """The runtime's graph optimisation: `all`, `extended`, `basic` or `none`. Empty means `extended`."""
+    origin: Global___Target.Origin.ValueType
+    """Who named it."""
+    etag: _builtins.str
+    """Which one of that name it is; empty where the project has not registered it."""
     @_builtins.property
     def precisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Number formats that run, such as `fp32` and `int8`."""
+        """Number formats that run: `fp32`, `int8`. Empty means `fp32`, and `int8` where the peaks have a rate for it."""
+
+    @_builtins.property
+    def peaks(self) -> Global___Peaks:
+        """Of a target that is known from its data sheet only; needed to register one."""
+
+    @_builtins.property
+    def integer_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types that the runtime stores weights in and runs as int8: `uint8`, `int8`. Empty means both where int8 runs."""
+
+    @_builtins.property
+    def calibration(self) -> Global___CalibrationSummary:
+        """How its predictor came about; not set where it is not calibrated."""
 
     def __init__(
         self,
@@ -65,10 +210,16 @@ class Target(_message.Message):
         channel_multiple: _builtins.int = ...,
         attached: _builtins.bool = ...,
         calibrated: _builtins.bool = ...,
+        peaks: Global___Peaks | None = ...,
+        integer_types: _abc.Iterable[_builtins.str] | None = ...,
+        optimization: _builtins.str = ...,
+        calibration: Global___CalibrationSummary | None = ...,
+        origin: Global___Target.Origin.ValueType = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "peaks", b"peaks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "calibrated", b"calibrated", "channel_multiple", b"channel_multiple", "device", b"device", "display_name", b"display_name", "name", b"name", "precisions", b"precisions", "runtime", b"runtime", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "calibrated", b"calibrated", "calibration", b"calibration", "channel_multiple", b"channel_multiple", "device", b"device", "display_name", b"display_name", "etag", b"etag", "integer_types", b"integer_types", "name", b"name", "optimization", b"optimization", "origin", b"origin", "peaks", b"peaks", "precisions", b"precisions", "runtime", b"runtime", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -155,6 +306,72 @@ class ListTargetsResponse(_message.Message):
 Global___ListTargetsResponse: _TypeAlias = ListTargetsResponse  # noqa: Y015
 
 @_typing.final
+class CreateTargetRequest(_message.Message):
+    """Registers a target."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    TARGET_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The project, `projects/{project}`."""
+    target_id: _builtins.str
+    """Last part of its name, 1 to 63 of a-z, 0-9 and inner hyphens; no built-in or catalogued target may have it."""
+    request_id: _builtins.str
+    """The same id gives the same answer; a UUID does well."""
+    validate_only: _builtins.bool
+    """Only check the request; the answer is the target as it would be."""
+    @_builtins.property
+    def target(self) -> Global___Target:
+        """The target; it needs `device`, `runtime` and `peaks`."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        target: Global___Target | None = ...,
+        target_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "target", b"target", "target_id", b"target_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTargetRequest: _TypeAlias = CreateTargetRequest  # noqa: Y015
+
+@_typing.final
+class DeleteTargetRequest(_message.Message):
+    """Asks for a registered target to be deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/targets/{target}`."""
+    etag: _builtins.str
+    """If given, only while this is its etag."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteTargetRequest: _TypeAlias = DeleteTargetRequest  # noqa: Y015
+
+@_typing.final
 class PredictLatencyRequest(_message.Message):
     """Asks what a model would take on a target."""
 
@@ -197,22 +414,32 @@ class KernelLatency(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the layer that it starts with."""
     kind: _builtins.str
     """Kind of kernel."""
     latency_ms: _builtins.float
     """Predicted milliseconds."""
+    share: _builtins.float
+    """Fraction of the time of all kernels together, 0 to 1."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What makes it slow, in words for people; empty where nothing stands out."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         kind: _builtins.str = ...,
         latency_ms: _builtins.float = ...,
+        share: _builtins.float = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "latency_ms", b"latency_ms", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "latency_ms", b"latency_ms", "name", b"name", "reasons", b"reasons", "share", b"share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,6 +457,7 @@ class PredictLatencyResponse(_message.Message):
     MACS_FIELD_NUMBER: _builtins.int
     KERNELS_FIELD_NUMBER: _builtins.int
     UNKNOWN_KERNELS_FIELD_NUMBER: _builtins.int
+    CALIBRATED_FIELD_NUMBER: _builtins.int
     latency_ms: _builtins.float
     """Predicted milliseconds of one run."""
     low_ms: _builtins.float
@@ -238,13 +466,15 @@ class PredictLatencyResponse(_message.Message):
     """Upper end of the interval."""
     macs: _builtins.int
     """Multiply-accumulates of one run."""
+    calibrated: _builtins.bool
+    """Whether anything was measured on the target; where not, the numbers are a roofline's."""
     @_builtins.property
     def kernels(self) -> _containers.RepeatedCompositeFieldContainer[Global___KernelLatency]:
         """Per fused kernel, in execution order."""
 
     @_builtins.property
     def unknown_kernels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Kernels without a predictor of their own; they were priced by a roofline and widen the interval."""
+        """Kinds of kernels that were never measured on the target; they were priced by a roofline and widen the interval."""
 
     def __init__(
         self,
@@ -255,11 +485,353 @@ class PredictLatencyResponse(_message.Message):
         macs: _builtins.int = ...,
         kernels: _abc.Iterable[Global___KernelLatency] | None = ...,
         unknown_kernels: _abc.Iterable[_builtins.str] | None = ...,
+        calibrated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["high_ms", b"high_ms", "kernels", b"kernels", "latency_ms", b"latency_ms", "low_ms", b"low_ms", "macs", b"macs", "unknown_kernels", b"unknown_kernels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrated", b"calibrated", "high_ms", b"high_ms", "kernels", b"kernels", "latency_ms", b"latency_ms", "low_ms", b"low_ms", "macs", b"macs", "unknown_kernels", b"unknown_kernels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictLatencyResponse: _TypeAlias = PredictLatencyResponse  # noqa: Y015
+
+@_typing.final
+class CompareTargetsRequest(_message.Message):
+    """Asks what a model would take on several targets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    RECIPE_JSON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`projects/{project}/models/{model}`."""
+    batch_size: _builtins.int
+    """Images in one run; 0 means 1."""
+    recipe_json: _builtins.str
+    """A recipe as JSON, applied before pricing; empty prices the original."""
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 20 different `projects/{project}/targets/{target}`."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
+        batch_size: _builtins.int = ...,
+        recipe_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "model", b"model", "recipe_json", b"recipe_json", "targets", b"targets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareTargetsRequest: _TypeAlias = CompareTargetsRequest  # noqa: Y015
+
+@_typing.final
+class TargetPrediction(_message.Message):
+    """A predicted latency on one of several targets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    LOW_MS_FIELD_NUMBER: _builtins.int
+    HIGH_MS_FIELD_NUMBER: _builtins.int
+    MACS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_KERNELS_FIELD_NUMBER: _builtins.int
+    CALIBRATED_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """`projects/{project}/targets/{target}`."""
+    latency_ms: _builtins.float
+    """Predicted milliseconds of one run."""
+    low_ms: _builtins.float
+    """Lower end of the interval."""
+    high_ms: _builtins.float
+    """Upper end of the interval."""
+    macs: _builtins.int
+    """Multiply-accumulates of one run; a recipe may give another network where the target prefers other channel counts."""
+    calibrated: _builtins.bool
+    """Whether anything was measured on the target; where not, the numbers are a roofline's."""
+    @_builtins.property
+    def unknown_kernels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds of kernels that were never measured on the target."""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        latency_ms: _builtins.float = ...,
+        low_ms: _builtins.float = ...,
+        high_ms: _builtins.float = ...,
+        macs: _builtins.int = ...,
+        unknown_kernels: _abc.Iterable[_builtins.str] | None = ...,
+        calibrated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrated", b"calibrated", "high_ms", b"high_ms", "latency_ms", b"latency_ms", "low_ms", b"low_ms", "macs", b"macs", "target", b"target", "unknown_kernels", b"unknown_kernels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TargetPrediction: _TypeAlias = TargetPrediction  # noqa: Y015
+
+@_typing.final
+class CompareTargetsResponse(_message.Message):
+    """One prediction per target."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TargetPrediction]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        predictions: _abc.Iterable[Global___TargetPrediction] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["predictions", b"predictions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareTargetsResponse: _TypeAlias = CompareTargetsResponse  # noqa: Y015
+
+@_typing.final
+class Calibration(_message.Message):
+    """One job: measure random networks on a target and fit its latency predictor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Calibration._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Calibration._State.ValueType  # 0
+        """Not set."""
+        QUEUED: Calibration._State.ValueType  # 1
+        """Waits for a worker; also again, from its beginning, when its worker has ended."""
+        RUNNING: Calibration._State.ValueType  # 2
+        """A worker measures."""
+        SUCCEEDED: Calibration._State.ValueType  # 3
+        """The target has a new predictor."""
+        FAILED: Calibration._State.ValueType  # 4
+        """Could not be carried out; `message` says why."""
+        CANCELLED: Calibration._State.ValueType  # 5
+        """Was asked to stop; the target keeps the predictor that it had."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Where a calibration stands."""
+
+    STATE_UNSPECIFIED: Calibration.State.ValueType  # 0
+    """Not set."""
+    QUEUED: Calibration.State.ValueType  # 1
+    """Waits for a worker; also again, from its beginning, when its worker has ended."""
+    RUNNING: Calibration.State.ValueType  # 2
+    """A worker measures."""
+    SUCCEEDED: Calibration.State.ValueType  # 3
+    """The target has a new predictor."""
+    FAILED: Calibration.State.ValueType  # 4
+    """Could not be carried out; `message` says why."""
+    CANCELLED: Calibration.State.ValueType  # 5
+    """Was asked to stop; the target keeps the predictor that it had."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    BUDGET_DURATION_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/targets/{target}/calibrations/{calibration}`."""
+    state: Global___Calibration.State.ValueType
+    """Where it stands."""
+    progress: _builtins.float
+    """How far it is, 0 to 1."""
+    message: _builtins.str
+    """What it is at, or how it ended, in words for people."""
+    @_builtins.property
+    def budget_duration(self) -> _duration_pb2.Duration:
+        """Time that it was given for measuring; fitting comes on top."""
+
+    @_builtins.property
+    def summary(self) -> Global___CalibrationSummary:
+        """What came out; set once it has succeeded."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was queued."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When a worker took it, the last time."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___Calibration.State.ValueType = ...,
+        progress: _builtins.float = ...,
+        message: _builtins.str = ...,
+        budget_duration: _duration_pb2.Duration | None = ...,
+        summary: Global___CalibrationSummary | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget_duration", b"budget_duration", "create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_duration", b"budget_duration", "create_time", b"create_time", "end_time", b"end_time", "message", b"message", "name", b"name", "progress", b"progress", "start_time", b"start_time", "state", b"state", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Calibration: _TypeAlias = Calibration  # noqa: Y015
+
+@_typing.final
+class CalibrateTargetRequest(_message.Message):
+    """Queues a calibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BUDGET_DURATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/targets/{target}`; it must be attached."""
+    request_id: _builtins.str
+    """The same id gives the same answer; a UUID does well."""
+    @_builtins.property
+    def budget_duration(self) -> _duration_pb2.Duration:
+        """Time for measuring, 10 to 900 seconds; not set means 300."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        budget_duration: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget_duration", b"budget_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_duration", b"budget_duration", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibrateTargetRequest: _TypeAlias = CalibrateTargetRequest  # noqa: Y015
+
+@_typing.final
+class GetCalibrationRequest(_message.Message):
+    """Asks for one calibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/targets/{target}/calibrations/{calibration}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCalibrationRequest: _TypeAlias = GetCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class ListCalibrationsRequest(_message.Message):
+    """Asks for a page of calibrations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The target, `projects/{project}/targets/{target}`."""
+    page_size: _builtins.int
+    """At most this many; 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCalibrationsRequest: _TypeAlias = ListCalibrationsRequest  # noqa: Y015
+
+@_typing.final
+class ListCalibrationsResponse(_message.Message):
+    """A page of calibrations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALIBRATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def calibrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Calibration]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        calibrations: _abc.Iterable[Global___Calibration] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrations", b"calibrations", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCalibrationsResponse: _TypeAlias = ListCalibrationsResponse  # noqa: Y015
+
+@_typing.final
+class CancelCalibrationRequest(_message.Message):
+    """Asks a calibration to stop."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/targets/{target}/calibrations/{calibration}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelCalibrationRequest: _TypeAlias = CancelCalibrationRequest  # noqa: Y015

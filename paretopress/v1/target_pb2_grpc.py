@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from paretopress.v1 import target_pb2 as paretopress_dot_v1_dot_target__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -26,7 +27,7 @@ if _version_not_supported:
 
 
 class TargetServiceStub:
-    """Hardware that results can be made for.
+    """Hardware that results can be made for: what it is, what a network takes on it, and measuring to know that better.
     """
 
     def __init__(self, channel):
@@ -45,15 +46,50 @@ class TargetServiceStub:
                 request_serializer=paretopress_dot_v1_dot_target__pb2.ListTargetsRequest.SerializeToString,
                 response_deserializer=paretopress_dot_v1_dot_target__pb2.ListTargetsResponse.FromString,
                 _registered_method=True)
+        self.CreateTarget = channel.unary_unary(
+                '/paretopress.v1.TargetService/CreateTarget',
+                request_serializer=paretopress_dot_v1_dot_target__pb2.CreateTargetRequest.SerializeToString,
+                response_deserializer=paretopress_dot_v1_dot_target__pb2.Target.FromString,
+                _registered_method=True)
+        self.DeleteTarget = channel.unary_unary(
+                '/paretopress.v1.TargetService/DeleteTarget',
+                request_serializer=paretopress_dot_v1_dot_target__pb2.DeleteTargetRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.PredictLatency = channel.unary_unary(
                 '/paretopress.v1.TargetService/PredictLatency',
                 request_serializer=paretopress_dot_v1_dot_target__pb2.PredictLatencyRequest.SerializeToString,
                 response_deserializer=paretopress_dot_v1_dot_target__pb2.PredictLatencyResponse.FromString,
                 _registered_method=True)
+        self.CompareTargets = channel.unary_unary(
+                '/paretopress.v1.TargetService/CompareTargets',
+                request_serializer=paretopress_dot_v1_dot_target__pb2.CompareTargetsRequest.SerializeToString,
+                response_deserializer=paretopress_dot_v1_dot_target__pb2.CompareTargetsResponse.FromString,
+                _registered_method=True)
+        self.CalibrateTarget = channel.unary_unary(
+                '/paretopress.v1.TargetService/CalibrateTarget',
+                request_serializer=paretopress_dot_v1_dot_target__pb2.CalibrateTargetRequest.SerializeToString,
+                response_deserializer=paretopress_dot_v1_dot_target__pb2.Calibration.FromString,
+                _registered_method=True)
+        self.GetCalibration = channel.unary_unary(
+                '/paretopress.v1.TargetService/GetCalibration',
+                request_serializer=paretopress_dot_v1_dot_target__pb2.GetCalibrationRequest.SerializeToString,
+                response_deserializer=paretopress_dot_v1_dot_target__pb2.Calibration.FromString,
+                _registered_method=True)
+        self.ListCalibrations = channel.unary_unary(
+                '/paretopress.v1.TargetService/ListCalibrations',
+                request_serializer=paretopress_dot_v1_dot_target__pb2.ListCalibrationsRequest.SerializeToString,
+                response_deserializer=paretopress_dot_v1_dot_target__pb2.ListCalibrationsResponse.FromString,
+                _registered_method=True)
+        self.CancelCalibration = channel.unary_unary(
+                '/paretopress.v1.TargetService/CancelCalibration',
+                request_serializer=paretopress_dot_v1_dot_target__pb2.CancelCalibrationRequest.SerializeToString,
+                response_deserializer=paretopress_dot_v1_dot_target__pb2.Calibration.FromString,
+                _registered_method=True)
 
 
 class TargetServiceServicer:
-    """Hardware that results can be made for.
+    """Hardware that results can be made for: what it is, what a network takes on it, and measuring to know that better.
     """
 
     def GetTarget(self, request, context):
@@ -64,7 +100,21 @@ class TargetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTargets(self, request, context):
-        """Lists targets by name.
+        """Lists targets by name: this machine's, the catalogue's, and those that the project has registered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateTarget(self, request, context):
+        """Registers a target that is known from its data sheet; with `validate_only`, only checks it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTarget(self, request, context):
+        """Deletes a registered target that no unfinished search uses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +122,41 @@ class TargetServiceServicer:
 
     def PredictLatency(self, request, context):
         """Predicts the latency of a model, or of a recipe applied to it, without running it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareTargets(self, request, context):
+        """Predicts the latency of one model, or of a recipe applied to it, on several targets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CalibrateTarget(self, request, context):
+        """Queues a calibration: a worker measures random networks on the target and replaces its predictor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCalibration(self, request, context):
+        """Gets one calibration.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCalibrations(self, request, context):
+        """Lists the calibrations of a target, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelCalibration(self, request, context):
+        """Asks a calibration to stop; the target keeps the predictor that it had.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,10 +175,45 @@ def add_TargetServiceServicer_to_server(servicer, server):
                     request_deserializer=paretopress_dot_v1_dot_target__pb2.ListTargetsRequest.FromString,
                     response_serializer=paretopress_dot_v1_dot_target__pb2.ListTargetsResponse.SerializeToString,
             ),
+            'CreateTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTarget,
+                    request_deserializer=paretopress_dot_v1_dot_target__pb2.CreateTargetRequest.FromString,
+                    response_serializer=paretopress_dot_v1_dot_target__pb2.Target.SerializeToString,
+            ),
+            'DeleteTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTarget,
+                    request_deserializer=paretopress_dot_v1_dot_target__pb2.DeleteTargetRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
             'PredictLatency': grpc.unary_unary_rpc_method_handler(
                     servicer.PredictLatency,
                     request_deserializer=paretopress_dot_v1_dot_target__pb2.PredictLatencyRequest.FromString,
                     response_serializer=paretopress_dot_v1_dot_target__pb2.PredictLatencyResponse.SerializeToString,
+            ),
+            'CompareTargets': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareTargets,
+                    request_deserializer=paretopress_dot_v1_dot_target__pb2.CompareTargetsRequest.FromString,
+                    response_serializer=paretopress_dot_v1_dot_target__pb2.CompareTargetsResponse.SerializeToString,
+            ),
+            'CalibrateTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.CalibrateTarget,
+                    request_deserializer=paretopress_dot_v1_dot_target__pb2.CalibrateTargetRequest.FromString,
+                    response_serializer=paretopress_dot_v1_dot_target__pb2.Calibration.SerializeToString,
+            ),
+            'GetCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCalibration,
+                    request_deserializer=paretopress_dot_v1_dot_target__pb2.GetCalibrationRequest.FromString,
+                    response_serializer=paretopress_dot_v1_dot_target__pb2.Calibration.SerializeToString,
+            ),
+            'ListCalibrations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCalibrations,
+                    request_deserializer=paretopress_dot_v1_dot_target__pb2.ListCalibrationsRequest.FromString,
+                    response_serializer=paretopress_dot_v1_dot_target__pb2.ListCalibrationsResponse.SerializeToString,
+            ),
+            'CancelCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelCalibration,
+                    request_deserializer=paretopress_dot_v1_dot_target__pb2.CancelCalibrationRequest.FromString,
+                    response_serializer=paretopress_dot_v1_dot_target__pb2.Calibration.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -104,7 +224,7 @@ def add_TargetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TargetService:
-    """Hardware that results can be made for.
+    """Hardware that results can be made for: what it is, what a network takes on it, and measuring to know that better.
     """
 
     @staticmethod
@@ -162,6 +282,60 @@ class TargetService:
             _registered_method=True)
 
     @staticmethod
+    def CreateTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paretopress.v1.TargetService/CreateTarget',
+            paretopress_dot_v1_dot_target__pb2.CreateTargetRequest.SerializeToString,
+            paretopress_dot_v1_dot_target__pb2.Target.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paretopress.v1.TargetService/DeleteTarget',
+            paretopress_dot_v1_dot_target__pb2.DeleteTargetRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def PredictLatency(request,
             target,
             options=(),
@@ -178,6 +352,141 @@ class TargetService:
             '/paretopress.v1.TargetService/PredictLatency',
             paretopress_dot_v1_dot_target__pb2.PredictLatencyRequest.SerializeToString,
             paretopress_dot_v1_dot_target__pb2.PredictLatencyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareTargets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paretopress.v1.TargetService/CompareTargets',
+            paretopress_dot_v1_dot_target__pb2.CompareTargetsRequest.SerializeToString,
+            paretopress_dot_v1_dot_target__pb2.CompareTargetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CalibrateTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paretopress.v1.TargetService/CalibrateTarget',
+            paretopress_dot_v1_dot_target__pb2.CalibrateTargetRequest.SerializeToString,
+            paretopress_dot_v1_dot_target__pb2.Calibration.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paretopress.v1.TargetService/GetCalibration',
+            paretopress_dot_v1_dot_target__pb2.GetCalibrationRequest.SerializeToString,
+            paretopress_dot_v1_dot_target__pb2.Calibration.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCalibrations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paretopress.v1.TargetService/ListCalibrations',
+            paretopress_dot_v1_dot_target__pb2.ListCalibrationsRequest.SerializeToString,
+            paretopress_dot_v1_dot_target__pb2.ListCalibrationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paretopress.v1.TargetService/CancelCalibration',
+            paretopress_dot_v1_dot_target__pb2.CancelCalibrationRequest.SerializeToString,
+            paretopress_dot_v1_dot_target__pb2.Calibration.FromString,
             options,
             channel_credentials,
             insecure,

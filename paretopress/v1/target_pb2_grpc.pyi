@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from paretopress.v1 import target_pb2 as _target_pb2
 import abc as _abc_1
@@ -27,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TargetServiceStub:
-    """Hardware that results can be made for."""
+    """Hardware that results can be made for: what it is, what a network takes on it, and measuring to know that better."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,24 +37,52 @@ class TargetServiceStub:
     GetTarget: _grpc.UnaryUnaryMultiCallable[_target_pb2.GetTargetRequest, _target_pb2.Target]
     """Gets one target."""
     ListTargets: _grpc.UnaryUnaryMultiCallable[_target_pb2.ListTargetsRequest, _target_pb2.ListTargetsResponse]
-    """Lists targets by name."""
+    """Lists targets by name: this machine's, the catalogue's, and those that the project has registered."""
+    CreateTarget: _grpc.UnaryUnaryMultiCallable[_target_pb2.CreateTargetRequest, _target_pb2.Target]
+    """Registers a target that is known from its data sheet; with `validate_only`, only checks it."""
+    DeleteTarget: _grpc.UnaryUnaryMultiCallable[_target_pb2.DeleteTargetRequest, _empty_pb2.Empty]
+    """Deletes a registered target that no unfinished search uses."""
     PredictLatency: _grpc.UnaryUnaryMultiCallable[_target_pb2.PredictLatencyRequest, _target_pb2.PredictLatencyResponse]
     """Predicts the latency of a model, or of a recipe applied to it, without running it."""
+    CompareTargets: _grpc.UnaryUnaryMultiCallable[_target_pb2.CompareTargetsRequest, _target_pb2.CompareTargetsResponse]
+    """Predicts the latency of one model, or of a recipe applied to it, on several targets."""
+    CalibrateTarget: _grpc.UnaryUnaryMultiCallable[_target_pb2.CalibrateTargetRequest, _target_pb2.Calibration]
+    """Queues a calibration: a worker measures random networks on the target and replaces its predictor."""
+    GetCalibration: _grpc.UnaryUnaryMultiCallable[_target_pb2.GetCalibrationRequest, _target_pb2.Calibration]
+    """Gets one calibration."""
+    ListCalibrations: _grpc.UnaryUnaryMultiCallable[_target_pb2.ListCalibrationsRequest, _target_pb2.ListCalibrationsResponse]
+    """Lists the calibrations of a target, newest first."""
+    CancelCalibration: _grpc.UnaryUnaryMultiCallable[_target_pb2.CancelCalibrationRequest, _target_pb2.Calibration]
+    """Asks a calibration to stop; the target keeps the predictor that it had."""
 
 @_typing.type_check_only
 class TargetServiceAsyncStub(TargetServiceStub):
-    """Hardware that results can be made for."""
+    """Hardware that results can be made for: what it is, what a network takes on it, and measuring to know that better."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTarget: _aio.UnaryUnaryMultiCallable[_target_pb2.GetTargetRequest, _target_pb2.Target]  # type: ignore[assignment]
     """Gets one target."""
     ListTargets: _aio.UnaryUnaryMultiCallable[_target_pb2.ListTargetsRequest, _target_pb2.ListTargetsResponse]  # type: ignore[assignment]
-    """Lists targets by name."""
+    """Lists targets by name: this machine's, the catalogue's, and those that the project has registered."""
+    CreateTarget: _aio.UnaryUnaryMultiCallable[_target_pb2.CreateTargetRequest, _target_pb2.Target]  # type: ignore[assignment]
+    """Registers a target that is known from its data sheet; with `validate_only`, only checks it."""
+    DeleteTarget: _aio.UnaryUnaryMultiCallable[_target_pb2.DeleteTargetRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a registered target that no unfinished search uses."""
     PredictLatency: _aio.UnaryUnaryMultiCallable[_target_pb2.PredictLatencyRequest, _target_pb2.PredictLatencyResponse]  # type: ignore[assignment]
     """Predicts the latency of a model, or of a recipe applied to it, without running it."""
+    CompareTargets: _aio.UnaryUnaryMultiCallable[_target_pb2.CompareTargetsRequest, _target_pb2.CompareTargetsResponse]  # type: ignore[assignment]
+    """Predicts the latency of one model, or of a recipe applied to it, on several targets."""
+    CalibrateTarget: _aio.UnaryUnaryMultiCallable[_target_pb2.CalibrateTargetRequest, _target_pb2.Calibration]  # type: ignore[assignment]
+    """Queues a calibration: a worker measures random networks on the target and replaces its predictor."""
+    GetCalibration: _aio.UnaryUnaryMultiCallable[_target_pb2.GetCalibrationRequest, _target_pb2.Calibration]  # type: ignore[assignment]
+    """Gets one calibration."""
+    ListCalibrations: _aio.UnaryUnaryMultiCallable[_target_pb2.ListCalibrationsRequest, _target_pb2.ListCalibrationsResponse]  # type: ignore[assignment]
+    """Lists the calibrations of a target, newest first."""
+    CancelCalibration: _aio.UnaryUnaryMultiCallable[_target_pb2.CancelCalibrationRequest, _target_pb2.Calibration]  # type: ignore[assignment]
+    """Asks a calibration to stop; the target keeps the predictor that it had."""
 
 class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Hardware that results can be made for."""
+    """Hardware that results can be made for: what it is, what a network takes on it, and measuring to know that better."""
 
     @_abc_1.abstractmethod
     def GetTarget(
@@ -69,7 +98,23 @@ class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _target_pb2.ListTargetsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_target_pb2.ListTargetsResponse, _abc.Awaitable[_target_pb2.ListTargetsResponse]]:
-        """Lists targets by name."""
+        """Lists targets by name: this machine's, the catalogue's, and those that the project has registered."""
+
+    @_abc_1.abstractmethod
+    def CreateTarget(
+        self,
+        request: _target_pb2.CreateTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_target_pb2.Target, _abc.Awaitable[_target_pb2.Target]]:
+        """Registers a target that is known from its data sheet; with `validate_only`, only checks it."""
+
+    @_abc_1.abstractmethod
+    def DeleteTarget(
+        self,
+        request: _target_pb2.DeleteTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a registered target that no unfinished search uses."""
 
     @_abc_1.abstractmethod
     def PredictLatency(
@@ -78,5 +123,45 @@ class TargetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_target_pb2.PredictLatencyResponse, _abc.Awaitable[_target_pb2.PredictLatencyResponse]]:
         """Predicts the latency of a model, or of a recipe applied to it, without running it."""
+
+    @_abc_1.abstractmethod
+    def CompareTargets(
+        self,
+        request: _target_pb2.CompareTargetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_target_pb2.CompareTargetsResponse, _abc.Awaitable[_target_pb2.CompareTargetsResponse]]:
+        """Predicts the latency of one model, or of a recipe applied to it, on several targets."""
+
+    @_abc_1.abstractmethod
+    def CalibrateTarget(
+        self,
+        request: _target_pb2.CalibrateTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_target_pb2.Calibration, _abc.Awaitable[_target_pb2.Calibration]]:
+        """Queues a calibration: a worker measures random networks on the target and replaces its predictor."""
+
+    @_abc_1.abstractmethod
+    def GetCalibration(
+        self,
+        request: _target_pb2.GetCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_target_pb2.Calibration, _abc.Awaitable[_target_pb2.Calibration]]:
+        """Gets one calibration."""
+
+    @_abc_1.abstractmethod
+    def ListCalibrations(
+        self,
+        request: _target_pb2.ListCalibrationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_target_pb2.ListCalibrationsResponse, _abc.Awaitable[_target_pb2.ListCalibrationsResponse]]:
+        """Lists the calibrations of a target, newest first."""
+
+    @_abc_1.abstractmethod
+    def CancelCalibration(
+        self,
+        request: _target_pb2.CancelCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_target_pb2.Calibration, _abc.Awaitable[_target_pb2.Calibration]]:
+        """Asks a calibration to stop; the target keeps the predictor that it had."""
 
 def add_TargetServiceServicer_to_server(servicer: TargetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

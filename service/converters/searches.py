@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
+from hw_models.targets import Target
 from paretopress.v1 import search_pb2
 from search.errors import FieldViolation
 from search.preprocessing import Preprocessing
@@ -31,11 +32,15 @@ _PROTO_FIELDS = {
 
 @dataclass(frozen=True)
 class Lookups:
-    """How the converter finds what a request names. ``techniques`` is called only if the request names some."""
+    """How the converter finds what a request names; ``techniques`` is called only if the request names some.
+
+    Attributes:
+        targets: those that the project sees, by the last part of their names.
+    """
 
     find_model: Callable[[str], StoredInput | None]
     find_dataset: Callable[[str], StoredInput | None]
-    targets: Collection[str]
+    targets: Mapping[str, Target]
     techniques: Callable[[], Collection[str]]
 
 
@@ -113,8 +118,12 @@ def _target(name: str, lookups: Lookups, found: list[FieldViolation]) -> str:
     except InvalidRequestError as error:
         found.extend(error.violations)
         return ""
+    attached = sorted(name for name, known in lookups.targets.items() if known.attached)
     if target not in lookups.targets:
-        found.append(FieldViolation("search.target", f"unknown target {target!r}; known are {sorted(lookups.targets)}"))
+        found.append(FieldViolation("search.target", f"unknown target {target!r}; attached are {attached}"))
+    elif target not in attached:
+        words = f"{target!r} is known from its data sheet only, and a search measures its finalists; attached are {attached}"
+        found.append(FieldViolation("search.target", words))
     return target
 
 

@@ -33,6 +33,7 @@ from service.store.input_store import InputStore
 from service.store.pages import PageRequest
 from service.store.requests import fingerprint
 from service.store.search_catalogue import NewSearch, SearchCatalogue, StoredSearch
+from service.targets import TargetDirectory
 
 _FOLLOW_S = 0.25
 _CHUNK_BYTES = 256 << 10
@@ -47,6 +48,7 @@ class SearchStores:
     datasets: InputStore
     blobs: BlobStore
     predictors: PredictorFiles
+    targets: TargetDirectory
     techniques: Callable[[], Collection[str]]
     cpus: int
     calibration_s: float
@@ -70,7 +72,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         if known is not None:
             return known
         stores = self._stores
-        targets = stores.predictors.targets()
+        targets = {name: known.target for name, known in stores.targets.all(project).items()}
         parsed = search_from_proto(request, Lookups(stores.models.find, stores.datasets.find, targets, stores.techniques))
         new = NewSearch(
             name=parsed.name,

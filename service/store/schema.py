@@ -134,3 +134,37 @@ class ProcessGroupRow(Base):
     search_id: Mapped[int] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"), index=True)
     pgid: Mapped[int] = mapped_column(Integer)
     boot_id: Mapped[str] = mapped_column(String(64))
+
+
+class TargetRow(Base):
+    """A target that a project has registered."""
+
+    __tablename__ = "targets"
+
+    id: Mapped[int] = mapped_column(_KEY, primary_key=True, autoincrement=True)
+    project: Mapped[str] = mapped_column(String(64), index=True)
+    name: Mapped[str] = mapped_column(_NAME, unique=True)
+    target_json: Mapped[str] = mapped_column(Text)
+    create_time: Mapped[float] = mapped_column(Float)
+
+
+class CalibrationRow(Base):
+    """A calibration: request, state, lease and progress. ``attempts`` counts the workers that began it."""
+
+    __tablename__ = "calibrations"
+
+    id: Mapped[int] = mapped_column(_KEY, primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(_NAME, unique=True)
+    target: Mapped[str] = mapped_column(_NAME, index=True)
+    budget_s: Mapped[float] = mapped_column(Float)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    progress: Mapped[float] = mapped_column(Float, default=0.0)
+    message: Mapped[str] = mapped_column(Text, default="")
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    lease_owner: Mapped[str] = mapped_column(String(128), default="")
+    lease_expires: Mapped[float] = mapped_column(Float, default=0.0)
+    summary_json: Mapped[str] = mapped_column(Text, default="")
+    create_time: Mapped[float] = mapped_column(Float)
+    start_time: Mapped[float | None] = mapped_column(Float, default=None)
+    end_time: Mapped[float | None] = mapped_column(Float, default=None)

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import and_, delete, or_, select, update
 
 from search.environment import SearchOutcome
 from search.protocols import Event
@@ -80,6 +80,13 @@ class SearchQueue:
             groups = session.scalars(select(ProcessGroupRow.pgid).filter_by(search_id=row.id, boot_id=boot)).all()
             notes = tuple(json.loads(row.dataset_notes_json))
             return ClaimedSearch(row.id, row.name, SearchSpec.from_json(row.spec_json), notes, tuple(groups), resumed)
+
+    def waiting_targets(self) -> frozenset[str]:
+        """Targets of the searches that wait for a worker, or have lost theirs."""
+        lost = and_(SearchRow.state == "RUNNING", SearchRow.lease_expires < time.time())
+        with self._database.read() as session:
+            specs = session.scalars(select(SearchRow.spec_json).where(or_(SearchRow.state == "QUEUED", lost))).all()
+            return frozenset(SearchSpec.from_json(text).target for text in specs)
 
     def forget_process_groups(self, search_id: int) -> None:
         """The groups have been ended."""

@@ -6,8 +6,10 @@ name of the first convolution or linear, in execution order, that produces the c
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from techniques.network import Network
 from techniques.parameters import ChoiceParameter, FloatParameter, Parameter
 from techniques.pruning.dependency import build, output_layers
 from techniques.pruning.importance import channel_scores
+from techniques.pruning.plan import Coupling, remove_channels
 from techniques.shapes import layer_macs, node_shapes
 
 MAX_RATIO = 0.95
@@ -88,14 +91,17 @@ class StructuredPruning(Transform[StructuredPruningConfig]):
     def apply(self, network: Network, config: StructuredPruningConfig, context: TechniqueContext) -> Network:
         """See the base; real weights with ``taylor`` need calibration images, meta networks need none."""
         pruned = network.clone()
+        if network.is_meta:
+            known = _known(network, context)
+            removed = {
+                name: _weakest(_scattered(known.groups[name].channels), kept, known.parts[name])
+                for name, kept in _wanted(config, known.groups).items()
+            }
+            remove_channels(pruned, known.coupled, removed)
+            node_shapes(pruned, batch=2)
+            return pruned
         state = _Dependencies(pruned, context)
-        unknown = sorted(set(config.ratios) - set(state.groups))
-        if unknown:
-            raise ConfigError(
-                f"structured_pruning: ratios of unknown or untouchable groups {unknown}; known: {sorted(state.groups)}"
-            )
-        wanted = {name: state.groups[name].kept(ratio) for name, ratio in sorted(config.ratios.items())}
-        wanted = {name: kept for name, kept in wanted.items() if kept < state.groups[name].channels}
+        wanted = _wanted(config, state.groups)
         if not wanted:
             return pruned
         full = {name: state.coupled(name) for name in wanted}
@@ -112,7 +118,50 @@ def groups(network: Network, context: TechniqueContext) -> dict[str, PruningGrou
 
     A group is left out when it holds the network's outputs or any layer outside ``context.scopes``.
     """
-    return _Dependencies(network.clone(), context).groups
+    return _known(network, context).groups if network.is_meta else _Dependencies(network.clone(), context).groups
+
+
+def carry_groups(source: Network, target: Network) -> None:
+    """Let ``target``, a meta network that a transform which ignores sizes made of ``source``, be pruned by the same groups.
+
+    Its integer layers and quantisers need no tracing then.
+    """
+    _ALIKE[target.graph] = source
+
+
+def _wanted(config: StructuredPruningConfig, known: Mapping[str, PruningGroup]) -> dict[str, int]:
+    """Channels to keep, of the groups that lose any."""
+    unknown = sorted(set(config.ratios) - set(known))
+    if unknown:
+        raise ConfigError(f"structured_pruning: ratios of unknown or untouchable groups {unknown}; known: {sorted(known)}")
+    kept = {name: known[name].kept(ratio) for name, ratio in sorted(config.ratios.items())}
+    return {name: count for name, count in kept.items() if count < known[name].channels}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What was found of a meta network."""
+
+    groups: dict[str, PruningGroup]
+    parts: Mapping[str, int]
+    coupled: Mapping[str, tuple[Coupling, ...]]
+
+
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, tuple[str, ...]], _Known]] = weakref.WeakKeyDictionary()
+_ALIKE: weakref.WeakKeyDictionary[nn.Module, Network] = weakref.WeakKeyDictionary()
+
+
+def _known(network: Network, context: TechniqueContext) -> _Known:
+    """Groups and couplings of a meta network, remembered as long as it lives: nobody changes a network in place."""
+    if network.graph in _ALIKE:
+        return _known(_ALIKE[network.graph], context)
+    found = _KNOWN.setdefault(network.graph, {})
+    key = (context.channel_multiple, tuple(context.scopes))
+    if key not in found:
+        state = _Dependencies(network.clone(), context)
+        coupled = {name: tuple(state.couplings(name)) for name in state.groups}
+        found[key] = _Known(state.groups, state.parts, coupled)
+    return found[key]
 
 
 class _Dependencies:
@@ -133,6 +182,17 @@ class _Dependencies:
         indices = list(range(module.weight.shape[0])) if channels is None else list(channels)
         prune: Callable[..., Any] = self._graph.get_pruner_of_module(module).prune_out_channels
         return self._graph.get_pruning_group(module, prune, indices)
+
+    def couplings(self, name: str) -> Iterator[Coupling]:
+        """The layers that lose channels with the named group, and where."""
+        for item in self.coupled(name):
+            positions: dict[int, list[int]] = {}
+            for root, index in zip(item.root_idxs, item.idxs, strict=True):
+                positions.setdefault(root, []).append(index)
+            module, handler = self._names.get(item.dep.target.module), item.dep.handler
+            if module:
+                is_output = bool(self._graph.is_out_channel_pruning_fn(handler))
+                yield Coupling(module, is_output, handler, {root: tuple(places) for root, places in positions.items()})
 
     def remove(self, name: str, channels: Sequence[int]) -> None:
         """Take channels out of every coupled layer."""
@@ -176,6 +236,12 @@ def _channel_parts(touched: set[str], layers: Mapping[str, nn.Module], root: nn.
             return None
         parts = math.lcm(parts, module.groups)
     return parts
+
+
+@functools.cache
+def _scattered(channels: int) -> torch.Tensor:
+    """Scores in no order. Where a shuffle deals channels out, what each reader loses depends on which ones go: a fair share."""
+    return torch.rand(channels, generator=torch.Generator().manual_seed(channels))
 
 
 def _weakest(scores: torch.Tensor, kept: int, parts: int) -> list[int]:

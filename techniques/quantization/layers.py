@@ -6,10 +6,13 @@ DequantizeLinear.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import Tensor, nn
 
+Layer = TypeVar("Layer", bound=nn.Module)
 WEIGHT_LIMIT = 127
 """Weights are symmetric: -127 ... 127."""
 REDUCED_WEIGHT_LIMIT = 64
@@ -56,10 +59,7 @@ class QuantizedConv2d(nn.Conv2d):
     @staticmethod
     def from_float(layer: nn.Conv2d, limit: int = WEIGHT_LIMIT) -> QuantizedConv2d:
         """Round a float convolution's weights to integers in ``[-limit, limit]``; the bias stays float."""
-        result = QuantizedConv2d(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,  # type: ignore[arg-type]
-            layer.groups, layer.bias is not None, layer.padding_mode, device="meta",
-        )  # fmt: skip
+        result = _of_type(QuantizedConv2d, layer)
         _take_weights(result, layer, limit)
         return result
 
@@ -79,13 +79,22 @@ class QuantizedLinear(nn.Linear):
     @staticmethod
     def from_float(layer: nn.Linear, limit: int = WEIGHT_LIMIT) -> QuantizedLinear:
         """Round a float layer's weights to integers in ``[-limit, limit]``; the bias stays float."""
-        result = QuantizedLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        result = _of_type(QuantizedLinear, layer)
         _take_weights(result, layer, limit)
         return result
 
     def forward(self, input: Tensor) -> Tensor:
         """As the float layer, on dequantised weights."""
         return nn.functional.linear(input, dequantized_weight(self), self.bias)
+
+
+def _of_type(quantized: type[Layer], layer: nn.Module) -> Layer:
+    """A layer of the same sizes and settings without weights; a constructor would draw weights first, for every price again."""
+    result = quantized.__new__(quantized)
+    state = {key: value.copy() if isinstance(value, dict | set) else value for key, value in layer.__dict__.items()}
+    state["_parameters"] = {"bias": None}
+    result.__dict__ = state
+    return result
 
 
 def dequantized_weight(layer: QuantizedConv2d | QuantizedLinear) -> Tensor:
@@ -105,9 +114,7 @@ def _take_weights(result: QuantizedConv2d | QuantizedLinear, layer: nn.Conv2d | 
         largest = weight.flatten(1).abs().amax(1)
         scale = torch.where(largest > 0, largest, torch.ones_like(largest)) / limit
         integers = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().clamp(-limit, limit).to(torch.int8)
-    del result.weight
-    result.register_buffer("weight", integers)
-    result.register_buffer("weight_scale", scale)
-    result.register_buffer("weight_zero_point", torch.zeros_like(scale, dtype=torch.int8))
+    zero_point = torch.zeros_like(scale, dtype=torch.int8)
+    result._buffers.update({"weight": integers, "weight_scale": scale, "weight_zero_point": zero_point})
     if layer.bias is not None:
         result.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from techniques.base import Transform
 from techniques.context import TechniqueContext
 from techniques.errors import ConfigError, DataRequiredError
+from techniques.folding import fold_batch_norms
 from techniques.network import Network
 from techniques.parameters import ChoiceParameter, Parameter
 from techniques.quantization.layers import REDUCED_WEIGHT_LIMIT, WEIGHT_LIMIT, ActivationQuantizer, QuantizedConv2d, QuantizedLinear
@@ -65,6 +65,7 @@ class Int8Quantization(Transform[Int8QuantizationConfig]):
     config_type = Int8QuantizationConfig
     reduces = frozenset({"bits"})
     after_training = True
+    ignores_sizes = True
 
     def parameters(self, network: Network, context: TechniqueContext) -> Sequence[Parameter]:
         """How ranges are chosen; which layers stay float is the search's decision by their sensitivity."""
@@ -86,30 +87,6 @@ class Int8Quantization(Transform[Int8QuantizationConfig]):
             _swap(result.graph, name, REDUCED_WEIGHT_LIMIT if config.reduce_range else WEIGHT_LIMIT)
         _insert_quantizers(result, placement, scales, context.unsigned_activations)
         return result.rebuilt().eval()
-
-
-def fold_batch_norms(network: Network) -> Network:
-    """A copy in which every batch norm right behind a convolution (that nothing else reads) is part of it."""
-    result = network.clone().eval()
-    calls = [str(node.target) for node, _ in result.module_calls()]
-    for node, module in list(result.module_calls()):
-        source = node.all_input_nodes[0] if node.all_input_nodes else None
-        if not isinstance(module, nn.BatchNorm2d) or source is None or source.op != "call_module" or len(source.users) > 1:
-            continue
-        conv = result.graph.get_submodule(str(source.target))
-        if type(conv) is not nn.Conv2d or calls.count(str(source.target)) > 1 or not module.track_running_stats:
-            continue
-        _set_submodule(result.graph, str(source.target), _fused(conv, module))
-        node.replace_all_uses_with(source)
-        result.graph.graph.erase_node(node)
-    return result.rebuilt()
-
-
-def _fused(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    if not conv.weight.is_meta:
-        return fuse_conv_bn_eval(conv, norm)
-    conv.bias = nn.Parameter(conv.weight.new_empty(conv.out_channels))
-    return conv
 
 
 def _float_layers(network: Network, context: TechniqueContext) -> tuple[str, ...]:

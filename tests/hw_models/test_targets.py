@@ -10,11 +10,12 @@ from hw_models.targets import Target, builtin_targets, get_target, physical_core
 
 
 def test_builtin_targets_are_this_machine() -> None:
-    one, every = builtin_targets()
+    one, every, extended = builtin_targets()
     assert (one.name, one.threads) == ("cpu-ort-1t", 1)
     assert (every.name, every.threads) == ("cpu-ort-all", physical_cores())
     assert one.attached
     assert every.attached
+    assert (extended.name, extended.threads, extended.optimization) == ("cpu-ort-1t-extended", 1, "extended")
 
 
 def test_unknown_target_names_the_known_ones() -> None:

@@ -52,7 +52,7 @@ def run_search(server: InProcessServer, files: Path) -> Any:
 def test_search_uploads_follows_and_shows_the_table(server: InProcessServer, files: Path) -> None:
     result = invoke(server, "search", files / "net.onnx", files / "data.npz", "--latency-ms", 1.5, "--max-drop", 1.0)
     assert result.exit_code == 0, result.output
-    for words in ("SUCCEEDED", "accuracy", "speed-up", "ratio", "c0002", "+0.40 [+0.20, +0.60]", "90.00%"):
+    for words in ("SUCCEEDED", "accuracy", "speed-up", "ratio", "c0002", "+0.40 (+0.20..+0.60)", "90.00%"):
         assert words in result.output
 
 

@@ -40,7 +40,7 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def pricer(network: Network) -> Pricer:
-    return Pricer(network, Predictor(get_target("cpu-ort-1t")), 1, CONTEXT)
+    return Pricer(network, Predictor.uncalibrated(get_target("cpu-ort-1t")), 1, CONTEXT)
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,9 @@ def test_estimated_file_size_is_that_of_the_export(network: Network, pricer: Pri
 
 
 def test_equal_recipes_are_priced_once(network: Network, pruned: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Recipe] = []
-    monkeypatch.setattr(pricing, "apply_recipe", lambda net, recipe, context: asked.append(recipe) or net)
-    pricer = Pricer(network, Predictor(get_target("cpu-ort-1t")))
+    asked: list[Step] = []
+    monkeypatch.setattr(pricing, "apply_step", lambda net, index, step, context: asked.append(step) or net)
+    pricer = Pricer(network, Predictor.uncalibrated(get_target("cpu-ort-1t")))
     assert pricer.price(pruned) is pricer.price(Recipe.from_json(pruned.to_json()))
     assert len(asked) == 1
 
@@ -117,6 +117,16 @@ def test_the_pricer_is_a_cost_function(network: Network, pricer: Pricer) -> None
 
 
 def test_a_batch_takes_longer_than_an_image_and_its_macs_are_per_image(network: Network, pricer: Pricer) -> None:
-    batched = Pricer(network, Predictor(get_target("cpu-ort-1t")), 8).price(Recipe())
+    batched = Pricer(network, Predictor.uncalibrated(get_target("cpu-ort-1t")), 8).price(Recipe())
     assert batched.macs == pricer.price(Recipe()).macs
     assert batched.latency.value > pricer.price(Recipe()).latency.value
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
+def test_the_order_of_pricing_changes_no_price(network: Network, pricer: Pricer, int8: bool) -> None:
+    names = list(groups(network, CONTEXT))
+    for seed in range(4):
+        draws = torch.rand(len(names), generator=torch.Generator().manual_seed(seed))
+        ratios = {name: 0.7 * float(draw) for name, draw in zip(names, draws, strict=True)}
+        steps = (Step("structured_pruning", {"ratios": ratios}), Step("distillation", {}), *([INT8] if int8 else []))
+        assert pricer.price(Recipe(steps)) == pricer.price_network(apply_recipe(network, Recipe(steps), CONTEXT))

@@ -75,4 +75,4 @@ def place_predictors(data_dir: Path) -> None:
     """Uncalibrated predictors where the worker would put measured ones: these tests are not about calibration."""
     (data_dir / "targets").mkdir(parents=True)
     for target in builtin_targets():
-        (data_dir / "targets" / f"{target.name}.json").write_text(Predictor(target).to_json())
+        (data_dir / "targets" / f"{target.name}.json").write_text(Predictor.uncalibrated(target).to_json())

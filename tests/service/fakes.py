@@ -10,11 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hw_models.kernel_times import KernelTimes
+from hw_models.kernels import FEATURES
+from hw_models.predictor import CalibrationSummary, Predictor
 from hw_models.targets import Target
 from search.environment import SearchEnvironment, SearchOutcome
 from search.protocols import BlobStore, CandidateRecord, Event, Measurement
 from search.spec import SearchSpec
 from search.tracking.base import Tracker
+from service.calibrating import Calibrate, Progress, ShouldStop
 from service.converters.inputs import DatasetRequest, ModelUpload
 from service.intake.errors import IntakeError, Problem
 from service.settings import Settings
@@ -118,19 +122,49 @@ class NoTracker(Tracker):
 RunSearch = Callable[[SearchSpec, SearchEnvironment], SearchOutcome]
 
 
+def calibrated_predictor(target: Target, networks: int = 100) -> Predictor:
+    """A predictor that knows one kind of kernel."""
+    times = KernelTimes(target.threads, {"convkxk.fp32.blocked": (1000.0, *(0.1 for _ in FEATURES[1:]))})
+    summary = CalibrationSummary(networks, 3.5, 1.25, 40.0, runtime="onnxruntime 1.0")
+    return Predictor(target, times, summary=summary)
+
+
+def measures_at_once(target: Target, budget_s: float, should_stop: ShouldStop, progress: Progress) -> str:
+    """A calibration that takes no time."""
+    progress(0.5, "half of the networks")
+    return calibrated_predictor(target).to_json()
+
+
+class MeasuresUntilStopped:
+    """A calibration that goes on until it is told to stop."""
+
+    def __init__(self) -> None:
+        self.started = threading.Event()
+        self.runs = 0
+
+    def __call__(self, target: Target, budget_s: float, should_stop: ShouldStop, progress: Progress) -> str:
+        self.runs += 1
+        progress(0.25, "10 networks, round 1 of 3")
+        self.started.set()
+        while not should_stop():
+            time.sleep(0.02)
+        raise InterruptedError(f"calibration of {target.name} stopped")
+
+
 @dataclass
 class FakeTools:
-    """A worker's tools: ``run`` is the search."""
+    """A worker's tools: ``run`` is the search, ``measure`` the calibration."""
 
     run: RunSearch
+    measure: Calibrate = measures_at_once
     calibrated: list[str] = field(default_factory=list)
 
     def run_search(self, spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcome:
         return self.run(spec, environment)
 
-    def calibrate(self, target: Target, budget_s: float, should_stop: Callable[[], bool]) -> str:
+    def calibrate(self, target: Target, budget_s: float, should_stop: ShouldStop, progress: Progress) -> str:
         self.calibrated.append(target.name)
-        return json.dumps({"fake": target.name})
+        return self.measure(target, budget_s, should_stop, progress)
 
     def tracker(self, settings: Settings) -> Tracker:
         return NoTracker()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hw_models.targets import get_target
 from paretopress.v1 import search_pb2
 from search.preprocessing import Preprocessing
 from search.spec import SearchSpec
@@ -28,7 +29,8 @@ def stored(name: str, facts: dict[str, Any]) -> StoredInput:
 def lookups(model: dict[str, Any] | None = None, dataset: dict[str, Any] | None = None) -> Lookups:
     models = stored("projects/default/models/m", {**model_facts(), **(model or {})})
     datasets = stored("projects/default/datasets/d", {**dataset_facts(), **(dataset or {})})
-    return Lookups({models.name: models}.get, {datasets.name: datasets}.get, ("cpu-ort-1t",), lambda: ("low_rank", "int8"))
+    targets = {"cpu-ort-1t": get_target("cpu-ort-1t")}
+    return Lookups({models.name: models}.get, {datasets.name: datasets}.get, targets, lambda: ("low_rank", "int8"))
 
 
 def request() -> search_pb2.CreateSearchRequest:

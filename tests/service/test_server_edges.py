@@ -8,19 +8,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from hw_models.graph import Operator, OperatorGraph
-from hw_models.predictor import Predictor
-from hw_models.targets import get_target
 from paretopress.errors import RequestRefusedError
 from paretopress.v1 import model_pb2, model_pb2_grpc
 from service.intake.sandbox import run_in_sandbox
 from service.server import SERVICE_NAMES, AddressInUseError
-from service.store.blobs import FsspecBlobStore
 from service.testing import InProcessServer
-from tests.service.conftest import upload_inputs
-from tests.service.fakes import FakeImporter, model_facts
-
-TARGET = "projects/default/targets/cpu-ort-1t"
+from tests.service.fakes import FakeImporter
 
 
 def test_health_and_reflection(server: InProcessServer) -> None:
@@ -66,35 +59,6 @@ def test_the_unexpected_is_internal_and_says_nothing(tmp_path: Path) -> None:
     assert error.value.code is grpc.StatusCode.INTERNAL
     assert "secret" not in str(error.value)
     assert error.value.request_id
-
-
-def test_targets_and_a_prediction(tmp_path: Path) -> None:
-    conv = Operator(
-        "conv", "conv", ("input",), ((1, 1, 28, 28),), (1, 8, 28, 28), (8, 1, 3, 3), attributes={"kernel": [3, 3], "stride": [1, 1]}
-    )
-    graph = OperatorGraph((conv,), (1, 1, 28, 28))
-
-    class GraphImporter(FakeImporter):
-        def model(self, path: Path, request: object) -> dict[str, object]:
-            blobs = FsspecBlobStore(str(tmp_path / "data" / "blobs"))
-            return {**model_facts(), "graph_sha256": blobs.put_bytes(graph.to_json().encode())}
-
-    with InProcessServer(tmp_path / "data", GraphImporter()) as server, server.client() as client:
-        assert [t.name.rpartition("/")[2] for t in client.list_targets()] == ["cpu-ort-1t", "cpu-ort-all"]
-        assert [t.name for t in client.list_targets(page_size=1)] == [t.name for t in client.list_targets()]
-        model = upload_inputs(client, tmp_path).model
-        with pytest.raises(RequestRefusedError, match="calibrated") as error:
-            client.predict_latency(TARGET, model)
-        assert error.value.code is grpc.StatusCode.FAILED_PRECONDITION
-        server.settings.targets_dir.mkdir(parents=True)
-        (server.settings.targets_dir / "cpu-ort-1t.json").write_text(Predictor(get_target("cpu-ort-1t")).to_json())
-        answer = client.predict_latency(TARGET, model)
-        assert 0 < answer.low_ms <= answer.latency_ms <= answer.high_ms
-        assert answer.macs == graph.macs()
-        assert client.get_target(TARGET).calibrated
-        with pytest.raises(RequestRefusedError) as error:
-            client.predict_latency(TARGET, model, batch_size=-1)
-        assert [p.field for p in error.value.problems] == ["batch_size"]
 
 
 def test_technique_names_come_from_the_registry() -> None:

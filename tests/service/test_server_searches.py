@@ -35,7 +35,7 @@ def test_a_search_runs_to_its_end_and_everything_can_be_read(working_server: InP
         assert ended.state == State.SUCCEEDED
         assert ended.best.endswith("/candidates/c0002")
         assert [n[-5:] for n in ended.front] == ["c0002", "c0001", "c0000"]
-        assert ended.candidate_count == 4
+        assert ended.candidate_count == 3
         assert events[-1].payload["state"] == "SUCCEEDED"
         assert events[-2].payload["worst"] == "inf"
 

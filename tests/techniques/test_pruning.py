@@ -180,3 +180,22 @@ def test_neighbouring_blocks_go_together() -> None:
 def test_blocks_out_of_scope_stay() -> None:
     with pytest.raises(ConfigError, match=r"blocks\.0"):
         BlockRemoval().apply(untrained(), BlockRemovalConfig(["blocks.0"]), context(scopes=("blocks.1*",)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet", "squeezenet1_1", "shufflenet_v2_x0_5", "resnext50_32x4d"])
+def test_meta_networks_are_pruned_to_the_shapes_of_real_ones(name: str) -> None:
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name == "googlenet" else {}
+    network = from_module(torchvision.models.get_model(name, weights=None, **options).eval(), (3, 64, 64))
+    free = TechniqueContext(channel_multiple=1)
+    draws = torch.rand(len(groups(network, free)), generator=torch.Generator().manual_seed(1))
+    ratios = {group: float(draw) * 0.6 for group, draw in zip(groups(network, free), draws, strict=True)}
+    config = StructuredPruningConfig(ratios=ratios)
+    real, meta = (StructuredPruning().apply(n, config, free) for n in (network, network.to_meta()))
+    if name.startswith("shufflenet"):
+        # What each half of a shuffle loses depends on which channels are weak, and that no meta network knows.
+        assert meta.parameter_count() == pytest.approx(real.parameter_count(), rel=0.1)
+    else:
+        shapes = [{k: tuple(v.shape) for k, v in n.graph.state_dict().items()} for n in (real, meta)]
+        assert shapes[0] == shapes[1]
+    assert meta(meta.example_input(2)).shape == real(real.example_input(2)).shape

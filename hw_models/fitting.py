@@ -1,0 +1,129 @@
+"""From measured calibration networks to a predictor, with an interval from networks that a fit had not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hw_models.as_run import kernels_as_run
+from hw_models.end_to_end import fit_end_to_end, sums
+from hw_models.graph import OperatorGraph
+from hw_models.kernel_times import KernelTimes, fit_kernel_times, transferred
+from hw_models.kernels import Kernel, TimedKernel, kernels
+from hw_models.predictor import COVERAGE, CalibrationSummary, Predictor
+from hw_models.targets import Target
+from paretopress.runtime.kit.samples import KitSample
+
+MIN_NETWORKS = 20
+MAX_DISAGREEMENT = 0.07
+FOLDS = 4
+
+Fit = Callable[[Sequence[Sequence[TimedKernel]]], KernelTimes]
+
+
+def fit_predictor(target: Target, samples: Sequence[KitSample], seed: int = 0, runtime: str = "", machine: str = "") -> Predictor:
+    """Fit on the samples that repeated."""
+    return _fit(target, samples, seed, runtime, machine, lambda timed: fit_kernel_times(timed, target.threads))
+
+
+def fit_transferred(
+    target: Target, samples: Sequence[KitSample], neighbour: Predictor, seed: int = 0, runtime: str = "", machine: str = ""
+) -> Predictor:
+    """Scale a neighbouring target's predictor to a few samples of this one."""
+    return _fit(target, samples, seed, runtime, machine, lambda timed: transferred(neighbour.times, timed, target.threads))
+
+
+def _fit(target: Target, samples: Sequence[KitSample], seed: int, runtime: str, machine: str, fit: Fit) -> Predictor:
+    samples = repeatable(samples)
+    graphs = [graph_of(sample) for sample in samples]
+    timed = [kernels_as_run(graph, sample.nodes, target) for graph, sample in zip(graphs, samples, strict=True)]
+    run = [kernels(graph, target) for graph in graphs]
+    latencies = typical_latencies_ms(samples)
+    random_folds = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
+    times = _held_out_times(timed, run, random_folds, fit)
+    rows = [sums(r, t) for r, t in zip(run, times, strict=True)]
+    seen_families = _held_out_errors(run, times, rows, latencies, random_folds)
+    folds = family_folds(samples)
+    new_families = _held_out_errors(run, _held_out_times(timed, run, folds, fit), rows, latencies, folds)
+    summary = CalibrationSummary(
+        networks=len(samples),
+        mean_error_percent=float(100 * np.mean(np.abs(np.expm1(-seen_families)))),
+        repeatability_percent=float(100 * np.median([sample.disagreement for sample in samples])),
+        seed=seed,
+        runtime=runtime,
+        machine=machine,
+    )
+    return Predictor(
+        target, fit(timed), fit_end_to_end(rows, latencies), _log_errors(samples, (seen_families, new_families)), summary
+    )
+
+
+def family_folds(samples: Sequence[KitSample]) -> npt.NDArray[np.int64]:
+    """A fold per sample, whole families together."""
+    families = [sample.network.name.split("-")[0] for sample in samples]
+    order = sorted(set(families), key=lambda family: (-families.count(family), family))
+    return np.array([order.index(family) % FOLDS for family in families])
+
+
+def _held_out_times(
+    timed: Sequence[Sequence[TimedKernel]], run: Sequence[tuple[Kernel, ...]], fold_of: npt.NDArray[np.int64], fit: Fit
+) -> list[list[float]]:
+    """Kernel times of every network by a fit that had not seen it."""
+    times: list[list[float]] = [[]] * len(run)
+    for fold in sorted(set(fold_of.tolist())):
+        held_out = fit([timed[i] for i in np.flatnonzero(fold_of != fold)])
+        for i in np.flatnonzero(fold_of == fold).tolist():
+            times[i] = held_out.ms(run[i])
+    return times
+
+
+def _held_out_errors(
+    run: Sequence[tuple[Kernel, ...]],
+    times: Sequence[Sequence[float]],
+    rows: Sequence[tuple[float, ...]],
+    latencies: Sequence[float],
+    fold_of: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    """Log of measured over predicted, every network by fits that had not seen its fold."""
+    errors = np.zeros(len(run))
+    for fold in sorted(set(fold_of.tolist())):
+        seen = np.flatnonzero(fold_of != fold).tolist()
+        whole = fit_end_to_end([rows[i] for i in seen], [latencies[i] for i in seen])
+        for i in np.flatnonzero(fold_of == fold).tolist():
+            errors[i] = np.log(latencies[i] / whole.latency_ms(run[i], times[i]))
+    return errors
+
+
+def graph_of(sample: KitSample) -> OperatorGraph:
+    """The operators of a measured network."""
+    return OperatorGraph.from_operators(sample.network.operators, sample.network.input_shape)
+
+
+def repeatable(samples: Sequence[KitSample]) -> list[KitSample]:
+    """Samples whose two quietest rounds agree within 7%; at least the better half of all, and never fewer than 20."""
+    ordered = sorted(samples, key=lambda sample: sample.disagreement)
+    agreeing = sum(sample.disagreement <= MAX_DISAGREEMENT for sample in ordered)
+    kept = {id(sample) for sample in ordered[: max(agreeing, len(ordered) // 2, MIN_NETWORKS)]}
+    return [sample for sample in samples if id(sample) in kept]
+
+
+def typical_latencies_ms(samples: Sequence[KitSample]) -> list[float]:
+    """Medians of the rounds' medians: what a user measures on this machine, with what it is usually busy with."""
+    return [float(np.median(sample.medians_ms)) for sample in samples]
+
+
+def _log_errors(samples: Sequence[KitSample], errors: Sequence[npt.NDArray[np.float64]]) -> dict[str, float]:
+    """Conformal quantile of the absolute log error (Lei et al. 2018, split conformal) by precision.
+
+    Over errors on networks that a fit had not seen and, as often, of families that it had not seen: a user's network is like
+    those of the kit in parts.
+    """
+    quantiles = {}
+    for precision in ("fp32", "int8"):
+        chosen = [abs(e) for kind in errors for s, e in zip(samples, kind, strict=True) if s.network.precision == precision]
+        if chosen:
+            level = min(1.0, COVERAGE * (len(chosen) + 1) / len(chosen))
+            quantiles[precision] = float(np.quantile(chosen, level, method="higher"))
+    return quantiles

@@ -1,0 +1,74 @@
+"""What a stored model takes on targets: its operator graph, at a batch size and after a recipe, through their predictors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hw_models.graph import OperatorGraph
+from hw_models.predictor import Prediction, Predictor
+from hw_models.targets import Target
+from search.protocols import BlobStore
+from service.errors import InvalidRequestError
+from service.intake.sandbox import run_in_sandbox
+from service.store.input_store import StoredInput
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A prediction, and the multiply-accumulates of one run."""
+
+    prediction: Prediction
+    macs: int
+
+
+@dataclass(frozen=True)
+class _Preferences:
+    """What a target asks of the techniques of a recipe: targets that ask the same get the same network."""
+
+    channel_multiple: int
+    unsigned_activations: bool
+
+    @staticmethod
+    def of(target: Target) -> _Preferences:
+        return _Preferences(target.channel_multiple, target.unsigned_activations)
+
+
+class LatencyPricing:
+    """Prices models. The operator graph of an original lies in the blobs; anything else is made in a sandbox child."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        # Predictors are shared, remember prices, and are not made for several threads at once.
+        self._lock = threading.Lock()
+
+    def price(self, model: StoredInput, predictors: Sequence[Predictor], batch_size: int, recipe_json: str) -> list[Priced]:
+        """One price per predictor, in their order.
+
+        Raises:
+            InvalidRequestError: the recipe cannot be applied to the model.
+        """
+        if not recipe_json and batch_size == 1:
+            graph = OperatorGraph.from_json(self._blobs.get_bytes(model.facts["graph_sha256"]).decode())
+            graphs = [graph] * len(predictors)
+        else:
+            graphs = self._described(model, [_Preferences.of(p.target) for p in predictors], batch_size, recipe_json)
+        with self._lock:
+            return [Priced(p.predict(g), g.macs()) for p, g in zip(predictors, graphs, strict=True)]
+
+    def _described(
+        self, model: StoredInput, preferences: Sequence[_Preferences], batch_size: int, recipe_json: str
+    ) -> list[OperatorGraph]:
+        distinct = list(dict.fromkeys(preferences)) if recipe_json else [preferences[0]]
+        arguments = {
+            "network_path": str(self._blobs.local_path(model.facts["canonical_sha256"])),
+            "recipe_json": recipe_json,
+            "batch_size": batch_size,
+            "preferences": [vars(one) for one in distinct],
+        }
+        answer = run_in_sandbox("service.child_functions:describe_with_recipe", arguments)
+        if "refused" in answer:
+            raise InvalidRequestError.of("recipe_json", answer["refused"])
+        graphs = dict(zip(distinct, map(OperatorGraph.from_json, answer["graphs"]), strict=True))
+        return [graphs[one if recipe_json else distinct[0]] for one in preferences]
