@@ -80,14 +80,14 @@ def _kernel(node: NodeTime, operators: Mapping[str, Operator], target: Target) -
     tensors = [s for s, t in values if prod(s) > 1 and t in ("float", "uint8", "int8")]
     reads = [(f"x{i}", s) for i, s in enumerate(tensors if kind in _MANY_INPUTS else tensors[:1])]
     layout = "blocked" if node.blocked else "plain"
-    return kernel_of(_fused(op, kind, precision, layout, reads, shape), target)  # type: ignore[arg-type]
+    return kernel_of(_fused(op, kind, precision, layout, reads, shape), target)
 
 
 def _convolution(node: NodeTime, layer: Operator, precision: Precision, target: Target) -> Kernel:
     kind = kernel_kind(layer, precision, target)
     layout = "blocked" if node.blocked else "direct" if precision == "int8" and runs_directly(layer, kind) else "plain"
     reads = [("x", layer.input_shapes[0])]
-    fused = _fused(layer, kind, precision, layout, reads, layer.output_shape)  # type: ignore[arg-type]
+    fused = _fused(layer, kind, precision, layout, reads, layer.output_shape)
     if node.op_type != "QLinearConv" and len(node.input_shapes) > 3:
         fused.added = [("added", layer.output_shape)]
     return kernel_of(fused, target)

@@ -41,30 +41,19 @@ def _fit(target: Target, samples: Sequence[KitSample], seed: int, runtime: str, 
     timed = [kernels_as_run(graph, sample.nodes, target) for graph, sample in zip(graphs, samples, strict=True)]
     run = [kernels(graph, target) for graph in graphs]
     latencies = typical_latencies_ms(samples)
-    random_folds = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
-    times = _held_out_times(timed, run, random_folds, fit)
+    fold_of = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
+    times = _held_out_times(timed, run, fold_of, fit)
     rows = [sums(r, t) for r, t in zip(run, times, strict=True)]
-    seen_families = _held_out_errors(run, times, rows, latencies, random_folds)
-    folds = family_folds(samples)
-    new_families = _held_out_errors(run, _held_out_times(timed, run, folds, fit), rows, latencies, folds)
+    errors = _held_out_errors(run, times, rows, latencies, fold_of)
     summary = CalibrationSummary(
         networks=len(samples),
-        mean_error_percent=float(100 * np.mean(np.abs(np.expm1(-seen_families)))),
+        mean_error_percent=float(100 * np.mean(np.abs(np.expm1(-errors)))),
         repeatability_percent=float(100 * np.median([sample.disagreement for sample in samples])),
         seed=seed,
         runtime=runtime,
         machine=machine,
     )
-    return Predictor(
-        target, fit(timed), fit_end_to_end(rows, latencies), _log_errors(samples, (seen_families, new_families)), summary
-    )
-
-
-def family_folds(samples: Sequence[KitSample]) -> npt.NDArray[np.int64]:
-    """A fold per sample, whole families together."""
-    families = [sample.network.name.split("-")[0] for sample in samples]
-    order = sorted(set(families), key=lambda family: (-families.count(family), family))
-    return np.array([order.index(family) % FOLDS for family in families])
+    return Predictor(target, fit(timed), fit_end_to_end(rows, latencies), _log_errors(samples, errors), summary)
 
 
 def _held_out_times(
@@ -73,7 +62,7 @@ def _held_out_times(
     """Kernel times of every network by a fit that had not seen it."""
     times: list[list[float]] = [[]] * len(run)
     for fold in sorted(set(fold_of.tolist())):
-        held_out = fit([timed[i] for i in np.flatnonzero(fold_of != fold)])
+        held_out = fit([timed[i] for i in np.flatnonzero(fold_of != fold).tolist()])
         for i in np.flatnonzero(fold_of == fold).tolist():
             times[i] = held_out.ms(run[i])
     return times
@@ -114,16 +103,25 @@ def typical_latencies_ms(samples: Sequence[KitSample]) -> list[float]:
     return [float(np.median(sample.medians_ms)) for sample in samples]
 
 
-def _log_errors(samples: Sequence[KitSample], errors: Sequence[npt.NDArray[np.float64]]) -> dict[str, float]:
+def _log_errors(samples: Sequence[KitSample], errors: npt.NDArray[np.float64]) -> dict[str, float]:
     """Conformal quantile of the absolute log error (Lei et al. 2018, split conformal) by precision.
 
-    Over errors on networks that a fit had not seen and, as often, of families that it had not seen: a user's network is like
-    those of the kit in parts.
+    What a user measures has a noise of its own: that of a median of rounds is added in quadrature.
     """
+    noise = _noise(samples)
     quantiles = {}
     for precision in ("fp32", "int8"):
-        chosen = [abs(e) for kind in errors for s, e in zip(samples, kind, strict=True) if s.network.precision == precision]
+        chosen = [abs(e) for s, e in zip(samples, errors, strict=True) if s.network.precision == precision]
         if chosen:
             level = min(1.0, COVERAGE * (len(chosen) + 1) / len(chosen))
-            quantiles[precision] = float(np.quantile(chosen, level, method="higher"))
+            quantiles[precision] = float(np.hypot(np.quantile(chosen, level, method="higher"), noise))
     return quantiles
+
+
+def _noise(samples: Sequence[KitSample]) -> float:
+    """90% quantile of the log distance of a last round from those before, for a median of as many rounds."""
+    again = [s.medians_ms for s in samples if len(s.medians_ms) > 1]
+    if not again:
+        return 0.0
+    distances = [abs(np.log(medians[-1] / np.median(medians[:-1]))) for medians in again]
+    return float(np.quantile(distances, COVERAGE) / np.sqrt(len(again[0])))

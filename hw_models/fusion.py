@@ -16,7 +16,20 @@ _BLOCKED_ACTIVATIONS = _FUSED_ACTIVATIONS | {"hard_swish"}
 _VANISHING_ACTIVATIONS = frozenset({"relu", "clip"})
 """An unsigned quantiser behind them does their work."""
 _INTEGER_KINDS = frozenset(
-    {"conv", "linear", "matmul", "add", "mul", "max_pool", "avg_pool", "global_avg_pool", "concat", "sigmoid", "resize"}
+    {
+        "conv",
+        "linear",
+        "matmul",
+        "add",
+        "mul",
+        "max_pool",
+        "avg_pool",
+        "global_avg_pool",
+        "reduce_mean",
+        "concat",
+        "sigmoid",
+        "resize",
+    }
 )
 _KEEPS_LAYOUT = frozenset({"relu", "clip", "add", "hard_swish", "silu", "gelu", "sigmoid", "max_pool", "concat"})
 _PASSES_VALUES_ON = frozenset({"reshape", "transpose", "max_pool", "slice", "split", "relu", "clip"})

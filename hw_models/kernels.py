@@ -23,7 +23,7 @@ from hw_models.targets import Precision, Target
 FILTER_BLOCKS_PER_PASS = 4
 POINTER_BYTES = 8
 
-FEATURES = ("nodes", "macs", "loads", "bytes", "im2col_bytes", "weight_bytes", "cold_weight_bytes")
+FEATURES = ("calls", "macs", "loads", "bytes", "im2col_bytes", "weight_bytes", "cold_weight_bytes")
 """What a kernel's time is a non-negative combination of; the order of `Kernel.features`."""
 
 
@@ -42,8 +42,8 @@ class Kernel:
             ``reorder`` ..., or ``other:<op>`` for what these rules do not know.
         operators: names of the operators that it computes; empty for a layout change.
         macs: multiply-accumulates, channel counts padded to what the vector unit computes anyway.
-        loads: activation values fetched by the inner loop of a blocked convolution (each serves up to 4 filter blocks); separate
-            matrix products, one per group, of a plain grouped one.
+        loads: activation values fetched by the inner loop of a blocked convolution (each serves up to 4 filter blocks); pieces
+            copied one by one to unfold the input of an integer one.
         bytes_in, bytes_out, weight_bytes, im2col_bytes: memory moved; im2col is the unfolded input of a matrix convolution.
         coldness: how far the whole network outgrows the caches, 0 to `COLDEST`.
         geometry: the sizes themselves, in the order of `GEOMETRY`.
@@ -78,7 +78,12 @@ class Kernel:
         """In the order of `FEATURES`."""
         moved = self.bytes_in + self.bytes_out
         cold_bytes = self.weight_bytes * self.coldness / COLDEST
-        return (1.0, self.macs, self.loads, moved, self.im2col_bytes, self.weight_bytes, cold_bytes)
+        return (self.calls, self.macs, self.loads, moved, self.im2col_bytes, self.weight_bytes, cold_bytes)
+
+    @property
+    def calls(self) -> int:
+        """Matrix products, each with a start-up of its own: one per group of a grouped convolution that is unfolded."""
+        return self.geometry[2] if self.kind == "grouped" and self.layout == "plain" else 1
 
 
 @dataclass(frozen=True)
@@ -143,9 +148,10 @@ class _Conversions:
             if not turned:
                 self._turn_channels(item)
         if item.precision == "fp32":
+            # Every reader dequantises for itself; a SiLU is two readers.
             times = 2 if item.operator.kind == "silu" else 1
-            for _ in range(times):
-                self._convert("dequantize", "int8", [r for r in item.reads + item.added if r[0] in self._integer], again=times > 1)
+            integers = [r for r in item.reads + item.added if r[0] in self._integer]
+            self._convert("dequantize", "int8", times * integers, again=True)
         # A first convolution reads the plain layout and writes the blocked one.
         wants_blocked = item.layout == "blocked" and item.kind != "first_conv"
         self._convert("reorder", "fp32", [r for r in item.reads if (r[0] in self._blocked) != wants_blocked])
@@ -200,7 +206,7 @@ _LAYOUT_BLIND = ACTIVATION_KINDS | {"elementwise", "add", "concat"}
 _ANY_CHANNEL_ORDER = frozenset(
     {
         "conv", "add", "mul", "relu", "clip", "sigmoid", "hard_sigmoid", "hard_swish", "silu", "gelu", "tanh", "max_pool",
-        "avg_pool", "global_avg_pool", "concat", "quantize", "split", "slice",
+        "avg_pool", "global_avg_pool", "reduce_mean", "concat", "quantize", "split", "slice",
     }
 )  # fmt: skip
 
@@ -287,10 +293,10 @@ def _with_convolution(base: Kernel, op: Operator, size: int, block: int) -> Kern
         unfolds = prod(window) > 1 or prod(op.attributes.get("stride", (1, 1))) > 1
         im2col_bytes = size * pixels * depth * groups if unfolds else 0
         pixels = _padded(pixels, INT8_COLUMNS)
-    products = groups if groups > 1 else 0
-    return _replace(
-        base, macs=pixels * outputs * groups * depth, loads=products, im2col_bytes=im2col_bytes, weight_bytes=weight_bytes
-    )
+    loads = groups if groups > 1 else 0
+    if base.precision == "int8" and base.layout == "plain":
+        loads = op.output_shape[0] * prod(op.output_shape[2:]) * prod(window) * groups
+    return _replace(base, macs=pixels * outputs * groups * depth, loads=loads, im2col_bytes=im2col_bytes, weight_bytes=weight_bytes)
 
 
 def _with_linear(base: Kernel, op: Operator, size: int) -> Kernel:

@@ -170,7 +170,8 @@ class Predictor:
                     "not a latency predictor of a known version and feature list: calibrate the target again"
                 )
             target = Target.from_json(json.dumps(data["target"]))
-            whole, summary = data["end_to_end"], data["summary"]
+            whole = data["end_to_end"]
+            summary: dict[str, Any] = {k: math.nan if v is None else v for k, v in data["summary"].items()}
             return Predictor(
                 target,
                 KernelTimes(
@@ -186,7 +187,7 @@ class Predictor:
                     _non_negative("run_ms", whole["run_ms"]),
                 ),
                 {str(k): _non_negative("log_error", v) for k, v in data["log_error"].items()},
-                CalibrationSummary(**{k: math.nan if v is None else v for k, v in summary.items()}),
+                CalibrationSummary(**summary),
             )
         except (KeyError, TypeError, ValueError, AttributeError, TargetError) as error:
             raise PredictorFormatError(f"not a latency predictor: {error!r}") from error

@@ -38,7 +38,7 @@ _NAMES = (
     "kind", "layout", *GEOMETRY, "log_roofline", "log_macs", "log_bytes", "log_weight_bytes", "log_im2col_bytes", "coldness",
     "log_pixels",
     "log_k", "intensity", "in_mod_8", "out_mod_8", "in_mod_16", "out_mod_16", "out_mod_32", "width_mod_3", "width_mod_6",
-    "pixels_mod_16", "k_mod_4",
+    "pixels_mod_16", "k_mod_4", "log_loads",
 )  # fmt: skip
 
 
@@ -68,6 +68,7 @@ def residual_features(kernel: Kernel, roofline_ns: float) -> tuple[float, ...]:
         width % 6,
         pixels % 16,
         inputs * window_height * window_width % 4,
+        math.log1p(kernel.loads),
     )
 
 
@@ -95,7 +96,7 @@ class Residual:
     def factors(self, features: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
         """What the rooflines are multiplied by."""
         predicted: Any = self._booster.predict(np.asarray(features, float), num_threads=1)
-        return np.exp(np.clip(predicted, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        return np.asarray(np.exp(np.clip(predicted, -MAX_LOG_RATIO, MAX_LOG_RATIO)), float)
 
     def to_text(self) -> str:
         """LightGBM's own text format."""

@@ -127,7 +127,7 @@ def _function_shape(node: fx.Node, arguments: tuple[Any, ...]) -> Shape | None:
 def _broadcast(shapes: list[Shape]) -> Shape | None:
     if len(shapes) == 1 or (len(shapes) == 2 and shapes[0] == shapes[1]):
         return shapes[0]
-    return Shape(torch.broadcast_shapes(*shapes)) if shapes else None
+    return Shape(torch.broadcast_shapes(*shapes)) if shapes else None  # type: ignore[no-untyped-call]
 
 
 def _concatenated(parts: list[Shape], axis: int) -> Shape:

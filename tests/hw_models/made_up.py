@@ -49,5 +49,3 @@ def latency_ms(network: KitNetwork, speed: float = 1.0) -> float:
 def mean_error(predicted: Sequence[float], truth: Sequence[float]) -> float:
     """Mean relative error."""
     return float(np.mean([abs(p / t - 1) for p, t in zip(predicted, truth, strict=True)]))
-
-

@@ -135,5 +135,3 @@ def test_samples_that_do_not_repeat_are_left_out() -> None:
     shaky = [KitSample(network, (1.0, 1.4, 1.5), (1.1, 1.9, 1.9)) for _ in range(10)]
     assert repeatable([*steady, *shaky]) == steady
     assert typical_latencies_ms(steady) == [1.06] * 30
-
-

@@ -105,5 +105,5 @@ def test_unknown_operators_keep_their_name() -> None:
 def test_features_are_in_the_published_order() -> None:
     kernel = Kernel("k", "linear", macs=2, loads=3, bytes_in=4, bytes_out=5, weight_bytes=8, im2col_bytes=6, coldness=6)
     assert dict(zip(FEATURES, kernel.features, strict=True)) == {
-        "nodes": 1, "macs": 2, "loads": 3, "bytes": 9, "im2col_bytes": 6, "weight_bytes": 8, "cold_weight_bytes": 4,
+        "calls": 1, "macs": 2, "loads": 3, "bytes": 9, "im2col_bytes": 6, "weight_bytes": 8, "cold_weight_bytes": 4,
     }  # fmt: skip

@@ -19,9 +19,9 @@ from techniques.quantization.static_int8 import Int8Quantization, Int8Quantizati
 
 TARGET = get_target("cpu-ort-1t")
 FAMILIES = (
-    "alexnet", "vgg11_bn", "resnet18", "resnext50_32x4d", "wide_resnet50_2", "squeezenet1_1", "densenet121", "googlenet", "inception_v3",
-    "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5", "efficientnet_b0", "regnet_x_400mf", "regnet_y_400mf",
-    "convnext_tiny",
+    "alexnet", "vgg11_bn", "resnet18", "resnext50_32x4d", "wide_resnet50_2", "squeezenet1_1", "densenet121", "googlenet",
+    "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5", "efficientnet_b0", "regnet_x_400mf",
+    "regnet_y_400mf", "convnext_tiny",
 )  # fmt: skip
 
 

@@ -182,7 +182,9 @@ def test_blocks_out_of_scope_stay() -> None:
         BlockRemoval().apply(untrained(), BlockRemovalConfig(["blocks.0"]), context(scopes=("blocks.1*",)))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet", "squeezenet1_1", "shufflenet_v2_x0_5", "resnext50_32x4d"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v2", "googlenet", "squeezenet1_1", "shufflenet_v2_x0_5", "resnext50_32x4d"]
+)
 def test_meta_networks_are_pruned_to_the_shapes_of_real_ones(name: str) -> None:
     torch.manual_seed(0)
     options = {"init_weights": False} if name == "googlenet" else {}

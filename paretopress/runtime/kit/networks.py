@@ -136,7 +136,7 @@ class NetworkWriter:
     def unary(self, x: Value, kind: str) -> Value:
         """An elementwise function; ``silu`` is a sigmoid and a product, as exporters write it."""
         if kind != "silu":
-            attributes = {"alpha": 1 / 6, "beta": 0.5} if kind == "hard_sigmoid" else {}
+            attributes: dict[str, Attribute] = {"alpha": 1 / 6, "beta": 0.5} if kind == "hard_sigmoid" else {}
             return self._requantized(self._add(kind, _ONNX_TYPES[kind], [x], x.shape, [], attributes))
         name = self._name("silu")
         self._nodes.append(Node("Sigmoid", [x.name], [f"{name}.sigmoid"], f"{name}.sigmoid"))
@@ -302,7 +302,7 @@ class NetworkWriter:
 
     def _integer_bias(self, name: str, x: Value, channels: int) -> str:
         """As integers of input scale times weight scale: so a linear runs on integers even where its output stays float."""
-        scale = self._initializers[f"{name}.weight.scale"] * np.float32(self._scales[x.name])
+        scale = (self._initializers[f"{name}.weight.scale"].astype(np.float64) * self._scales[x.name]).astype(np.float32)
         values = self._generator.integers(-2000, 2000, channels).astype(np.int32)
         parts = [self._initializer(f"{name}.bias.q", values), self._initializer(f"{name}.bias.scale", scale)]
         self._nodes.append(Node("DequantizeLinear", parts, [f"{name}.bias"], f"{name}.bias", {"axis": 0}))
