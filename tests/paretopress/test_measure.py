@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from itertools import islice
@@ -11,11 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hw_models.sampling import sample_networks
 from paretopress.runtime import measure
+from paretopress.runtime.kit.sampling import sample_networks
 from paretopress.runtime.measure import RuntimeModelError, measure_latency, run_classifier, time_round
 
-NETWORKS = sorted(islice(sample_networks(("fp32",), 9), 18), key=lambda n: n.graph.macs())
+NETWORKS = sorted(islice(sample_networks(("fp32",), 9), 18), key=lambda n: sum(math.prod(op["output_shape"]) for op in n.operators))
 SMALL, LARGE = NETWORKS[0].onnx_model, NETWORKS[-1].onnx_model
 QUICK = {"runs_per_round": 24, "pause_s": 0.0, "max_repeats": 0}
 

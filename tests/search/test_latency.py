@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import islice
 
 import pytest
 
-from hw_models.sampling import sample_networks
 from hw_models.targets import get_target
+from paretopress.runtime.kit.sampling import sample_networks
 from search.evaluation.latency import LatencyError, measure_candidates
 
 TARGET = get_target("cpu-ort-1t")
-NETWORKS = sorted(islice(sample_networks(("fp32",), 9), 18), key=lambda n: n.graph.macs())
+NETWORKS = sorted(islice(sample_networks(("fp32",), 9), 18), key=lambda n: sum(math.prod(op["output_shape"]) for op in n.operators))
 MODELS = {"large": NETWORKS[-1].onnx_model, "small": NETWORKS[0].onnx_model}
 
 
