@@ -102,7 +102,12 @@ class NetworkWriter:
         name = self._name("conv")
         weights = [self._weight(name, weight_shape), self._bias(name, channels)]
         pads = [window[0] // 2, window[1] // 2] * 2
-        node_attributes: dict[str, Attribute] = {"kernel_shape": list(window), "strides": [stride] * 2, "pads": pads, "group": groups}
+        node_attributes: dict[str, Attribute] = {
+            "kernel_shape": list(window),
+            "strides": [stride] * 2,
+            "pads": pads,
+            "group": groups,
+        }
         y = self._add(
             "conv", "Conv", [x], shape, weights, node_attributes, name=name, weight_shape=weight_shape, attributes=attributes
         )
