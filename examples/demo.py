@@ -66,7 +66,7 @@ def main() -> int:
             "--id", "demo", "--target", "cpu-ort-1t", "--latency-ms", f"{latency_ms / SPEED_UP:.4f}",
             "--max-size", str(int(size_bytes / SIZE_RATIO)), "--max-drop", "2.0", "--preference", "most-accurate",
             "--mean", str(subject.mean), "--std", str(subject.std), "--augmentation", subject.augmentation,
-            "--expected-accuracy", str(subject.expected_accuracy), "--trials", "16", "--epochs", str(subject.epochs),
+            "--expected-accuracy", str(subject.expected_accuracy), "--trials", "14", "--epochs", str(subject.epochs),
             "--wall-time-s", "540",
         ]  # fmt: skip
         print("$ paretopress " + " ".join(command[3:]))
@@ -98,7 +98,7 @@ def prepare() -> Subject:
     network = ResNet(depth=20)
     network.load_state_dict(load_file(ROOT / "examples" / "resnet20_fashion.safetensors"))
     return Subject(
-        network.eval(), data_path, fashion_mnist.MEAN, fashion_mnist.STD, 0.93, "shift-flip", 2.5, "ResNet-20 on Fashion-MNIST"
+        network.eval(), data_path, fashion_mnist.MEAN, fashion_mnist.STD, 0.93, "shift-flip", 1.5, "ResNet-20 on Fashion-MNIST"
     )
 
 
