@@ -20,7 +20,16 @@ from scipy.stats import spearmanr
 
 from benchmarks.harness import ROOT, Check, Results, Row, run_tests, test_check
 from benchmarks.hw_networks import PRECISIONS, TruthNetwork, family_networks, write_families
-from benchmarks.hw_truth import FOLDER, NETWORKS, kit_samples, kit_seconds, measure_in_turns, measure_networks, truths
+from benchmarks.hw_truth import (
+    FOLDER,
+    NETWORKS,
+    disturbed_share,
+    kit_samples,
+    kit_seconds,
+    measure_in_turns,
+    measure_networks,
+    truths,
+)
 from benchmarks.hw_variants import ACCURACIES, variants, write_variants
 from hw_models.fitting import fit_predictor, fit_transferred
 from hw_models.predictor import Predictor
@@ -112,6 +121,7 @@ def _truth(target: str) -> Row:
         "rounds": min(len(t.medians_ms) for t in found),
         "repeatable": float(np.mean([t.repeats for t in found])),
         "median_disagreement_percent": float(100 * np.median(distances)),
+        "disturbed_attempts": disturbed_share(target),
         "families": len({network.group for network in family_networks()}),
     }
 

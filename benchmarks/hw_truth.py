@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from hw_models.targets import Target, get_target
 from paretopress.runtime.kit.samples import CHUNK, KitSample, profiled, with_round
 from paretopress.runtime.kit.sampling import sample_networks
 from paretopress.runtime.measure import time_round
+from paretopress.runtime.quiet import QuietMachine
 
 FOLDER = ROOT / "build" / "hw_models"
 ROUNDS = 4
@@ -29,6 +31,8 @@ NETWORKS = 432
 FILL_S = 0.2
 REPEATABLE = 0.05
 KIT_SEED = 0
+PATIENCE_S = 600.0
+"""For moments in which other guests of the host take a processor; how many there were is written beside the truth."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,18 @@ def measure_networks(target: Target, networks: Sequence[TruthNetwork], rounds: i
     """Measure networks in whole passes, one median each, so that a network's rounds lie minutes apart."""
     path = FOLDER / f"truth-{name}-{target.name}.json"
     passes: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
+    machine = QuietMachine(target.threads, PATIENCE_S)
     while len(passes) < rounds or any(n.name not in passes[-1] for n in networks):
         if not passes or all(n.name in passes[-1] for n in networks):
             passes.append({})
         left = [n for n in networks if n.name not in passes[-1]]
         for chunk in _chunks(left, 8):
-            times = time_round(
-                {n.name: n.onnx_path for n in chunk}, target.threads, optimization=target.optimization, fill_s=FILL_S
-            )
+            models = {n.name: n.onnx_path for n in chunk}
+            times = machine.work(partial(time_round, models, target.threads, optimization=target.optimization, fill_s=FILL_S))
             passes[-1] |= {key: float(np.median(value)) for key, value in times.items()}
             path.write_text(json.dumps(passes))
         print(f"{target.name}: pass {len(passes)} of {rounds}", flush=True)
+    _count_attempts(target, machine)
 
 
 def kit_path(target: str, precision: str) -> Path:
@@ -96,11 +101,12 @@ def measure_kit(target: Target, precision: str, count: int) -> None:
     done = len(path.read_text().splitlines()) if path.exists() else 0
     before = kit_seconds(target.name, precision) if done else 0.0
     start, pending = time.monotonic(), sample_networks((precision,), KIT_SEED, done)
+    machine = QuietMachine(target.threads, PATIENCE_S)
     while done < count:
         chunks = [list(islice(pending, CHUNK)) for _ in range(4)]
-        samples = [profiled(chunk, target.threads, target.optimization) for chunk in chunks]
+        samples = [machine.work(partial(profiled, chunk, target.threads, target.optimization)) for chunk in chunks]
         for _ in range(2):
-            samples = [with_round(chunk, target.threads, target.optimization) for chunk in samples]
+            samples = [machine.work(partial(with_round, chunk, target.threads, target.optimization)) for chunk in samples]
         lines = [sample.to_json() for chunk in samples for sample in chunk]
         with path.open("a") as file:
             file.write("\n".join(lines) + "\n")
@@ -108,6 +114,26 @@ def measure_kit(target: Target, precision: str, count: int) -> None:
         seconds = kit_path(target.name, precision).with_suffix(".seconds")
         seconds.write_text(str(before + time.monotonic() - start))
         print(f"{target.name} {precision}: {done} networks, {time.monotonic() - start:.0f} s", flush=True)
+    _count_attempts(target, machine)
+
+
+def disturbed_share(target: str) -> float | None:
+    """Share of all attempts that were made again since the machine was busy; None where nobody counted."""
+    path = _attempts_path(target)
+    if not path.exists():
+        return None
+    attempts, disturbed = json.loads(path.read_text())
+    return float(disturbed / attempts)
+
+
+def _attempts_path(target: str) -> Path:
+    return FOLDER / f"attempts-{target}.json"
+
+
+def _count_attempts(target: Target, machine: QuietMachine) -> None:
+    path = _attempts_path(target.name)
+    attempts, disturbed = json.loads(path.read_text()) if path.exists() else (0, 0)
+    path.write_text(json.dumps([attempts + machine.attempts, disturbed + machine.disturbed]))
 
 
 def _chunks(items: Sequence[TruthNetwork], size: int) -> list[Sequence[TruthNetwork]]:

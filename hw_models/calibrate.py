@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -22,8 +23,11 @@ from hw_models.predictor import Predictor
 from hw_models.targets import Target, get_target
 from paretopress.runtime.kit.samples import CHUNK, KitSample, profiled, with_round
 from paretopress.runtime.kit.sampling import sample_networks
+from paretopress.runtime.quiet import QuietMachine
 
 ROUNDS = 3
+PATIENCE_SHARE = 0.2
+"""Of the time for measuring: what may be spent on doing again what a busy machine disturbed."""
 FIRST_ROUND_SHARE = 0.5
 FIT_SHARE = 0.8
 BLIND_NETWORKS = 45
@@ -77,6 +81,7 @@ def measure_samples(
     chunks: list[list[KitSample]] = []
     count = 0
 
+    machine = QuietMachine(target.threads, PATIENCE_SHARE * FIT_SHARE * budget_s)
     first_s = FIT_SHARE * FIRST_ROUND_SHARE * budget_s
 
     def report(done: float, round_number: int) -> None:
@@ -93,7 +98,8 @@ def measure_samples(
         wanted = CHUNK if max_networks is None else min(CHUNK, max_networks - count)
         seen = [sample for chunk in chunks for sample in chunk]
         pool = list(islice(pending, wanted if count < BLIND_NETWORKS else POOL * wanted))
-        chunks.append(profiled(choose(pool, seen, target, wanted), target.threads, target.optimization))
+        chosen = choose(pool, seen, target, wanted)
+        chunks.append(machine.work(partial(profiled, chosen, target.threads, target.optimization)))
         count += wanted
         report((time.monotonic() - start) / first_s, 1)
     for again in range(1, ROUNDS):
@@ -101,7 +107,7 @@ def measure_samples(
             if again > 1 and time.monotonic() - start > FIT_SHARE * budget_s:
                 # A machine that slowed down: two rounds are enough to tell which networks repeated.
                 break
-            chunks[index] = with_round(chunk, target.threads, target.optimization)
+            chunks[index] = machine.work(partial(with_round, chunk, target.threads, target.optimization))
             report((index + 1) / len(chunks), again + 1)
     return [sample for chunk in chunks for sample in chunk]
 
