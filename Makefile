@@ -25,6 +25,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m protos.generate --check
+	$(BIN)/python -m protos.compatibility
 
 proto: $(STAMP)
 	$(BIN)/python -m protos.generate

@@ -223,7 +223,7 @@ class Client:
         while True:
             calibration = self.get_calibration(name)
             yield calibration
-            if calibration.state in ENDED_CALIBRATIONS:
+            if calibration.state in ENDED_CALIBRATIONS or calibration.HasField("end_time"):
                 return
             time.sleep(_WATCH_PAUSE_S)
 

@@ -71,6 +71,7 @@ _HINTS = {
     grpc.StatusCode.ABORTED: "get the resource again and repeat the call",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "send something smaller, or raise the server's limits",
     grpc.StatusCode.PERMISSION_DENIED: "upload the data instead, or have its folder added to PARETOPRESS_DATASET_ROOTS",
+    grpc.StatusCode.UNIMPLEMENTED: "the server is older than this client: upgrade it",
     grpc.StatusCode.INTERNAL: "the server's log has the details under the request id",
 }
 _DETAILS = "grpc-status-details-bin"
@@ -92,5 +93,7 @@ def from_rpc_error(error: grpc.RpcError) -> RequestRefusedError:
             request_id = request.request_id
         elif detail.Unpack(bad):
             problems += [FieldProblem(v.field, v.description) for v in bad.field_violations]
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        message = f"the server does not know this call ({message})"
     kind = ServerUnavailableError if code is grpc.StatusCode.UNAVAILABLE else RequestRefusedError
     return kind(code, message, reason, problems, metadata, request_id)

@@ -27,17 +27,22 @@ def generate(output_root: Path) -> None:
         RuntimeError: the protos do not compile; carries the compiler's words.
     """
     protos = sorted(str(path.relative_to(PROTO_ROOT)) for path in (PROTO_ROOT / PACKAGE).glob("*.proto"))
-    google_protos = Path(google.api.field_behavior_pb2.__file__).parents[2]
-    well_known = Path(grpc_tools.__file__).parent / "_proto"
     (output_root / PACKAGE).mkdir(parents=True, exist_ok=True)
     outputs = [f"--{kind}_out={output_root}" for kind in ("python", "grpc_python", "mypy")]
-    command = [sys.executable, "-m", "grpc_tools.protoc", *(f"-I{p}" for p in (PROTO_ROOT, google_protos, well_known))]
+    command = [sys.executable, "-m", "grpc_tools.protoc", *include_options(PROTO_ROOT)]
     plugins = [f"--plugin=protoc-gen-{name}={_plugin(name)}" for name in ("mypy", "mypy_grpc")]
     command += [*plugins, *outputs, f"--mypy_grpc_out={output_root}", *protos]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(result.stderr)
     (output_root / PACKAGE / "__init__.py").write_text(_INIT)
+
+
+def include_options(root: Path) -> list[str]:
+    """Where the compiler finds our protos below ``root`` and, in installed packages, Google's."""
+    google_protos = Path(google.api.field_behavior_pb2.__file__).parents[2]
+    well_known = Path(grpc_tools.__file__).parent / "_proto"
+    return [f"-I{path}" for path in (root, google_protos, well_known)]
 
 
 def _plugin(name: str) -> str:

@@ -95,5 +95,5 @@ def show_calibration(calibration: target_pb2.Calibration, as_json: bool) -> None
 
 def state_word(calibration: target_pb2.Calibration) -> str:
     """State, with the progress while it goes on."""
-    word = target_pb2.Calibration.State.Name(calibration.state)
+    word = tables.enum_word(target_pb2.Calibration.State, calibration.state)
     return word if calibration.state in ENDED_CALIBRATIONS else f"{word} {calibration.progress:.0%}"

@@ -48,7 +48,8 @@ def show(context: typer.Context, name: str, as_json: JsonOption = False) -> None
             return print_json(to_dict(candidate))
         baseline = _baseline(client, full_name.rpartition("/candidates/")[0])
     console = Console(highlight=False)
-    console.print(tables.CandidateTable(search_pb2.Candidate.State.Name(candidate.state).lower(), [candidate], baseline))
+    title = tables.enum_word(search_pb2.Candidate.State, candidate.state).lower()
+    console.print(tables.CandidateTable(title, [candidate], baseline))
     console.print_json(candidate.recipe_json)
     console.print(f"files: {', '.join(a.artifact for a in candidate.artifacts) or 'none'}")
     if candidate.error:

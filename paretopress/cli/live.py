@@ -43,7 +43,7 @@ class LiveSearch:
         payload = event.payload.fields
         if "candidate" in payload:
             self._fetch(payload["candidate"].string_value)
-        kind = search_pb2.SearchEvent.Kind.Name(event.kind).lower()
+        kind = tables.enum_word(search_pb2.SearchEvent.Kind, event.kind).lower()
         if event.kind in (event.PHASE, event.STATE):
             self._progress.update(self._task, description=event.message[:60] or kind)
         if not self._console.is_terminal or event.kind == event.WARNING:

@@ -21,7 +21,7 @@ def show_search(client: Client, search: search_pb2.Search, as_json: bool) -> Non
     if as_json:
         return print_json(_as_json(search, baseline, shown))
     console = Console(highlight=False, soft_wrap=True)
-    state = search_pb2.Search.State.Name(search.state)
+    state = tables.enum_word(search_pb2.Search.State, search.state)
     console.print(f"{search.name}  {state}  {search.state_message}", markup=False)
     console.print(f"  {search.candidate_count} candidates, target {tables.short(search.target)}, {budget_words(search.budget)}")
     for limit in search.broken_limits:

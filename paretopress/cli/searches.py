@@ -70,7 +70,9 @@ def cancel(context: typer.Context, name: str, as_json: JsonOption = False) -> No
         search = client.cancel_search(state.full_name("searches", name))
     if as_json:
         return print_json(to_dict(search))
-    Console(highlight=False).print(f"{search.name}  {search_pb2.Search.State.Name(search.state)}  {search.state_message}")
+    Console(highlight=False).print(
+        f"{search.name}  {tables.enum_word(search_pb2.Search.State, search.state)}  {search.state_message}"
+    )
     return None
 
 
@@ -139,6 +141,6 @@ def extend(
 
 
 def _row(search: search_pb2.Search) -> list[str]:
-    state = search_pb2.Search.State.Name(search.state)
+    state = tables.enum_word(search_pb2.Search.State, search.state)
     names = [tables.short(search.name), search.display_name, state, str(search.candidate_count)]
     return [*names, tables.short(search.best), budget_words(search.budget), tables.when(search.create_time)]

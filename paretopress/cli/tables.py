@@ -43,6 +43,11 @@ def is_wide(options: ConsoleOptions) -> bool:
     return options.max_width >= _WIDE
 
 
+def enum_word(kind: Any, number: int) -> str:
+    """An enum's name; a newer server may send a number that this client does not know."""
+    return str(kind.Name(number)) if number in kind.values() else f"UNKNOWN_{number}"
+
+
 def short(name: str) -> str:
     """Last part of a name."""
     return name.rpartition("/")[2]
@@ -120,7 +125,7 @@ def accuracy_words(candidate: search_pb2.Candidate) -> tuple[str, str]:
 
 def steps_of(candidate: search_pb2.Candidate) -> str:
     """Techniques of a recipe, in order."""
-    steps = json.loads(candidate.recipe_json)["steps"] if candidate.recipe_json else []
+    steps = json.loads(candidate.recipe_json).get("steps", []) if candidate.recipe_json else []
     return ", ".join(step["technique"] for step in steps) or "original"
 
 

@@ -107,7 +107,7 @@ class KernelTable:
 
 def origin_word(target: target_pb2.Target) -> str:
     """Who named it."""
-    return target_pb2.Target.Origin.Name(target.origin).lower()
+    return tables.enum_word(target_pb2.Target.Origin, target.origin).lower()
 
 
 def show_target(target: target_pb2.Target, as_json: bool) -> None:
