@@ -58,6 +58,14 @@ class TooLargeError(ServiceError):
     """The upload exceeds a limit of the server."""
 
 
+class StoreUnavailableError(ServiceError):
+    """The database or the blob store does not answer; the same call may succeed in a moment."""
+
+
+class StoreUrlError(ServiceError):
+    """The database's URL cannot be used; the message says what one looks like."""
+
+
 class DigestMismatchError(ServiceError):
     """The received bytes do not have the announced sha256; the upload has been discarded."""
 
@@ -83,6 +91,7 @@ _SERVICE_CODES: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     EtagMismatchError: (grpc.StatusCode.ABORTED, "ETAG_MISMATCH"),
     UploadConflictError: (grpc.StatusCode.ABORTED, "UPLOAD_CONFLICT"),
     TooLargeError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE"),
+    StoreUnavailableError: (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
     DigestMismatchError: (grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH"),
     TechniqueError: (grpc.StatusCode.INVALID_ARGUMENT, "TECHNIQUE_REFUSED"),
     HardwareModelError: (grpc.StatusCode.FAILED_PRECONDITION, "HARDWARE_MODEL_REFUSED"),

@@ -42,7 +42,7 @@ from service.servicers.models import ModelServicer
 from service.servicers.searches import SearchServicer, SearchStores
 from service.servicers.targets import TargetServicer, TargetStores
 from service.settings import Settings
-from service.store.blobs import FsspecBlobStore
+from service.store.blobs import FsspecBlobStore, blob_store
 from service.store.calibration_catalogue import CalibrationCatalogue
 from service.store.database import Database
 from service.store.input_store import InputStore
@@ -51,6 +51,7 @@ from service.store.target_store import TargetStore
 from service.store.upload_store import UploadStore
 from service.supervision import SupervisedProcess, child_environment
 from service.targets import TargetDirectory
+from service.upkeep import Upkeep
 
 _LOG = logging.getLogger("paretopress.server")
 SERVICE_NAMES = tuple(
@@ -79,6 +80,7 @@ class RunningServer:
     _health: Any
     _processes: list[SupervisedProcess]
     _grace_s: float
+    _upkeep: Upkeep
 
     @property
     def worker_pid(self) -> int | None:
@@ -88,7 +90,7 @@ class RunningServer:
     async def stop(self) -> None:
         """Take no new calls, let those in progress end, then end the processes beside."""
         await self._health.enter_graceful_shutdown()
-        await asyncio.gather(self._grpc.stop(self._grace_s), *(process.stop() for process in self._processes))
+        await asyncio.gather(self._grpc.stop(self._grace_s), self._upkeep.stop(), *(process.stop() for process in self._processes))
         self.database.close()
 
     async def wait(self) -> None:
@@ -108,7 +110,7 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.resolved_database_url)
     await asyncio.to_thread(database.migrate)
-    blobs = FsspecBlobStore(settings.resolved_blob_url, settings.data_dir.absolute() / "blob-cache")
+    blobs = blob_store(settings)
     server = aio.server(interceptors=default_interceptors(), options=_options(settings))
     _add_servicers(server, settings, database, blobs, importer or SandboxImporter(blobs, settings.data_dir.absolute() / "scratch"))
     health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
@@ -121,8 +123,10 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
     processes = _processes(settings, worker_command)
     for process in processes:
         process.start()
+    upkeep = Upkeep(settings, database, blobs)
+    upkeep.start()
     mlflow_address = f"http://127.0.0.1:{settings.mlflow_port}" if any(p.name == "mlflow" for p in processes) else ""
-    return RunningServer(address, mlflow_address, database, server, health_servicer, processes, settings.shutdown_grace_s)
+    return RunningServer(address, mlflow_address, database, server, health_servicer, processes, settings.shutdown_grace_s, upkeep)
 
 
 def _add_servicers(server: aio.Server, settings: Settings, database: Database, blobs: FsspecBlobStore, importer: Importer) -> None:

@@ -25,8 +25,18 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on. There is no authentication: keep it on loopback.")
     port: int = Field(default=50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(default_factory=_default_data_dir, description="Where databases, blobs and checkpoints are kept.")
-    database_url: str = Field(default="", description="SQLAlchemy URL of the store; SQLite in the data directory when empty.")
-    blob_url: str = Field(default="", description="fsspec URL of the blob store; a folder in the data directory when empty.")
+    database_url: str = Field(
+        default="", repr=False, description="SQLAlchemy URL of the store; SQLite in the data directory when empty."
+    )
+    blob_url: str = Field(
+        default="", repr=False, description="fsspec URL of the blob store; a folder in the data directory when empty."
+    )
+    blob_cache_bytes: int = Field(default=20480 * MIB, gt=0, description="Size of the local copies of a remote blob store.")
+    blob_grace_hours: float = Field(default=24.0, ge=2, description="Age at which a blob that nothing refers to is deleted.")
+    retention_search_days: float = Field(default=0.0, ge=0, description="Days after which ended searches are deleted; 0: never.")
+    retention_request_days: float = Field(
+        default=30.0, ge=0, description="Days for which a request_id gets the same answer; 0: for ever."
+    )
     dataset_roots: tuple[Path, ...] = Field(
         default=(), description="Folders from which datasets on the server may be read (JSON list)."
     )

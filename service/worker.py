@@ -30,7 +30,7 @@ from service.errors import ServiceError
 from service.leases import kept_lease
 from service.processes import MARKER, die_with_parent, end_process_group
 from service.settings import Settings
-from service.store.blobs import FsspecBlobStore
+from service.store.blobs import blob_store
 from service.store.database import Database
 from service.store.search_queue import ClaimedSearch, SearchQueue, process_identity
 from service.store.search_store import SqlCandidateStore
@@ -40,6 +40,8 @@ _LOG = logging.getLogger("paretopress.worker")
 _POLL_S = 0.3
 _EXIT_GRACE_S = 8.0
 _CALIBRATE_AFTER_IDLE_S = 2.0
+_STORE_PATIENCE_S = 60.0
+"""A database that restarts should cost a search nothing."""
 
 
 class Tools(Protocol):
@@ -97,7 +99,7 @@ class Worker:
         self._database = database
         self._tools = tools or RealTools()
         self._queue = SearchQueue(database, owner or process_identity(), settings.lease_s)
-        self._blobs = FsspecBlobStore(settings.resolved_blob_url, settings.data_dir.absolute() / "blob-cache")
+        self._blobs = blob_store(settings)
         self._stopping = threading.Event()
         self._calibrator = Calibrator(settings, database, self._tools.calibrate, self._queue.owner, self._stopping.is_set)
 
@@ -222,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     os.environ[MARKER] = str(settings.data_dir.absolute())
-    database = Database(settings.resolved_database_url)
+    database = Database(settings.resolved_database_url, patience_s=_STORE_PATIENCE_S)
     database.migrate()
     worker = Worker(settings, database)
     _end_on_signals(worker)

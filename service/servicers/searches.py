@@ -190,7 +190,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         asked = PageRequest.parse(request.page_size, request.page_token, scope)
         records = await asyncio.to_thread(self._searches.candidates, parent)
         kept = [r for r in records if not request.front_only or r.state in ("front", "best")]
-        start = int(asked.after or 0)
+        start = max(0, asked.after_id or 0)
         rows = list(enumerate(kept[start : start + asked.size + 1], start + 1))
         page = asked.page(rows, lambda row: row[0])
         candidates = [candidate_to_proto(parent, record) for _, record in page.items]

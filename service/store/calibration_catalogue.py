@@ -73,8 +73,8 @@ class CalibrationCatalogue:
         """A page of a target's, newest first."""
         with self._database.read() as session:
             query = select(CalibrationRow).filter_by(target=target).order_by(CalibrationRow.id.desc())
-            if page.after is not None:
-                query = query.where(CalibrationRow.id < page.after)
+            if page.after_id is not None:
+                query = query.where(CalibrationRow.id < page.after_id)
             rows = page.page(session.scalars(query.limit(page.size + 1)).all(), lambda row: row.id)
             return Page(tuple(_stored(row) for row in rows.items), rows.next_page_token)
 

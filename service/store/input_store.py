@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError
+from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
 from service.store import requests
 from service.store.database import Database
 from service.store.pages import Page, PageRequest
-from service.store.schema import InputRow
+from service.store.schema import InputRow, SearchRow
 
 InputKind = Literal["model", "dataset"]
 
@@ -99,16 +100,17 @@ class InputStore:
         """A page, newest first."""
         with self._database.read() as session:
             query = select(InputRow).filter_by(kind=self.kind, project=project).order_by(InputRow.id.desc())
-            if page.after is not None:
-                query = query.where(InputRow.id < page.after)
+            if page.after_id is not None:
+                query = query.where(InputRow.id < page.after_id)
             rows = page.page(session.scalars(query.limit(page.size + 1)).all(), lambda row: row.id)
             return Page(tuple(_stored(row) for row in rows.items), rows.next_page_token)
 
     def delete(self, name: str, etag: str = "") -> None:
-        """Forget one; its blobs stay, since others may share them.
+        """Forget one; its blobs go with the next collection, unless others share them.
 
         Raises:
             NotFoundError, EtagMismatchError: it is not there, or is another one by now.
+            PreconditionError: a search that has not ended uses it.
         """
         with self._database.write() as session:
             row = session.scalar(select(InputRow).filter_by(kind=self.kind, name=name))
@@ -116,7 +118,16 @@ class InputStore:
                 raise NotFoundError(f"{name} does not exist")
             if etag and etag != _stored(row).etag:
                 raise EtagMismatchError(f"{name} has changed since etag {etag!r}; get it again")
+            users = _unfinished_searches(session, self.kind, name)
+            if users:
+                raise PreconditionError(f"{name} is used by {', '.join(users)}; cancel it first")
             session.execute(delete(InputRow).where(InputRow.id == row.id))
+
+
+def _unfinished_searches(session: Session, kind: InputKind, name: str) -> list[str]:
+    column = SearchRow.model if kind == "model" else SearchRow.dataset
+    query = select(SearchRow.name).where(column == name, SearchRow.state.in_(("QUEUED", "RUNNING")))
+    return list(session.scalars(query.order_by(SearchRow.id).limit(5)))
 
 
 def _stored(row: InputRow) -> StoredInput:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Integer, String, Text, UniqueConstraint
+import time
+
+from sqlalchemy import BigInteger, Float, ForeignKey, Integer, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _NAME = String(256)
@@ -121,8 +123,20 @@ class RequestRow(Base):
     request_id: Mapped[str] = mapped_column(String(64))
     fingerprint: Mapped[str] = mapped_column(_DIGEST)
     resource: Mapped[str] = mapped_column(_NAME)
+    create_time: Mapped[float] = mapped_column(Float, default=time.time, server_default=text("0"))
 
     __table_args__ = (UniqueConstraint("project", "method", "request_id"),)
+
+
+class UpkeepRow(Base):
+    """Work that recurs and that one server alone should do: who is at it, and when it was done last."""
+
+    __tablename__ = "upkeep"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(128), default="")
+    lease_expires: Mapped[float] = mapped_column(Float, default=0.0)
+    last_end: Mapped[float] = mapped_column(Float, default=0.0)
 
 
 class ProcessGroupRow(Base):

@@ -119,8 +119,8 @@ class SearchCatalogue:
         """A page, newest first."""
         with self._database.read() as session:
             query = select(SearchRow).filter_by(project=project).order_by(SearchRow.id.desc())
-            if page.after is not None:
-                query = query.where(SearchRow.id < page.after)
+            if page.after_id is not None:
+                query = query.where(SearchRow.id < page.after_id)
             rows = page.page(session.scalars(query.limit(page.size + 1)).all(), lambda row: row.id)
             return Page(tuple(_stored(session, row) for row in rows.items), rows.next_page_token)
 

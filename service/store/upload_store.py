@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 
 from search.errors import FieldViolation
 from service.errors import DigestMismatchError, InvalidRequestError, NotFoundError, TooLargeError, UploadConflictError
@@ -158,12 +158,36 @@ class UploadStore:
             session.execute(delete(UploadRow).filter_by(project=spec.project, kind=spec.kind, upload_id=spec.upload_id))
         self.path(spec.project, spec.kind, spec.upload_id).unlink(missing_ok=True)
 
+    def stale_count(self, now: float | None = None) -> int:
+        """How many unfinished uploads nobody touched for a week."""
+        with self._database.read() as session:
+            return session.scalar(select(func.count()).select_from(UploadRow).where(*_stale(now))) or 0
+
     def remove_stale(self, now: float | None = None) -> int:
-        """Drop unfinished uploads that nobody touched for a week; returns how many."""
-        limit = (time.time() if now is None else now) - STALE_AFTER_S
-        with self._database.write() as session:
-            rows = session.scalars(select(UploadRow).where(UploadRow.update_time < limit, UploadRow.resource == "")).all()
-            for row in rows:
-                self.path(row.project, "model" if row.kind == "model" else "dataset", row.upload_id).unlink(missing_ok=True)
-                session.delete(row)
-            return len(rows)
+        """Drop unfinished uploads that nobody touched for a week, and files that belong to none; returns how many uploads."""
+        removed = 0
+        if self.stale_count(now):
+            with self._database.write() as session:
+                rows = session.scalars(select(UploadRow).where(*_stale(now))).all()
+                for row in rows:
+                    self.path(row.project, "model" if row.kind == "model" else "dataset", row.upload_id).unlink(missing_ok=True)
+                    session.delete(row)
+                removed = len(rows)
+        self._remove_orphans((time.time() if now is None else now) - STALE_AFTER_S)
+        return removed
+
+    def _remove_orphans(self, older_than: float) -> None:
+        """Another server may have dropped the row; only this one can drop the file."""
+        old = [path for path in self._folder.iterdir() if path.is_file() and path.stat().st_mtime < older_than]
+        if not old:
+            return
+        with self._database.read() as session:
+            rows = session.execute(select(UploadRow.project, UploadRow.kind, UploadRow.upload_id).where(UploadRow.resource == ""))
+            wanted = {self.path(project, "model" if kind == "model" else "dataset", upload_id) for project, kind, upload_id in rows}
+        for path in set(old) - wanted:
+            path.unlink(missing_ok=True)
+
+
+def _stale(now: float | None) -> tuple[ColumnElement[bool], ...]:
+    limit = (time.time() if now is None else now) - STALE_AFTER_S
+    return UploadRow.update_time < limit, UploadRow.resource == ""

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.postgresql import PostgresServer
 from paretopress.client import Client
 from paretopress.v1 import dataset_pb2, model_pb2, search_pb2
 from service.store.database import Database
@@ -12,10 +14,54 @@ from service.testing import InProcessServer
 from tests.service.fakes import FakeImporter, FakeTools, finds_three
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A real PostgreSQL, started when the first test asks for it."""
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as name:
+        Path(name).chmod(0o755)
+        with PostgresServer(Path(name) / "server") as running:
+            yield running
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: PostgresServer) -> str:
+    """Name of a database with our tables, to copy from."""
+    url = postgres_server.new_database()
+    template = Database(url)
+    template.migrate()
+    template.close()
+    return url.rpartition("/")[2]
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'store.db'}")
-    opened.migrate()
+def postgresql_database_url(postgres_server: PostgresServer, migrated_template: str) -> Iterator[str]:
+    """A fresh database with our tables on PostgreSQL."""
+    url = postgres_server.new_database(migrated_template)
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def sqlite_database_url(tmp_path: Path) -> str:
+    """A fresh database with our tables on SQLite."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    made = Database(url)
+    made.migrate()
+    made.close()
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh database with our tables, on either."""
+    url: str = request.getfixturevalue(f"{request.param}_database_url")
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A fresh store; every test that takes it runs on SQLite and on PostgreSQL."""
+    opened = Database(database_url)
     yield opened
     opened.close()
 

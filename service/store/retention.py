@@ -1,0 +1,139 @@
+"""What is deleted, and when; never what something still refers to.
+
+- Searches that ended ``searches_s`` ago, with their candidates and events.
+- Answers to requests with a ``request_id``, and finished uploads' rows, after ``requests_s``.
+- Unfinished uploads that nobody touched for a week.
+- Blobs that no row speaks of and that were written, or written again, ``blob_grace_s`` ago.
+
+A blob is written before the row that speaks of it. It is safe in between because writing makes it young, also if it was there
+before. And what no row speaks of is looked up twice, ``recheck_s`` apart: a request that had read a row just before it was deleted
+has ended by then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, delete, func, select
+
+from service.store.blobs import BlobFacts, FsspecBlobStore
+from service.store.database import Database
+from service.store.references import referenced_digests
+from service.store.schema import RequestRow, SearchRow, UploadRow
+from service.store.search_catalogue import ENDED
+from service.store.upload_store import UploadStore
+
+DAY_S = 24 * 3600.0
+_REQUESTS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class RetentionPolicy:
+    """Ages in seconds; None keeps for ever."""
+
+    searches_s: float | None = None
+    requests_s: float | None = 30 * DAY_S
+    blob_grace_s: float = DAY_S
+    recheck_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Collected:
+    """How much was deleted, or would be."""
+
+    searches: int = 0
+    requests: int = 0
+    uploads: int = 0
+    blobs: int = 0
+    blob_bytes: int = 0
+
+    def __str__(self) -> str:
+        size = f"{self.blob_bytes / 1e6:,.1f} MB"
+        return f"{self.searches} searches, {self.requests} answers, {self.uploads} uploads, {self.blobs} blobs ({size})"
+
+
+class Collector:
+    """Carries the policy out. Several may run at once: each deletes only what is still there.
+
+    Args:
+        uploads: this machine's unfinished uploads.
+        wait: waits some seconds between the two looks at a blob; returns True when it should give up instead.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: FsspecBlobStore,
+        uploads: UploadStore,
+        policy: RetentionPolicy,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._uploads = uploads
+        self._policy = policy
+        self._wait = wait or threading.Event().wait
+
+    def collect(self, dry_run: bool = False, now: float | None = None) -> Collected:
+        """Delete what is due; with ``dry_run`` only count it (blobs of searches that would go are not counted)."""
+        now = time.time() if now is None else now
+        searches = self._searches(now, dry_run)
+        requests = self._requests(now, dry_run)
+        uploads = self._uploads.stale_count(now) if dry_run else self._uploads.remove_stale(now)
+        blobs = self._blobs_to_go(now, dry_run)
+        if not dry_run:
+            self._blobs.remove_leftovers(now - self._policy.blob_grace_s)
+        return Collected(searches, requests, uploads, len(blobs), sum(blob.size_bytes for blob in blobs))
+
+    def _searches(self, now: float, dry_run: bool) -> int:
+        if self._policy.searches_s is None:
+            return 0
+        due = (SearchRow.state.in_(ENDED), SearchRow.end_time < now - self._policy.searches_s)
+        with self._database.read() as session:
+            ids = session.scalars(select(SearchRow.id).where(*due).order_by(SearchRow.id)).all()
+        if dry_run:
+            return len(ids)
+        # One transaction each: a search has thousands of rows, and other writers wait.
+        return sum(self._delete_search(search_id, due) for search_id in ids)
+
+    def _delete_search(self, search_id: int, due: Sequence[ColumnElement[bool]]) -> int:
+        with self._database.write() as session:
+            # It may have been extended since it was looked for.
+            return int(session.execute(delete(SearchRow).where(SearchRow.id == search_id, *due)).rowcount)  # type: ignore[attr-defined]
+
+    def _requests(self, now: float, dry_run: bool) -> int:
+        if self._policy.requests_s is None:
+            return 0
+        limit = now - self._policy.requests_s
+        finished = (UploadRow.update_time < limit, UploadRow.resource != "")
+        if dry_run:
+            with self._database.read() as session:
+                answers = session.scalar(select(func.count()).select_from(RequestRow).where(RequestRow.create_time < limit)) or 0
+                return answers + (session.scalar(select(func.count()).select_from(UploadRow).where(*finished)) or 0)
+        removed, some = 0, _REQUESTS_AT_ONCE
+        while some == _REQUESTS_AT_ONCE:
+            with self._database.write() as session:
+                old = select(RequestRow.id).where(RequestRow.create_time < limit).limit(_REQUESTS_AT_ONCE)
+                some = int(session.execute(delete(RequestRow).where(RequestRow.id.in_(old))).rowcount)  # type: ignore[attr-defined]
+            removed += some
+        with self._database.write() as session:
+            removed += int(session.execute(delete(UploadRow).where(*finished)).rowcount)  # type: ignore[attr-defined]
+        return removed
+
+    def _blobs_to_go(self, now: float, dry_run: bool) -> list[BlobFacts]:
+        limit = now - self._policy.blob_grace_s
+        old = {blob.digest: blob for blob in self._blobs.iterate() if blob.modified < limit}
+        doomed = self._unreferenced(old)
+        if dry_run or not doomed or self._wait(self._policy.recheck_s):
+            return list(doomed.values()) if dry_run else []
+        return [blob for blob in self._unreferenced(doomed).values() if self._blobs.delete(blob.digest, older_than=limit)]
+
+    def _unreferenced(self, blobs: dict[str, BlobFacts]) -> dict[str, BlobFacts]:
+        if not blobs:
+            return {}
+        with self._database.read() as session:
+            referenced = referenced_digests(session)
+        return {digest: blob for digest, blob in blobs.items() if digest not in referenced}
