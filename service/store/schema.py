@@ -139,6 +139,25 @@ class UpkeepRow(Base):
     last_end: Mapped[float] = mapped_column(Float, default=0.0)
 
 
+class ApiTokenRow(Base):
+    """An API token; of its secret there is only the digest."""
+
+    __tablename__ = "api_tokens"
+
+    id: Mapped[int] = mapped_column(_KEY, primary_key=True, autoincrement=True)
+    project: Mapped[str] = mapped_column(String(64), index=True)
+    token_id: Mapped[str] = mapped_column(String(64), unique=True)
+    display_name: Mapped[str] = mapped_column(Text)
+    scope: Mapped[str] = mapped_column(String(16))
+    all_projects: Mapped[bool] = mapped_column(default=False)
+    secret_sha256: Mapped[str] = mapped_column(_DIGEST)
+    creator: Mapped[str] = mapped_column(Text)
+    create_time: Mapped[float] = mapped_column(Float)
+    expire_time: Mapped[float] = mapped_column(Float)
+    last_use_time: Mapped[float | None] = mapped_column(Float, default=None)
+    revoke_time: Mapped[float | None] = mapped_column(Float, default=None)
+
+
 class ProcessGroupRow(Base):
     """A process group that a search started; ended by the next worker if its own could not."""
 
