@@ -12,9 +12,12 @@ from typing import Any, Self, TypeVar
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
+from paretopress.credentials import Credentials
 from paretopress.errors import RequestRefusedError, ServerUnavailableError, from_rpc_error
 from paretopress.transfer import Download, Progress, chunks, describe_file
 from paretopress.v1 import (
+    access_pb2,
+    access_pb2_grpc,
     dataset_pb2,
     dataset_pb2_grpc,
     model_pb2,
@@ -52,19 +55,39 @@ class Client:
     Args:
         address: ``host:port``.
         project: ``projects/{project}``, for what is created and listed.
+        token: an API token (``pp_...``) or a JSON web token of an identity provider.
+        ca_certificate: PEM file of the authority behind the server's certificate, or ``system``; without it there is no TLS.
+        client_certificate, client_key: PEM files, for servers that ask clients for a certificate.
+        insecure: send the token without TLS to another machine all the same.
+
+    Raises:
+        CredentialsError: a file cannot be read, or the token would travel in the clear.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, project: str = DEFAULT_PROJECT, retry_s: float = 15.0) -> None:
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        project: str = DEFAULT_PROJECT,
+        retry_s: float = 15.0,
+        *,
+        token: str = "",
+        ca_certificate: Path | str = "",
+        client_certificate: Path | str = "",
+        client_key: Path | str = "",
+        insecure: bool = False,
+    ) -> None:
         self.address = address
         self.project = project
         self._retry_s = retry_s
         size = MAX_MESSAGE_BYTES
         options = [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]
-        self._channel = grpc.insecure_channel(address, options)
+        credentials = Credentials(token, ca_certificate, client_certificate, client_key, insecure)
+        self._channel = credentials.channel(address, options)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._datasets = dataset_pb2_grpc.DatasetServiceStub(self._channel)
         self._targets = target_pb2_grpc.TargetServiceStub(self._channel)
         self._searches = search_pb2_grpc.SearchServiceStub(self._channel)
+        self._access = access_pb2_grpc.AccessServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -241,6 +264,31 @@ class Client:
         request = target_pb2.PredictLatencyRequest(target=target, model=model, batch_size=batch_size, recipe_json=recipe_json)
         return self._call(self._targets.PredictLatency, request)
 
+    # Access
+
+    def create_token(
+        self,
+        scope: access_pb2.Token.Scope.ValueType,
+        *,
+        display_name: str = "",
+        lifetime_s: float | None = None,
+        all_projects: bool = False,
+    ) -> access_pb2.CreateTokenResponse:
+        """Make an API token of the project; its ``secret`` is in this answer only. It lives 90 days if not told otherwise."""
+        token = access_pb2.Token(display_name=display_name, scope=scope, all_projects=all_projects)
+        if lifetime_s is not None:
+            token.expire_time.FromNanoseconds(time.time_ns() + round(lifetime_s * 1e9))
+        return self._call(self._access.CreateToken, access_pb2.CreateTokenRequest(parent=self.project, token=token))
+
+    def list_tokens(self, page_size: int = 0) -> Iterator[access_pb2.Token]:
+        """The project's API tokens, newest first, without their secrets; pages are fetched as needed."""
+        request = access_pb2.ListTokensRequest(parent=self.project, page_size=page_size)
+        return self._pages(self._access.ListTokens, request, "tokens")
+
+    def revoke_token(self, name: str) -> access_pb2.Token:
+        """End an API token."""
+        return self._call(self._access.RevokeToken, access_pb2.RevokeTokenRequest(name=name))
+
     # Searches
 
     def create_search(self, search: search_pb2.Search, *, search_id: str = "", request_id: str = "") -> search_pb2.Search:
@@ -392,7 +440,9 @@ class Client:
                 return attempt()
             except grpc.RpcError as error:
                 refused: RequestRefusedError = from_rpc_error(error)
-                if not isinstance(refused, ServerUnavailableError) or time.monotonic() + pause_s > deadline:
+                pause_s = max(pause_s, refused.retry_after_s or 0.0)
+                worth_it = isinstance(refused, ServerUnavailableError) or refused.retry_after_s is not None
+                if not worth_it or time.monotonic() + pause_s > deadline:
                     raise refused from error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -31,6 +31,7 @@ class RequestRefusedError(ClientError):
         problems: every bad field.
         metadata: what else the server says, such as ``problem_count``.
         request_id: to be named when asking the operator; the server's log has it.
+        retry_after_s: when the server said after how many seconds the same call may succeed.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class RequestRefusedError(ClientError):
         problems: Iterable[FieldProblem] = (),
         metadata: Mapping[str, str] | None = None,
         request_id: str = "",
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -49,11 +51,12 @@ class RequestRefusedError(ClientError):
         self.problems = tuple(problems)
         self.metadata = dict(metadata or {})
         self.request_id = request_id
+        self.retry_after_s = retry_after_s
 
     @property
     def hint(self) -> str:
         """What to do about it, in a sentence; empty where the message says it all."""
-        return _HINTS.get(self.code, "")
+        return _REASON_HINTS.get(self.reason) or _HINTS.get(self.code, "")
 
 
 class ServerUnavailableError(RequestRefusedError):
@@ -64,7 +67,13 @@ class TransferError(ClientError):
     """A file arrived incomplete or changed."""
 
 
+_REASON_HINTS = {
+    "SCOPE_TOO_NARROW": "take a token with more scope, or ask an administrator of the project for one",
+    "QUOTA_EXCEEDED": "free some of the project's share, or have the server's quota raised",
+    "RATE_LIMITED": "call less often, or have the server's limits raised",
+}
 _HINTS = {
+    grpc.StatusCode.UNAUTHENTICATED: "give a good token in PARETOPRESS_TOKEN; an administrator makes one with `tokens create`",
     grpc.StatusCode.UNAVAILABLE: "is the server running? start one with `paretopress serve`, or name another with --address",
     grpc.StatusCode.NOT_FOUND: "the `list` commands show what there is",
     grpc.StatusCode.ALREADY_EXISTS: "choose another id, or delete the old one first",
@@ -85,15 +94,19 @@ def from_rpc_error(error: grpc.RpcError) -> RequestRefusedError:
     reason, request_id = "", ""
     problems: list[FieldProblem] = []
     metadata: dict[str, str] = {}
+    retry_after_s: float | None = None
     for detail in status.details:
         info, request, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RequestInfo(), error_details_pb2.BadRequest()
+        retry = error_details_pb2.RetryInfo()
         if detail.Unpack(info):
             reason, metadata = info.reason, dict(info.metadata)
         elif detail.Unpack(request):
             request_id = request.request_id
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
         elif detail.Unpack(bad):
             problems += [FieldProblem(v.field, v.description) for v in bad.field_violations]
     if code is grpc.StatusCode.UNIMPLEMENTED:
         message = f"the server does not know this call ({message})"
     kind = ServerUnavailableError if code is grpc.StatusCode.UNAVAILABLE else RequestRefusedError
-    return kind(code, message, reason, problems, metadata, request_id)
+    return kind(code, message, reason, problems, metadata, request_id, retry_after_s)

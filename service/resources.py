@@ -13,9 +13,23 @@ _ID = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 ID_RULE = "1 to 63 of a-z, 0-9 and inner hyphens"
 
 
+def project_of(name: str) -> str | None:
+    """The project that a resource's name begins with; None if it begins with none.
+
+    Whatever one of the classes below parses, this finds the same project in.
+    """
+    match = re.match(rf"{ProjectName.pattern}(?:/|\Z)", name)
+    return match["project"] if match else None
+
+
 def is_resource_id(text: str) -> bool:
     """Whether the text can be the last part of a name."""
     return re.fullmatch(_ID, text) is not None
+
+
+def work_folder_name(search_name: str) -> str:
+    """Name of the folder with a search's checkpoints."""
+    return search_name.replace("/", "-")
 
 
 def new_id(prefix: str) -> str:
@@ -88,6 +102,16 @@ class CalibrationName(TargetName):
 
     pattern: ClassVar[str] = f"{TargetName.pattern}/calibrations/(?P<calibration>{_ID})"
     shape: ClassVar[str] = "projects/{project}/targets/{target}/calibrations/{calibration}"
+
+
+@dataclass(frozen=True)
+class TokenName(ProjectName):
+    """``projects/{project}/tokens/{token}``."""
+
+    token: str
+
+    pattern: ClassVar[str] = f"{ProjectName.pattern}/tokens/(?P<token>{_ID})"
+    shape: ClassVar[str] = "projects/{project}/tokens/{token}"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,7 +23,35 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PARETOPRESS_", frozen=True, populate_by_name=True)
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on. There is no authentication: keep it on loopback.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; others than loopback need TLS and authentication.")
+    auth: Literal["none", "tokens"] = Field(
+        default="none", description="Who is let in: none: everybody; tokens: bearers of API tokens, and of JWTs where configured."
+    )
+    allow_insecure: bool = Field(default=False, description="Listen beyond loopback without TLS or authentication all the same.")
+    tls_certificate: Path | None = Field(default=None, description="PEM file of the server's certificate chain; read when changed.")
+    tls_private_key: Path | None = Field(default=None, description="PEM file of its private key.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM file of authorities; only clients with a certificate of theirs may connect (mTLS)."
+    )
+    certificate_principals: dict[str, str] = Field(
+        default={}, description="JSON: common names and URIs of client certificates, each with project:scope."
+    )
+    jwt_issuer: str = Field(default="", description="Issuer (iss) of JSON web tokens that are taken.")
+    jwt_audience: str = Field(default="", description="Their audience (aud).")
+    jwt_jwks_url: str = Field(default="", description="Where the issuer's public keys are; https.")
+    jwt_public_key: Path | None = Field(default=None, description="PEM file of the issuer's public key, instead of the address.")
+    jwt_project_claim: str = Field(default="paretopress_project", description="Claim with the project or projects; * is every one.")
+    jwt_scope_claim: str = Field(default="scope", description="Claim with read, write or admin (paretopress:read, ... too).")
+    quota_stored_bytes: int = Field(default=0, ge=0, description="Bytes that a project may store; 0: no limit.")
+    quota_concurrent_searches: int = Field(
+        default=0, ge=0, description="Searches of a project that may wait or run at once; 0: no limit."
+    )
+    quota_trial_hours: float = Field(default=0.0, ge=0, description="Hours of searching of a project within 24 hours; 0: no limit.")
+    rate_calls_per_s: float = Field(default=0.0, ge=0, description="Calls a second of one caller; 0: no limit.")
+    max_streams: int = Field(
+        default=10_000, ge=0, description="Uploads, watches and downloads that one caller may have open; 0: no limit."
+    )
+    audit_retention_days: float = Field(default=365.0, ge=0, description="Days for which the audit log is kept; 0: for ever.")
     port: int = Field(default=50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(default_factory=_default_data_dir, description="Where databases, blobs and checkpoints are kept.")
     database_url: str = Field(
@@ -87,6 +116,11 @@ class Settings(BaseSettings):
     def uploads_dir(self) -> Path:
         """Unfinished uploads."""
         return self.data_dir.absolute() / "uploads"
+
+    @property
+    def audit_dir(self) -> Path:
+        """The audit log, one file a day."""
+        return self.data_dir.absolute() / "audit"
 
     @property
     def targets_dir(self) -> Path:

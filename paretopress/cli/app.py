@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from paretopress.cli import candidates, datasets, models, searches, targets
+from paretopress.cli import candidates, datasets, models, searches, targets, tokens
 from paretopress.cli.context import CliState, wants_json
 from paretopress.cli.search import search
 from paretopress.cli.serve import serve
 from paretopress.client import DEFAULT_ADDRESS, DEFAULT_PROJECT
+from paretopress.credentials import Credentials
 from paretopress.errors import ClientError, RequestRefusedError
 
 EXIT_REFUSED = 2
@@ -30,6 +31,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(targets.app, name="targets")
 app.add_typer(searches.app, name="searches")
 app.add_typer(candidates.app, name="candidates")
+app.add_typer(tokens.app, name="tokens")
 app.command()(search)
 app.command()(serve)
 
@@ -39,9 +41,22 @@ def connect(
     context: typer.Context,
     address: Annotated[str, typer.Option(envvar="PARETOPRESS_ADDRESS", help="host:port of the server")] = DEFAULT_ADDRESS,
     project: Annotated[str, typer.Option(envvar="PARETOPRESS_PROJECT", help="projects/{project}")] = DEFAULT_PROJECT,
+    token: Annotated[
+        str, typer.Option(envvar="PARETOPRESS_TOKEN", help="API token; better in the variable, which `ps` does not show")
+    ] = "",
+    ca_certificate: Annotated[
+        str, typer.Option(envvar="PARETOPRESS_CA_CERTIFICATE", help="PEM file of the server's authority, or system; turns TLS on")
+    ] = "",
+    client_certificate: Annotated[
+        str, typer.Option(envvar="PARETOPRESS_CLIENT_CERTIFICATE", help="PEM file, for servers that ask for one")
+    ] = "",
+    client_key: Annotated[str, typer.Option(envvar="PARETOPRESS_CLIENT_KEY", help="PEM file of its key")] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", envvar="PARETOPRESS_INSECURE", help="send a token without TLS to another machine")
+    ] = False,
 ) -> None:
     """Compress a CNN to a hardware budget."""
-    context.obj = CliState(address, project)
+    context.obj = CliState(address, project, Credentials(token, ca_certificate, client_certificate, client_key, insecure))
 
 
 def run() -> None:

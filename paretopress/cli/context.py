@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from paretopress.client import Client
+from paretopress.credentials import Credentials
 from paretopress.errors import ClientError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -23,10 +24,11 @@ class CliState:
 
     address: str
     project: str
+    credentials: Credentials = field(default_factory=Credentials)
 
     def client(self) -> Client:
         """A connection; use it in a ``with`` block."""
-        return Client(self.address, self.project)
+        return Client(self.address, self.project, **vars(self.credentials))
 
     def full_name(self, collection: str, text: str) -> str:
         """``m-12ab`` becomes ``projects/default/models/m-12ab``; a full name stays."""

@@ -15,7 +15,7 @@ from paretopress.cli.context import UsageError
 
 def serve(
     port: Annotated[int | None, typer.Option(help="port to listen on; 0 = a free one")] = None,
-    host: Annotated[str | None, typer.Option(help="address to listen on; there is no authentication: keep it on loopback")] = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on; beyond loopback, TLS and tokens must be set")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="where everything is kept")] = None,
     dataset_root: Annotated[list[Path] | None, typer.Option(help="folder that datasets may be read from; repeat")] = None,
     mlflow_ui: Annotated[bool, typer.Option(help="show MLflow in a web page on loopback")] = True,

@@ -91,7 +91,7 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
         facts = self._importer.dataset(path, request)
         sha256, size = _file_digest(path) if path.is_file() else (facts["data_sha256"], 0)
         new = NewInput(request.name, request.project, request.display_name, request.format, sha256, size, facts)
-        return self._datasets.add(new, request_id, digest)
+        return self._datasets.add(new, request_id, digest, announced=False)
 
     async def QueryDatasetUpload(self, request: upload_pb2.QueryUploadRequest, context: Any) -> upload_pb2.UploadStatus:
         """Committed size."""

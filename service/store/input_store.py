@@ -18,6 +18,7 @@ from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError,
 from service.store import requests
 from service.store.database import Database
 from service.store.pages import Page, PageRequest
+from service.store.quotas import NO_QUOTAS, Quotas
 from service.store.schema import InputRow, SearchRow
 
 InputKind = Literal["model", "dataset"]
@@ -51,20 +52,26 @@ class StoredInput(NewInput):
 class InputStore:
     """All models, or all datasets."""
 
-    def __init__(self, database: Database, kind: InputKind) -> None:
+    def __init__(self, database: Database, kind: InputKind, quotas: Quotas = NO_QUOTAS) -> None:
         self._database = database
+        self._quotas = quotas
         self.kind = kind
 
-    def add(self, new: NewInput, request_id: str = "", digest: str = "") -> StoredInput:
+    def add(self, new: NewInput, request_id: str = "", digest: str = "", announced: bool = True) -> StoredInput:
         """Store one, together with the answer to its ``request_id``.
+
+        Args:
+            announced: it was uploaded, so its size was checked against the project's quota when the upload began.
 
         Raises:
             AlreadyExistsError: the name is taken.
+            QuotaExceededError: the project may not store so much.
         """
         try:
             with self._database.write() as session:
                 known = requests.recall(session, new.project, f"upload_{self.kind}", request_id, digest)
                 if known is None:
+                    self._quotas.check_bytes(session, new.project, 0 if announced else new.size_bytes)
                     values = {k: v for k, v in vars(new).items() if k != "facts"}
                     facts = json.dumps(dict(new.facts), sort_keys=True)
                     session.add(InputRow(kind=self.kind, facts_json=facts, create_time=time.time(), **values))

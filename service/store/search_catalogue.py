@@ -19,6 +19,7 @@ from service.store import requests
 from service.store.database import Database
 from service.store.events import append_events
 from service.store.pages import Page, PageRequest
+from service.store.quotas import NO_QUOTAS, Quotas
 from service.store.records import candidate_from_json
 from service.store.schema import CandidateRow, EventRow, SearchRow
 
@@ -79,19 +80,22 @@ class StoredEvent:
 class SearchCatalogue:
     """All searches."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, quotas: Quotas = NO_QUOTAS) -> None:
         self._database = database
+        self._quotas = quotas
 
     def create(self, new: NewSearch, request_id: str, digest: str) -> StoredSearch:
         """Queue a search, together with the answer to its ``request_id``.
 
         Raises:
             AlreadyExistsError: the name is taken.
+            QuotaExceededError: it would be more than the project may have.
         """
         try:
             with self._database.write() as session:
                 known = requests.recall(session, new.project, "create_search", request_id, digest)
                 if known is None:
+                    self._quotas.check_search(session, new.project, new.spec.effort.max_wall_time_s)
                     session.add(row := _row(new))
                     session.flush()
                     append_events(session, row.id, [Event("state", "queued", {"state": "QUEUED"})])
@@ -142,6 +146,7 @@ class SearchCatalogue:
         Raises:
             PreconditionError: it has not ended.
             InvalidSpecError: the effort would exceed the limits.
+            QuotaExceededError: it would be more than the project may have.
         """
         with self._database.write() as session:
             row = _find(session, name)
@@ -155,6 +160,7 @@ class SearchCatalogue:
                     max_trials=spec.effort.max_trials + trials,
                     max_wall_time_s=spec.effort.max_wall_time_s + wall_time_s,
                 )
+                self._quotas.check_search(session, row.project, effort.max_wall_time_s, changed=name)
                 row.spec_json = replace(spec, effort=effort).validated().to_json()
                 row.state, row.state_message, row.end_time = "QUEUED", f"{trials} more trials", None
                 row.cancel_requested, row.revision = False, row.revision + 1

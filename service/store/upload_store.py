@@ -17,6 +17,7 @@ from search.errors import FieldViolation
 from service.errors import DigestMismatchError, InvalidRequestError, NotFoundError, TooLargeError, UploadConflictError
 from service.store.database import Database
 from service.store.input_store import InputKind
+from service.store.quotas import NO_QUOTAS, Quotas
 from service.store.schema import UploadRow
 
 STALE_AFTER_S = 7 * 24 * 3600.0
@@ -56,8 +57,9 @@ class UploadProgress:
 class UploadStore:
     """Partial files in a folder and their rows. One stream at a time may write an upload."""
 
-    def __init__(self, database: Database, folder: Path, max_bytes: int) -> None:
+    def __init__(self, database: Database, folder: Path, max_bytes: int, quotas: Quotas = NO_QUOTAS) -> None:
         self._database = database
+        self._quotas = quotas
         self._folder = folder
         self._max_bytes = max_bytes
         self._writing: set[Path] = set()
@@ -69,6 +71,7 @@ class UploadStore:
 
         Raises:
             InvalidRequestError, TooLargeError: the announcement itself is wrong.
+            QuotaExceededError: the project may not store so much.
             UploadConflictError: ``offset`` is not the committed size, or the upload was announced as another file.
         """
         if spec.violations():
@@ -86,6 +89,7 @@ class UploadStore:
         with self._database.write() as session:
             row = session.scalar(select(UploadRow).filter_by(**key))
             if row is None:
+                self._quotas.check_bytes(session, spec.project, spec.size_bytes)
                 session.add(UploadRow(**key, size_bytes=spec.size_bytes, sha256=spec.sha256, resource="", update_time=time.time()))
             elif (row.size_bytes, row.sha256) != (spec.size_bytes, spec.sha256):
                 raise UploadConflictError(f"upload {spec.upload_id!r} was announced as another file; take a new upload_id")
