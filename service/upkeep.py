@@ -38,7 +38,8 @@ class Upkeep:
         self._stopping = threading.Event()
         self._uploads = UploadStore(database, settings.uploads_dir, settings.max_upload_bytes)
         self._lease = UpkeepLease(database, "collect", process_identity(), EVERY_S, _LEASE_S)
-        self._collector = Collector(database, blobs, self._uploads, retention_policy(settings), self._stopping.wait)
+        stores = (database, blobs, self._uploads, settings.work_dir)
+        self._collector = Collector(*stores, retention_policy(settings), self._stopping.wait)
         # Not one of the threads that answer calls: those are few, and this takes long.
         self._thread = threading.Thread(target=self._work, name="upkeep", daemon=True)
 

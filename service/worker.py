@@ -26,9 +26,10 @@ from search.protocols import Event
 from search.spec import SearchSpec
 from search.tracking.base import Tracker
 from service.calibrating import Calibrator, Progress, ShouldStop
-from service.errors import ServiceError
+from service.errors import ServiceError, StoreUnavailableError
 from service.leases import kept_lease
 from service.processes import MARKER, die_with_parent, end_process_group
+from service.resources import work_folder_name
 from service.settings import Settings
 from service.store.blobs import blob_store
 from service.store.database import Database
@@ -111,13 +112,20 @@ class Worker:
         """Work until stopped."""
         idle_since = time.monotonic()
         while not self._stopping.is_set():
-            if self._calibrator.run_next() or self.run_next():
+            if self._ran_something():
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > _CALIBRATE_AFTER_IDLE_S:
                 self._calibrator.run_idle()
                 self._stopping.wait(_POLL_S)
             else:
                 self._stopping.wait(_POLL_S)
+
+    def _ran_something(self) -> bool:
+        try:
+            return self._calibrator.run_next() or self.run_next()
+        except StoreUnavailableError as error:
+            _LOG.warning("waiting for the store: %s", error)
+            return False
 
     def run_next(self) -> bool:
         """Run one search, if one waits."""
@@ -134,6 +142,9 @@ class Worker:
             self._end_process_groups(claimed.process_groups)
             self._queue.forget_process_groups(claimed.search_id)
             outcome = self._outcome(claimed)
+        except StoreUnavailableError as error:
+            # No failure of the search: its lease ends, and whoever takes it goes on from what is stored.
+            _LOG.warning("letting go of %s: %s", claimed.name, error)
         except (SearchError, TechniqueError, HardwareModelError, ServiceError) as error:
             _LOG.warning("%s failed: %s", claimed.name, error)
             self._give_up(claimed, str(error))
@@ -169,7 +180,7 @@ class Worker:
             blobs=self._blobs,
             tracker=self._tools.tracker(self._settings),
             predictor_json=self._predictor(claimed.spec.target, store),
-            work_dir=self._settings.work_dir / claimed.name.replace("/", "-"),
+            work_dir=self._settings.work_dir / work_folder_name(claimed.name),
             ray_address=self._settings.ray_address,
             cpus=self._settings.cpus,
             dataset_notes=claimed.dataset_notes,

@@ -71,7 +71,7 @@ class FsspecBlobStore:
     def put_bytes(self, data: bytes) -> str:
         """Store and return the sha256, hexadecimal."""
         digest = hashlib.sha256(data).hexdigest()
-        with self._typed(digest):
+        with self._typed():
             if not self._made_young(digest):
                 self._write(digest, lambda place: self._filesystem.pipe_file(place, data))
         return digest
@@ -81,7 +81,7 @@ class FsspecBlobStore:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         options = _S3_PARTS if self._is_s3 else {}
-        with self._typed(digest):
+        with self._typed():
             if not self._made_young(digest):
                 self._write(digest, lambda place: self._filesystem.put_file(str(path), place, **options))
         return digest
@@ -92,7 +92,7 @@ class FsspecBlobStore:
         Raises:
             KeyError: no such blob.
         """
-        with self._typed(digest):
+        with self._typed(), self._known(digest):
             data: bytes = self._filesystem.cat_file(self._place(digest))
             return data
 
@@ -102,7 +102,7 @@ class FsspecBlobStore:
         Raises:
             KeyError: no such blob.
         """
-        with self._typed(digest):
+        with self._typed(), self._known(digest):
             place = self._place(digest)
             if not self._is_local:
                 cache = BlobCache(self.cache_dir, self.cache_bytes)
@@ -113,7 +113,7 @@ class FsspecBlobStore:
 
     def exists(self, digest: str) -> bool:
         """Whether the blob is there."""
-        with self._typed(digest):
+        with self._typed():
             return bool(self._filesystem.exists(self._place(digest)))
 
     def delete(self, digest: str, older_than: float | None = None) -> bool:
@@ -122,26 +122,22 @@ class FsspecBlobStore:
         Args:
             older_than: leave it if it was written, or put again, at this time or later (seconds since the epoch).
         """
-        with self._typed(digest), contextlib.suppress(FileNotFoundError), self._deleting():
+        with self._typed(), contextlib.suppress(FileNotFoundError), self._deleting():
             place = self._place(digest)
-            if older_than is None or self._modified(self._filesystem.info(place)) < older_than:
+            modified = self._modified(self._filesystem.info(place))
+            if older_than is None or modified < older_than:
                 self._filesystem.rm_file(place)
                 return True
         return False
 
     def iterate(self) -> Iterator[BlobFacts]:
         """All blobs, in no certain order; one folder's list at a time is in memory."""
-        for number in range(256):
-            shard = f"{self._root}/{number:02x}"
-            with self._typed():
-                try:
-                    entries = self._filesystem.ls(shard, detail=True)
-                except FileNotFoundError:
-                    continue
-            for entry in entries:
-                name = str(entry["name"]).rpartition("/")[2]
-                if _is_digest(name):
-                    yield BlobFacts(name, int(entry["size"] or 0), self._modified(entry))
+        for shard in self._listed(self._root):
+            if shard["type"] == "directory":
+                for entry in self._listed(shard["name"]):
+                    name = str(entry["name"]).rpartition("/")[2]
+                    if _is_digest(name):
+                        yield BlobFacts(name, int(entry["size"] or 0), self._modified(entry))
 
     def remove_leftovers(self, older_than: float) -> int:
         """Remove half-written files that processes left behind when they were killed; returns how many."""
@@ -182,7 +178,16 @@ class FsspecBlobStore:
 
     @property
     def _is_s3(self) -> bool:
-        return "s3" in _protocols(self._filesystem)
+        return "s3" in self._protocols
+
+    @property
+    def _has_whole_objects(self) -> bool:
+        return not self._protocols.isdisjoint(_WHOLE_OBJECTS)
+
+    @property
+    def _protocols(self) -> frozenset[str]:
+        protocol = self._filesystem.protocol
+        return frozenset({protocol} if isinstance(protocol, str) else protocol)
 
     @cached_property
     def _probe(self) -> Probe:
@@ -190,7 +195,7 @@ class FsspecBlobStore:
 
     def _try_out(self) -> None:
         place, text = f"{self._root}/probe-{secrets.token_hex(8)}", b"paretopress"
-        if self._is_local:
+        if not self._has_whole_objects:
             self._filesystem.makedirs(self._root, exist_ok=True)
         try:
             self._filesystem.pipe_file(place, text)
@@ -205,9 +210,17 @@ class FsspecBlobStore:
             raise KeyError(f"not a sha256: {digest!r}")
         return f"{self._root}/{digest[:2]}/{digest}"
 
+    def _listed(self, place: str) -> list[dict[str, Any]]:
+        with self._typed():
+            try:
+                entries: list[dict[str, Any]] = self._filesystem.ls(place, detail=True)
+            except FileNotFoundError:
+                return []
+            return entries
+
     def _write(self, digest: str, write: Any) -> None:
         place = self._place(digest)
-        if _protocols(self._filesystem) & _WHOLE_OBJECTS:
+        if self._has_whole_objects:
             write(place)
             return
         self._filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
@@ -263,11 +276,16 @@ class FsspecBlobStore:
         return modified.timestamp()
 
     @contextlib.contextmanager
-    def _typed(self, digest: str = "") -> Iterator[None]:
+    def _known(self, digest: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError:
             raise KeyError(f"no blob {digest}") from None
+
+    @contextlib.contextmanager
+    def _typed(self) -> Iterator[None]:
+        try:
+            yield
         except (KeyError, StoreUnavailableError):
             raise
         except Exception as error:
@@ -280,11 +298,6 @@ class FsspecBlobStore:
 def blob_store(settings: Settings) -> FsspecBlobStore:
     """The store that the settings name; one folder of copies per data directory."""
     return FsspecBlobStore(settings.resolved_blob_url, settings.data_dir.absolute() / "blob-cache", settings.blob_cache_bytes)
-
-
-def _protocols(filesystem: Any) -> frozenset[str]:
-    protocol = filesystem.protocol
-    return frozenset({protocol} if isinstance(protocol, str) else protocol)
 
 
 def _is_digest(text: str) -> bool:

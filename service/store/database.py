@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep as pause
 from typing import Any
 
 from alembic import command
@@ -121,7 +122,7 @@ class Database:
             except BaseException:
                 session.close()
                 raise
-            time.sleep(pause_s)
+            pause(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 

@@ -3,6 +3,7 @@
 - Searches that ended ``searches_s`` ago, with their candidates and events.
 - Answers to requests with a ``request_id``, and finished uploads' rows, after ``requests_s``.
 - Unfinished uploads that nobody touched for a week.
+- Work folders of searches that were deleted.
 - Blobs that no row speaks of and that were written, or written again, ``blob_grace_s`` ago.
 
 A blob is written before the row that speaks of it. It is safe in between because writing makes it young, also if it was there
@@ -12,13 +13,16 @@ has ended by then.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import ColumnElement, delete, func, select
 
+from service.resources import work_folder_name
 from service.store.blobs import BlobFacts, FsspecBlobStore
 from service.store.database import Database
 from service.store.references import referenced_digests
@@ -47,12 +51,14 @@ class Collected:
     searches: int = 0
     requests: int = 0
     uploads: int = 0
+    work_folders: int = 0
     blobs: int = 0
     blob_bytes: int = 0
 
     def __str__(self) -> str:
         size = f"{self.blob_bytes / 1e6:,.1f} MB"
-        return f"{self.searches} searches, {self.requests} answers, {self.uploads} uploads, {self.blobs} blobs ({size})"
+        rows = f"{self.searches} searches, {self.requests} answers, {self.uploads} uploads"
+        return f"{rows}, {self.work_folders} work folders, {self.blobs} blobs ({size})"
 
 
 class Collector:
@@ -60,6 +66,7 @@ class Collector:
 
     Args:
         uploads: this machine's unfinished uploads.
+        work_dir: this machine's checkpoints, a folder per search.
         wait: waits some seconds between the two looks at a blob; returns True when it should give up instead.
     """
 
@@ -68,12 +75,14 @@ class Collector:
         database: Database,
         blobs: FsspecBlobStore,
         uploads: UploadStore,
+        work_dir: Path,
         policy: RetentionPolicy,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
         self._database = database
         self._blobs = blobs
         self._uploads = uploads
+        self._work_dir = work_dir
         self._policy = policy
         self._wait = wait or threading.Event().wait
 
@@ -83,10 +92,11 @@ class Collector:
         searches = self._searches(now, dry_run)
         requests = self._requests(now, dry_run)
         uploads = self._uploads.stale_count(now) if dry_run else self._uploads.remove_stale(now)
+        folders = self._work_folders(dry_run)
         blobs = self._blobs_to_go(now, dry_run)
         if not dry_run:
             self._blobs.remove_leftovers(now - self._policy.blob_grace_s)
-        return Collected(searches, requests, uploads, len(blobs), sum(blob.size_bytes for blob in blobs))
+        return Collected(searches, requests, uploads, folders, len(blobs), sum(blob.size_bytes for blob in blobs))
 
     def _searches(self, now: float, dry_run: bool) -> int:
         if self._policy.searches_s is None:
@@ -122,6 +132,18 @@ class Collector:
         with self._database.write() as session:
             removed += int(session.execute(delete(UploadRow).where(*finished)).rowcount)  # type: ignore[attr-defined]
         return removed
+
+    def _work_folders(self, dry_run: bool) -> int:
+        # Listed first: a search has a row before it has a folder.
+        folders = list(self._work_dir.glob("projects-*-searches-*"))
+        if not folders:
+            return 0
+        with self._database.read() as session:
+            known = {work_folder_name(name) for name in session.scalars(select(SearchRow.name))}
+        unknown = [folder for folder in folders if folder.name not in known]
+        for folder in unknown if not dry_run else ():
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(unknown)
 
     def _blobs_to_go(self, now: float, dry_run: bool) -> list[BlobFacts]:
         limit = now - self._policy.blob_grace_s

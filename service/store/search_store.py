@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from search.protocols import CandidateRecord, Event
-from service.errors import ServiceError
+from service.errors import ServiceError, StoreUnavailableError
 from service.store.database import Database
 from service.store.events import append_events
 from service.store.records import candidate_from_json, candidate_to_json
 from service.store.schema import CandidateRow, PhaseRow, ProcessGroupRow, SearchRow
 
 STOP_CACHE_S = 0.4
+_ATTEMPTS = 3
 
 
 class LeaseLostError(ServiceError):
@@ -42,11 +44,8 @@ class SqlCandidateStore:
     def save_candidate(self, record: CandidateRecord, events: Sequence[Event] = ()) -> None:
         """Insert or replace a candidate and append events, in one transaction."""
         key = {"search_id": self._search_id, "candidate_id": record.candidate_id}
-        text = candidate_to_json(record)
-        with self._database.write() as session:
-            self._check_lease(session)
-            session.merge(CandidateRow(**key, trial_number=record.trial_number, state=record.state, record_json=text))
-            append_events(session, self._search_id, events)
+        values = {"trial_number": record.trial_number, "state": record.state, "record_json": candidate_to_json(record)}
+        self._write(lambda session: session.merge(CandidateRow(**key, **values)), events)
 
     def candidates(self) -> Sequence[CandidateRecord]:
         """All candidates, by trial number."""
@@ -57,15 +56,12 @@ class SqlCandidateStore:
 
     def append(self, event: Event) -> None:
         """Append an event."""
-        with self._database.write() as session:
-            self._check_lease(session)
-            append_events(session, self._search_id, [event])
+        self._write(lambda session: None, [event])
 
     def save_phase(self, name: str, value: Mapping[str, Any]) -> None:
         """Remember the result of a phase."""
-        with self._database.write() as session:
-            self._check_lease(session)
-            session.merge(PhaseRow(search_id=self._search_id, name=name, value_json=json.dumps(dict(value), sort_keys=True)))
+        text = json.dumps(dict(value), sort_keys=True)
+        self._write(lambda session: session.merge(PhaseRow(search_id=self._search_id, name=name, value_json=text)))
 
     def phase(self, name: str) -> Mapping[str, Any] | None:
         """What `save_phase` stored, or None."""
@@ -88,14 +84,34 @@ class SqlCandidateStore:
 
     def record_process_group(self, pgid: int) -> None:
         """Remember a process group, so that a restarted worker can end it."""
-        with self._database.write() as session:
-            self._check_lease(session)
-            session.add(ProcessGroupRow(search_id=self._search_id, pgid=pgid, boot_id=boot_id()))
+        row = {"search_id": self._search_id, "pgid": pgid, "boot_id": boot_id()}
+        self._write(lambda session: session.add(ProcessGroupRow(**row)))
 
-    def _check_lease(self, session: Any) -> None:
+    def _write(self, change: Callable[[Session], object], events: Sequence[Event] = ()) -> None:
+        """Change rows and append events in one transaction, exactly once: also if the connection breaks in the middle.
+
+        Whether a commit that got no answer took place is told by the number of events: only the lease's owner appends any.
+        """
+        before: int | None = None
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            try:
+                with self._database.write() as session:
+                    last_sequence = self._leased(session).last_sequence
+                    if before is not None and last_sequence > before:
+                        return
+                    before = last_sequence
+                    change(session)
+                    append_events(session, self._search_id, events)
+                return
+            except StoreUnavailableError:
+                if not attempts_left:
+                    raise
+
+    def _leased(self, session: Session) -> SearchRow:
         row = session.get(SearchRow, self._search_id)
         if row is None or row.lease_owner != self._owner:
             raise LeaseLostError("this worker's lease on the search has ended")
+        return row
 
 
 def boot_id() -> str:

@@ -1,26 +1,25 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.orm import Session
 
 from search.environment import SearchOutcome
-from search.protocols import BlobStore, CandidateStore, Event
+from search.protocols import CandidateStore, Event
 from search.spec import Budget, SearchSpec
-from service.errors import NotFoundError
+from service.errors import AlreadyExistsError, NotFoundError, StoreUnavailableError
 from service.processes import MARKER, end_process_group, members
-from service.store.blobs import FsspecBlobStore
 from service.store.database import Database
+from service.store.pages import PageRequest
 from service.store.records import candidate_from_json, candidate_to_json
 from service.store.schema import Base
 from service.store.search_catalogue import NewSearch, SearchCatalogue, StoredSearch
@@ -102,6 +101,81 @@ def test_only_one_worker_claims_a_search(database: Database) -> None:
     assert sorted(claimed) == [f"projects/p/searches/s{i}" for i in range(3)]
 
 
+CLAIMS_ALL = """
+import sys
+from service.store.database import Database
+from service.store.search_queue import SearchQueue, process_identity
+queue = SearchQueue(Database(sys.argv[1]), process_identity() + sys.argv[2], 1000.0)
+print("ready", flush=True)
+sys.stdin.readline()
+while (claimed := queue.claim()) is not None:
+    print(claimed.name, flush=True)
+"""
+
+
+def test_several_processes_claim_each_search_once(database: Database) -> None:
+    names = [add_search(database, f"s{number}").name for number in range(20)]
+    command = [sys.executable, "-c", CLAIMS_ALL, database.url]
+    # Owners that differ from the process itself: a claimed search must not look like a dead worker's when its process has ended.
+    workers = [
+        subprocess.Popen([*command, f"|{number}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for number in range(3)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    claimed = [line for worker in workers for line in worker.communicate(timeout=60)[0].split()]
+    assert sorted(claimed) == sorted(names)
+
+
+def test_a_race_of_one_request_id_gives_everybody_the_same_search(database: Database) -> None:
+    catalogue, answers = SearchCatalogue(database), []
+    start = threading.Barrier(20)
+
+    def create(number: int) -> None:
+        new = NewSearch(f"projects/p/searches/s{number}", "p", "", "m", "d", SPEC, 60.0)
+        start.wait()
+        answers.append(catalogue.create(new, "once", "f" * 64).name)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 20
+    assert len(set(answers)) == 1
+    assert len(catalogue.list("p", PageRequest(50, None, "")).items) == 1
+    with pytest.raises(AlreadyExistsError, match="another create_search request"):
+        catalogue.create(NewSearch("projects/p/searches/other", "p", "", "m", "d", SPEC, 60.0), "once", "0" * 64)
+
+
+@pytest.mark.parametrize("breaks", ["before", "after"], ids=["before the commit", "after the commit"])
+def test_a_connection_that_breaks_in_the_middle_repeats_nothing(
+    database: Database, breaks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows whether a commit that got no answer took place; the store finds out."""
+    store, _, _ = claimed_store(database)
+    commit, broken = Session.commit, []
+
+    def commit_with_a_break(session: Session) -> None:
+        if breaks == "after" or broken:
+            commit(session)
+        if not broken:
+            broken.append(True)
+            raise StoreUnavailableError("the connection broke")
+
+    monkeypatch.setattr(Session, "commit", commit_with_a_break)
+    store.save_candidate(record(1), [Event("candidate", "one"), Event("front", "front")])
+    store.append(Event("phase", "next"))
+    assert broken
+    events = SearchCatalogue(database).events_after("projects/p/searches/s", 2)
+    assert [(e.sequence, e.message) for e in events] == [(3, "one"), (4, "front"), (5, "next")]
+    assert len(store.candidates()) == 1
+
+
 def test_an_expired_lease_is_taken_over_and_its_owner_writes_no_more(database: Database) -> None:
     search_id = add_search(database).search_id
     first = SearchQueue(database, "first", 0.05)
@@ -175,41 +249,6 @@ def test_only_marked_process_groups_are_ended(database: Database, tmp_path: Path
         for process in (ours, foreign):
             process.kill()
             process.wait()
-
-
-def local_blobs(folder: Path) -> FsspecBlobStore:
-    return FsspecBlobStore(str(folder / "blobs"))
-
-
-def remote_blobs(folder: Path) -> FsspecBlobStore:
-    return FsspecBlobStore(f"memory://{folder.name}", folder / "cache")
-
-
-@pytest.mark.parametrize("make", [local_blobs, remote_blobs], ids=["local", "memory"])
-def test_the_blob_store_keeps_its_contract(make: Callable[[Path], FsspecBlobStore], tmp_path: Path) -> None:
-    blobs: BlobStore = make(tmp_path)
-    digest = blobs.put_bytes(b"data")
-    assert blobs.put_bytes(b"data") == digest
-    assert blobs.get_bytes(digest) == b"data"
-    assert blobs.exists(digest)
-    (tmp_path / "file").write_bytes(b"more data")
-    other = blobs.put_file(tmp_path / "file")
-    copy = pickle.loads(pickle.dumps(blobs))
-    assert copy.local_path(other).read_bytes() == b"more data"
-    assert copy.get_bytes(other) == b"more data"
-    missing = "0" * 64
-    assert not blobs.exists(missing)
-    for read in (blobs.get_bytes, blobs.local_path):
-        with pytest.raises(KeyError):
-            read(missing)
-    with pytest.raises(KeyError):
-        blobs.get_bytes("../../etc/passwd")
-
-
-def test_a_local_blob_store_leaves_no_partial_files(tmp_path: Path) -> None:
-    digest = local_blobs(tmp_path).put_bytes(b"data")
-    files = [p for p in (tmp_path / "blobs").rglob("*") if p.is_file()]
-    assert [p.name for p in files] == [digest]
 
 
 def test_an_outcome_is_stored_before_it_is_announced(database: Database) -> None:
