@@ -61,13 +61,14 @@ class LatencyPricing:
         self, model: StoredInput, preferences: Sequence[_Preferences], batch_size: int, recipe_json: str
     ) -> list[OperatorGraph]:
         distinct = list(dict.fromkeys(preferences)) if recipe_json else [preferences[0]]
+        network = self._blobs.local_path(model.facts["canonical_sha256"])
         arguments = {
-            "network_path": str(self._blobs.local_path(model.facts["canonical_sha256"])),
+            "network_path": str(network),
             "recipe_json": recipe_json,
             "batch_size": batch_size,
             "preferences": [vars(one) for one in distinct],
         }
-        answer = run_in_sandbox("service.child_functions:describe_with_recipe", arguments)
+        answer = run_in_sandbox("service.child_functions:describe_with_recipe", arguments, readable=[network])
         if "refused" in answer:
             raise InvalidRequestError.of("recipe_json", answer["refused"])
         graphs = dict(zip(distinct, map(OperatorGraph.from_json, answer["graphs"]), strict=True))

@@ -20,6 +20,7 @@ from techniques import graph_rewrites, network_checks, pt2_archive, pt2_loader
 from techniques.errors import UnsupportedNetworkError
 from techniques.lift_modules import BUILDERS, RETURNS_TUPLE
 from techniques.network import Network
+from techniques.pt2_limits import DEFAULT_LIMITS, ArchiveLimits
 
 _NAMESPACES = ("aten", "quantized_decomposed")
 _SYMBOLIC = ("_operator", "math", "torch")
@@ -59,23 +60,23 @@ def _export(module: nn.Module, example: Tensor) -> ExportedProgram:
             raise UnsupportedNetworkError(f"torch.export cannot trace {type(module).__name__}: {first_line}") from error
 
 
-def from_pt2(path: Path | str) -> Network:
+def from_pt2(path: Path | str, limits: ArchiveLimits = DEFAULT_LIMITS) -> Network:
     """Read a ``torch.export`` archive: checked entry by entry, rebuilt without anything pickled, loaded, lifted.
 
     Raises:
         UnsafeModelError: the archive holds something that could run, or breaks a limit.
         UnsupportedNetworkError: it is a sound archive of a network that cannot be lifted.
     """
-    contents = pt2_archive.check(Path(path))
+    contents = pt2_archive.check(Path(path), limits)
     program = pt2_loader.load(contents)
-    network = from_exported_program(program)
+    network = from_exported_program(program, limits.input_elements)
     facts = dict(contents.network_facts)
     if network.size_is_free:  # what was found here counts; the file may only word it better
         facts.pop("size_note", None)
     return replace(network, **facts)
 
 
-def from_exported_program(program: ExportedProgram) -> Network:
+def from_exported_program(program: ExportedProgram, max_input_elements: int = DEFAULT_LIMITS.input_elements) -> Network:
     """Lift an exported program. Its batch may be fixed; the network's never is.
 
     Raises:
@@ -88,6 +89,7 @@ def from_exported_program(program: ExportedProgram) -> Network:
     exported_shape = placeholder.meta["val"].shape
     batch = exported_shape[0]
     input_shape = tuple(_hint(s) for s in exported_shape[1:])
+    network_checks.check_input_size((batch if isinstance(batch, int) else 2, *input_shape), max_input_elements)
     images = torch.randn(batch if isinstance(batch, int) else 2, *input_shape, generator=torch.Generator().manual_seed(0))
     reference = None if _is_training(graph_module) else _reference(graph_module, images)
 
@@ -165,8 +167,12 @@ def _reference(graph_module: fx.GraphModule, images: Tensor) -> Tensor:
         if node.op == "call_module" and "guard" in str(node.target):
             graph.erase_node(node)
     plain = fx.GraphModule(graph_module, graph)
-    with torch.no_grad():
-        output = plain(images)
+    try:
+        with torch.no_grad():
+            output = plain(images)
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise UnsupportedNetworkError(f"the program does not run on {tuple(images.shape)} images: {first_line}") from error
     while isinstance(output, list | tuple | dict):
         output = next(iter(output.values())) if isinstance(output, dict) else output[0]
     return output.clone()  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,17 @@ BATCHES = (1, 2, 7)
 RELATIVE_TOLERANCE = 1e-5
 _ALONE_TOLERANCE = 0.05
 """Kernels of another batch size round differently, and behind a quantiser a rounding error is a whole step."""
+
+
+def check_input_size(shape: tuple[int, ...], most: int) -> None:
+    """Refuse an input that is empty or too large to run once.
+
+    Raises:
+        UnsupportedNetworkError: with the size and the limit.
+    """
+    elements = math.prod(shape)
+    if not 0 < elements <= most or min(shape) < 1:
+        raise UnsupportedNetworkError(f"an input of shape {shape} has {elements:,} elements; 1 to {most:,} are accepted")
 
 
 class _NamingInterpreter(fx.Interpreter):
@@ -104,6 +116,8 @@ def check_outputs(network: Network, images: Tensor, reference: Tensor, tolerance
     output = _run(network, images)
     if output.shape != reference.shape:
         raise UnsupportedNetworkError(f"the lifted graph returns {tuple(output.shape)}, the original {tuple(reference.shape)}")
+    if not bool(torch.isfinite(reference).all()):
+        raise UnsupportedNetworkError("the original's outputs are not finite numbers: look for NaN or infinity in its weights")
     error = relative_error(output, reference)
     if not error <= tolerance:
         raise UnsupportedNetworkError(f"the lifted graph differs from the original by {error:.1e} of the output's scale")

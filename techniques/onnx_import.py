@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from torch import Tensor, fx
 
-from techniques import lift
+from techniques import lift, network_checks
 from techniques.errors import TechniqueError, UnsafeModelError, UnsupportedNetworkError
 from techniques.network import Network
 from techniques.onnx_operators import CONSTANT_OPERATORS, OPERATORS, GraphBuilder, UnsupportedOperatorError
@@ -36,6 +36,7 @@ class OnnxLimits:
     nodes: int = 50_000
     tensors: int = 100_000
     tensor_elements: int = 2**31
+    input_elements: int = 2**26
 
 
 def from_onnx(path: Path | str, limits: OnnxLimits | None = None) -> Network:
@@ -56,6 +57,7 @@ def from_onnx(path: Path | str, limits: OnnxLimits | None = None) -> Network:
     check_model(model, limits)
     input_name, shape = _input(model.graph)
     batch = shape[0] or _FREE_BATCH
+    network_checks.check_input_size((batch, *shape[1:]), limits.input_elements)
     size = (shape[1], shape[2], shape[3])
     graph_module = _build(model, input_name, (batch, *size))
     images = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
@@ -88,6 +90,8 @@ def check_model(model: onnx.ModelProto, limits: OnnxLimits) -> None:
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs:
                 raise UnsupportedNetworkError(f"{where}: control flow is not supported")
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                raise UnsupportedNetworkError(f"{where}: sparse tensors are not supported; export a plain graph")
             for tensor in [attribute.t, *attribute.tensors] if attribute.HasField("t") or attribute.tensors else []:
                 _check_tensor(f"{where}, attribute {attribute.name!r}", tensor, limits)
 
@@ -110,7 +114,8 @@ def _input(graph: onnx.GraphProto) -> tuple[str, tuple[int, int, int, int]]:
     kind = inputs[0].type.tensor_type
     dims = [d.dim_value if d.HasField("dim_value") else 0 for d in kind.shape.dim]
     if kind.elem_type != onnx.TensorProto.FLOAT or len(dims) != 4:
-        got = onnx.TensorProto.DataType.Name(kind.elem_type)
+        known = kind.elem_type in onnx.TensorProto.DataType.values()
+        got = onnx.TensorProto.DataType.Name(kind.elem_type) if known else f"of unknown type {kind.elem_type}"
         raise UnsupportedNetworkError(
             f"input {inputs[0].name!r} is {got} {dims}; FLOAT (batch, channels, height, width) is supported"
         )
@@ -147,8 +152,8 @@ def _build(model: onnx.ModelProto, input_name: str, shape: tuple[int, ...]) -> f
 def _array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
     try:
         return np.array(numpy_helper.to_array(tensor))
-    except (ValueError, TypeError) as error:
-        raise UnsafeModelError(f"initializer {tensor.name!r}: {str(error)[:120]}") from None
+    except (ValueError, TypeError, KeyError) as error:  # KeyError: a type that does not exist
+        raise UnsafeModelError(f"initializer {tensor.name[:120]!r}: {type(error).__name__}: {str(error)[:120]}") from None
 
 
 def _identifier(name: str) -> str:

@@ -15,6 +15,7 @@ class ArchiveLimits:
     extra_bytes: int = 1024**2
     nodes: int = 50_000
     tensor_elements: int = 2**31
+    input_elements: int = 2**26
 
 
 DEFAULT_LIMITS = ArchiveLimits()

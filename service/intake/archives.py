@@ -6,11 +6,10 @@ import os
 import stat
 import tarfile
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 
-from service.intake.errors import IntakeError, ProblemLog
+from service.intake.errors import IntakeError, ProblemLog, reason, refusing
 from service.intake.limits import IntakeLimits
 
 _CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
@@ -46,9 +45,11 @@ class FileSource(ABC):
         """Whether an entry is listed; counts it against the limits."""
         if len(self.files) + len(self.folders) >= self._limits.entry_count:
             raise IntakeError("too_large", f"the archive has more than {self._limits.entry_count:,} entries", "dataset")
-        reason = unsafe_name(name)
-        if reason:
-            self._log.error(name, reason)
+        danger = unsafe_name(name)
+        if not danger and len(name) > self._limits.text_length:
+            danger = f"a name of {len(name):,} characters; at most {self._limits.text_length:,} are taken"
+        if danger:
+            self._log.error(name, danger)
             return False
         clean = str(PurePosixPath(name))
         if any(part in _CLUTTER or part.startswith(".") for part in PurePosixPath(clean).parts):
@@ -80,10 +81,8 @@ class ZipSource(FileSource):
     def __init__(self, path: Path, limits: IntakeLimits, log: ProblemLog) -> None:
         super().__init__(path, limits, log)
         self._entries: dict[str, zipfile.ZipInfo] = {}
-        try:
-            self._archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, ValueError, OSError) as error:
-            raise IntakeError("unreadable", f"not a readable zip archive: {error}", "dataset") from error
+        with refusing("unreadable", "not a readable zip archive", "dataset"):
+            self._archive = open_zip(path, limits)
         for info in self._archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind and kind not in (stat.S_IFREG, stat.S_IFDIR):
@@ -98,8 +97,10 @@ class ZipSource(FileSource):
         try:
             with self._archive.open(self._entries[name]) as file:
                 data = file.read(self.files[name] + 1)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
-            raise ValueError(str(error)) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # five decompressors, each with errors of its own
+            raise ValueError(reason(error)) from error
         if len(data) != self.files[name]:
             raise ValueError("is not as long as the archive says")
         return data
@@ -115,27 +116,45 @@ class TarSource(FileSource):
     def __init__(self, path: Path, limits: IntakeLimits, log: ProblemLog) -> None:
         super().__init__(path, limits, log)
         self._members: dict[str, tarfile.TarInfo] = {}
-        try:
-            self._archive = tarfile.open(path, "r:*")  # noqa: SIM115 - open for the life of the source
-            for member in self._archive:
+        with refusing("unreadable", "not a readable tar archive", "dataset"):
+            kind = type("_Member", (_Member,), {"max_header_bytes": limits.header_bytes})
+            self._archive = tarfile.open(path, "r:*", tarinfo=kind)  # noqa: SIM115 - open for the life of the source
+            for count, member in enumerate(self._archive, 1):
+                if count > limits.entry_count:
+                    raise IntakeError("too_large", f"the archive has more than {limits.entry_count:,} entries", "dataset")
                 if not (member.isreg() or member.isdir()):
                     log.error(member.name, "is a link or a device; put the file itself into the archive")
+                    self._check_size(member.name, member.size, None)  # it is read over
                 elif self._accept(member.name, member.size, member.isdir()):
                     self._members[str(PurePosixPath(member.name))] = member
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-            raise IntakeError("unreadable", f"not a readable tar archive: {error}", "dataset") from error
 
     def read(self, name: str) -> bytes:
         """Bytes of a member."""
         try:
             file = self._archive.extractfile(self._members[name])
             return file.read() if file else b""
-        except (tarfile.TarError, EOFError) as error:
-            raise ValueError(str(error)) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # four decompressors, each with errors of its own
+            raise ValueError(reason(error)) from error
 
     def close(self) -> None:
         """Close the archive."""
         self._archive.close()
+
+
+class _Member(tarfile.TarInfo):
+    """Extended headers are held in memory, so their size is checked before they are read."""
+
+    max_header_bytes = 0
+    _extended = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
+    _extended |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+
+    def _proc_member(self, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in self._extended and not 0 <= self.size <= self.max_header_bytes:
+            words = f"an extended header of {self.size:,} bytes; at most {self.max_header_bytes:,} are taken"
+            raise IntakeError("too_large", words, "dataset")
+        return super()._proc_member(tarfile)  # type: ignore[misc,no-any-return]
 
 
 class FolderSource(FileSource):
@@ -164,11 +183,29 @@ class FolderSource(FileSource):
             return file.read(self._limits.entry_bytes)
 
 
+def open_zip(path: Path, limits: IntakeLimits) -> zipfile.ZipFile:
+    """Open a zip whose table of contents is not too long to be read into memory.
+
+    Raises:
+        IntakeError: the table of contents is too long.
+        zipfile.BadZipFile: no zip; other errors of `zipfile` as well.
+    """
+    with path.open("rb") as file:
+        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    directory_bytes = end[zipfile._ECD_SIZE] if end else 0  # type: ignore[attr-defined]
+    if directory_bytes > limits.directory_bytes:
+        words = f"a table of contents of {directory_bytes:,} bytes; at most {limits.directory_bytes:,} are taken"
+        raise IntakeError("too_large", words, "dataset")
+    return zipfile.ZipFile(path)
+
+
 def unsafe_name(name: str) -> str:
     """Why an entry's name could leave the archive's own folder; empty when it cannot."""
     parts = name.split("/")
     if name.startswith("/") or "\\" in name or "\0" in name or (len(name) > 1 and name[1] == ":"):
         return "is an absolute path, or has a backslash or NUL in it"
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        return "is no text in UTF-8"
     if ".." in parts:
         return "leads out of the archive (..)"
     return ""

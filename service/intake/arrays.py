@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from search.dataset_file import SplitName
-from service.intake.errors import IntakeError
+from service.intake.archives import open_zip
+from service.intake.errors import IntakeError, refusing
 from service.intake.image_table import EncodedLabels, ImageTable, ReadRequest, encode_numbers, encode_texts, parse_split
 
 _CHUNK = 4096
 _PIXEL_COLUMN = re.compile(r"(pixel|px|p)?_?\d+|\d+x\d+")
 _LABEL_NAMES = ("labels", "label", "y")
 _IMAGE_NAMES = ("images", "image", "x")
+_KNOWN_NAMES = (*_LABEL_NAMES, *_IMAGE_NAMES, "split", "class_names", *(f"{a}_{s}" for a in "xy" for s in ("train", "val", "test")))
 
 
 def read_npz(path: Path, request: ReadRequest) -> ImageTable:
@@ -40,7 +41,10 @@ def read_npz(path: Path, request: ReadRequest) -> ImageTable:
         raise IntakeError("bad_data", f"the npz has no array 'images', only {sorted(arrays)}", "dataset")
     labels = _first(arrays, _LABEL_NAMES)
     if "class_names" in arrays and not request.options.class_names:
-        names = tuple(str(name) for name in arrays["class_names"])
+        names = tuple(_texts(arrays["class_names"], "class_names"))
+        if len(set(names)) < len(names) or len(names) > request.limits.class_count:
+            words = f"class_names has {len(names):,} names; at most {request.limits.class_count:,}, each once, are taken"
+            raise IntakeError("bad_data", words, "class_names")
         request = replace(request, options=replace(request.options, class_names=names))
     columns = {"labels": labels, "split": arrays.get("split")}
     columns |= {name: array for name, array in arrays.items() if name == "groups" or name.startswith("group_")}
@@ -61,11 +65,8 @@ def read_pixel_csv(path: Path, request: ReadRequest) -> ImageTable:
     Raises:
         IntakeError: no such table; single bad rows go to the request's log.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return _read_rows(csv.reader(file, strict=True), request)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise IntakeError("unreadable", f"not a readable CSV table: {error}", "dataset") from error
+    with refusing("unreadable", "not a readable CSV table", "dataset"), path.open(newline="", encoding="utf-8-sig") as file:
+        return _read_rows(csv.reader(file, strict=True), request)
 
 
 class _Rows(Sequence[str]):
@@ -82,29 +83,40 @@ class _Rows(Sequence[str]):
 
 
 def _load_arrays(path: Path, request: ReadRequest) -> dict[str, npt.NDArray[Any]]:
-    try:
+    with refusing("unreadable", "not a readable npz archive of plain arrays", "dataset"):
         _check_headers(path, request)
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError, AttributeError) as error:
-        raise IntakeError("unreadable", f"not a readable npz archive of plain arrays: {error}", "dataset") from error
+            return {name: np.asarray(archive[name]) for name in archive.files}
 
 
 def _check_headers(path: Path, request: ReadRequest) -> None:
     """Sizes as the headers state them, before anything is allocated."""
     total = 0
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
+    with open_zip(path, request.limits) as archive:
+        for count, info in enumerate(archive.infolist(), 1):
+            if count > request.limits.group_columns + len(_KNOWN_NAMES):
+                raise IntakeError("too_large", f"the npz has {len(archive.infolist())} arrays", "dataset")
+            if len(info.filename) > request.limits.text_length:
+                words = f"an array's name has {len(info.filename):,} characters, at most {request.limits.text_length:,} are taken"
+                raise IntakeError("too_large", words, "dataset")
             with archive.open(info) as file:
                 version = np.lib.format.read_magic(file)
                 read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read_header(file)
+            if min(shape, default=0) < 0 or dtype.itemsize == 0:
+                raise ValueError(f"{info.filename} has shape {shape} of {dtype}")
             if dtype.hasobject:
                 message = f"{info.filename} is a pickled array; save numbers or fixed-width text (dtype '<U..') instead"
                 raise IntakeError("pickled", message, "dataset")
             total += math.prod(shape) * dtype.itemsize
             if math.prod(shape) * dtype.itemsize > info.file_size:
                 raise ValueError(f"{info.filename} is shorter than its header says")
+            packed = info.compress_size * request.limits.compression_ratio
+            if info.file_size > max(1 << 20, packed):
+                words = (
+                    f"{info.filename}: unpacks to more than {request.limits.compression_ratio} times its size, as a zip bomb does"
+                )
+                raise IntakeError("too_large", words, "dataset")
             # Floats of 8-bit pixels take up to eight times the room.
             if total > 8 * request.limits.dataset_bytes:
                 raise IntakeError("too_large", f"the arrays are {total:,} bytes in all", "dataset")
@@ -237,6 +249,9 @@ def _read_rows(rows: Iterator[list[str]], request: ReadRequest) -> ImageTable:
     label_columns = [i for i, name in enumerate(names) if name.startswith("label") or name == "class"]
     shape = _row_shape(len(pixel_columns), request)
     others = [i for i in range(len(names)) if i not in {*pixel_columns, *label_columns}]
+    request.check_groups(len(others))
+    if len({names[i] for i in others}) < len(others):
+        raise IntakeError("bad_data", "the header has a column twice", "dataset")
     images: list[npt.NDArray[np.float32]] = []
     cells: list[list[str]] = []
     places: list[str] = []

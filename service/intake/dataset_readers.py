@@ -33,8 +33,20 @@ def read_dataset(
     """
     chosen = DatasetOptions(**{**options, "class_names": tuple(options.get("class_names", ()))})
     request = ReadRequest(Preprocessing.from_json(preprocessing), chosen, IntakeLimits(**limits), ProblemLog(chosen.skip_bad))
-    table = _read(Path(path), format, request)
+    table = _read(Path(path), _actual_format(Path(path), format), request)
     return _finish(table, request, Path(out))
+
+
+def _actual_format(path: Path, format: str) -> str:
+    """A folder is read as one whatever it was called; a table of file names comes inside the archive of its images."""
+    if path.is_dir():
+        return "folder"
+    if format != "csv":
+        return format
+    with path.open("rb") as file:
+        start = file.read(512)
+    is_tar = start[257:262] == b"ustar" or start[:3] in (b"\x1f\x8b\x08", b"BZh") or start[:6] == b"\xfd7zXZ\0"
+    return "zip" if start[:4] in (b"PK\3\4", b"PK\5\6") else "tar" if is_tar else "csv"
 
 
 def _read(path: Path, format: str, request: ReadRequest) -> ImageTable:
@@ -52,12 +64,15 @@ def _read(path: Path, format: str, request: ReadRequest) -> ImageTable:
 
 def _finish(table: ImageTable, request: ReadRequest, out: Path) -> dict[str, Any]:
     log, options = request.log, request.options
+    request.check_texts(table.class_names, "class_names")
     _warn_of_empty_classes(table, log)
     log.raise_if_refused()
     if not len(table.images):
         raise IntakeError("bad_data", "no usable image is left", "dataset", log.listed, log.warning_count)
     chosen = choose_splits(table.splits, table.labels, len(table.images), options.seed, log)
     _warn_of_shared_images(table, chosen.split, log)
+    for name, texts in table.groups.items():
+        request.check_texts({name, *texts}, "group_columns")
     groups, group_values = _index_groups(table)
     metadata = DatasetMetadata(
         preprocessing=request.preprocessing,

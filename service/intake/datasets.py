@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,22 +87,15 @@ def import_dataset(
         raise IntakeError("bad_option", f"seed must not be negative, got {options.seed}", "seed")
     arguments = {
         "path": str(path.resolve()),
-        "format": _actual_format(path, format),
+        "format": format,
         "preprocessing": preprocessing.validated().to_json(),
         "options": asdict(options),
         "limits": asdict(limits or IntakeLimits()),
         "out": str(scratch.resolve() / CANONICAL_NAME),
     }
-    return DatasetFacts.from_json(run_in_sandbox("service.intake.dataset_readers:read_dataset", arguments, sandbox, scratch))
-
-
-def _actual_format(path: Path, format: DatasetFormat) -> DatasetFormat:
-    """A folder is read as one whatever it was called; a table of file names comes inside the archive of its images."""
-    if path.is_dir():
-        return "folder"
-    if format == "csv":
-        return "zip" if zipfile.is_zipfile(path) else "tar" if tarfile.is_tarfile(path) else "csv"
-    return format
+    return DatasetFacts.from_json(
+        run_in_sandbox("service.intake.dataset_readers:read_dataset", arguments, sandbox, scratch, [path])
+    )
 
 
 def format_of(path: Path) -> DatasetFormat:

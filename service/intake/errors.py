@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 MAX_PROBLEMS_LISTED = 100
+_MAX_MESSAGE, _MAX_PLACE = 2000, 300
 
 IntakeCode = Literal[
     "pickled",
@@ -31,8 +34,40 @@ class Problem:
     what: str
     severity: Literal["error", "warning"] = "error"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", printable(self.place, _MAX_PLACE))
+        object.__setattr__(self, "what", printable(self.what, _MAX_PLACE))
+
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
+
+
+def printable(text: str, length: int) -> str:
+    """Text of an upload for people: without control characters (a terminal obeys them), and cut where it is long."""
+    clean = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text[: length + 1])
+    return clean if len(clean) <= length else clean[: length - 4] + " ..."
+
+
+@contextlib.contextmanager
+def refusing(code: IntakeCode, what: str, field: str) -> Iterator[None]:
+    """Whatever a foreign reader raises about an upload refuses it. Our own refusals pass, and so does a lack of memory.
+
+    Raises:
+        IntakeError: ``what``, and the reader's words.
+    """
+    try:
+        yield
+    except (IntakeError, MemoryError):
+        raise
+    except Exception as error:
+        raise IntakeError(code, f"{what}: {reason(error)}", field) from error
+
+
+def reason(error: Exception) -> str:
+    """A foreign reader's error in a line; its kind where it says nothing."""
+    if isinstance(error, RecursionError):
+        return f"nested more than {sys.getrecursionlimit()} levels deep"
+    return printable(str(error).strip().partition("\n")[0], _MAX_PLACE) or type(error).__name__
 
 
 class IntakeError(Exception):
@@ -48,6 +83,7 @@ class IntakeError(Exception):
     def __init__(
         self, code: IntakeCode, message: str, field: str = "", problems: Sequence[Problem] = (), problem_count: int | None = None
     ) -> None:
+        message = printable(message, _MAX_MESSAGE)
         super().__init__(message)
         self.code: IntakeCode = code
         self.message = message

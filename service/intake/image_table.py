@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -60,6 +60,8 @@ class ReadRequest:
         Raises:
             IntakeError: with the size and the limit.
         """
+        if images > self.limits.image_count:
+            raise IntakeError("too_large", f"{images:,} images, at most {self.limits.image_count:,} are taken", "dataset")
         p = self.preprocessing
         size = images * p.height * p.width * p.channels
         if size > self.limits.dataset_bytes:
@@ -67,6 +69,31 @@ class ReadRequest:
                 f"{images:,} images of {p.height}x{p.width}x{p.channels} are {size:,} bytes, at most {self.limits.dataset_bytes:,}"
             )
             raise IntakeError("too_large", message, "dataset")
+
+    def check_groups(self, columns: int) -> None:
+        """Refuse more group columns than a dataset may have.
+
+        Raises:
+            IntakeError: with the number and the limit.
+        """
+        if columns > self.limits.group_columns:
+            words = f"{columns:,} columns beside labels and pixels, at most {self.limits.group_columns} are taken"
+            raise IntakeError("too_large", words, "dataset")
+
+    def check_texts(self, names: Collection[str], what: str) -> None:
+        """Refuse names (of classes, of groups' values) that are too long, or too long in all.
+
+        Raises:
+            IntakeError: with the length and the limit.
+        """
+        longest = max(map(len, names), default=0)
+        if longest > self.limits.text_length:
+            words = f"{what}: one has {longest:,} characters, at most {self.limits.text_length:,} are taken"
+            raise IntakeError("too_large", words, what)
+        total = sum(len(name.encode()) for name in names)
+        if total > self.limits.class_names_bytes:
+            words = f"{what}: {total:,} bytes in all, at most {self.limits.class_names_bytes:,} are taken"
+            raise IntakeError("too_large", words, what)
 
 
 @dataclass(frozen=True)
@@ -191,9 +218,8 @@ def _encode_hot(values: npt.NDArray[Any], places: Sequence[str], request: ReadRe
 
 def _numbered(count: int, request: ReadRequest) -> tuple[str, ...]:
     if count > request.limits.class_count:
-        raise IntakeError(
-            "bad_data", f"class index {count - 1} is above the limit of {request.limits.class_count} classes", "labels"
-        )
+        words = f"class index {count - 1} is above the limit of {request.limits.class_count} classes"
+        raise IntakeError("bad_data", words, "labels")
     return tuple(str(i) for i in range(count))
 
 

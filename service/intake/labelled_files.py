@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from search.dataset_file import SplitName
 from service.intake.archives import FileSource
-from service.intake.errors import IntakeError
+from service.intake.errors import IntakeError, reason, refusing
 from service.intake.image_table import SPLIT_ALIASES, EncodedLabels, ImageTable, ReadRequest, encode_texts, parse_split
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"})
@@ -112,11 +112,9 @@ def _warn_of_numbers(classes: set[str], request: ReadRequest) -> None:
 
 
 def _list_table(source: FileSource, table: str, request: ReadRequest) -> _Listing:
-    try:
+    with refusing("unreadable", f"{table} is not a readable CSV table", "dataset"):
         text = source.read(table).decode("utf-8-sig")
         rows = list(csv.reader(io.StringIO(text), strict=True))
-    except (ValueError, OSError, csv.Error) as error:
-        raise IntakeError("unreadable", f"{table} is not a readable CSV table: {error}", "dataset") from error
     header = [column.strip().lower() for column in rows[0]] if rows else []
     file_columns = [c for c in _FILE_COLUMNS if c in header]
     if not file_columns or len(set(header)) < len(header):
@@ -126,6 +124,7 @@ def _list_table(source: FileSource, table: str, request: ReadRequest) -> _Listin
     split_column = header.index("split") if "split" in header else None
     taken = {file_column, split_column, *label_columns}
     group_columns = [i for i in range(len(header)) if i not in taken]
+    request.check_groups(len(group_columns))
     folder, seen, entries = PurePosixPath(table).parent, set[str](), []
     for number, row in enumerate(rows[1:], start=2):
         place = f"{table} row {number}"
@@ -157,7 +156,9 @@ def _decode(source: FileSource, listing: _Listing, request: ReadRequest) -> Imag
     for position, entry in enumerate(entries):
         try:
             images[position] = p.fit(_open_image(source.read(entry.name), request.limits.image_pixels))
-        except (ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise whatever they come across
             usable[position] = False
             request.log.bad(entry.place, _image_problem(error))
     places = [entry.place for entry in entries]
@@ -181,4 +182,4 @@ def _open_image(data: bytes, max_pixels: int) -> Image.Image:
 def _image_problem(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "is not a PNG, JPEG, WebP, BMP or PNM image"
-    return f"cannot be used: {error}"
+    return f"cannot be used: {reason(error)}"

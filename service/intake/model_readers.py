@@ -10,9 +10,12 @@ import torch
 
 from search.describe import describe
 from service.intake.errors import IntakeCode, IntakeError
+from service.intake.limits import IntakeLimits
+from service.intake.pickles import refuse_pickle
 from techniques import export, lift
 from techniques.errors import ConfigError, TechniqueError, UnsafeModelError
 from techniques.network import Network
+from techniques.pt2_limits import ArchiveLimits
 
 NETWORK_NAME, ONNX_NAME, GRAPH_NAME = "model.pt2", "model.onnx", "operator_graph.json"
 _USUAL_SHAPE, _USUAL_CLASSES = (3, 224, 224), 1000
@@ -20,14 +23,15 @@ _TOLERANCE = 1e-4
 """Largest difference that writing and reading may make, relative to the largest output."""
 
 
-def read_model(upload_path: str, format: str, options: dict[str, Any], scratch: str) -> dict[str, Any]:
+def read_model(upload_path: str, format: str, options: dict[str, Any], limits: dict[str, Any], scratch: str) -> dict[str, Any]:
     """Entry point in the child: JSON in, the fields of `ModelFacts` out.
 
     Raises:
         IntakeError: the file is refused; the message names the op or the entry that stands in the way.
     """
     try:
-        network = _open(Path(upload_path), format, options).eval()
+        refuse_pickle(Path(upload_path), IntakeLimits(**limits))
+        network = _open(Path(upload_path), format, options, IntakeLimits(**limits)).eval()
         return _write(network, Path(scratch))
     except TechniqueError as error:
         code: IntakeCode = "unsupported"
@@ -38,20 +42,38 @@ def read_model(upload_path: str, format: str, options: dict[str, Any], scratch: 
         raise IntakeError(code, str(error), "architecture" if code == "bad_option" else "model") from error
 
 
-def _open(path: Path, format: str, options: dict[str, Any]) -> Network:
+def _open(path: Path, format: str, options: dict[str, Any], limits: IntakeLimits) -> Network:
     if format == "pt2":
-        return lift.from_pt2(path)
+        return lift.from_pt2(path, _archive_limits(limits))
     # The zoos take seconds to import, so each reader comes with its format.
     if format == "onnx":
         from techniques import onnx_import
 
-        return onnx_import.from_onnx(path)
+        allowed = onnx_import.OnnxLimits(
+            file_bytes=limits.model_bytes,
+            nodes=limits.model_nodes,
+            tensors=limits.model_tensors,
+            tensor_elements=limits.tensor_elements,
+            input_elements=limits.input_elements,
+        )
+        return onnx_import.from_onnx(path, allowed)
     from techniques import architectures
 
     name = options["architecture"]
     usual = _usual_shape(name)
     shape = (options["channels"] or usual[0], options["height"] or usual[1], options["width"] or usual[2])
     return architectures.build(name, options["num_classes"] or _USUAL_CLASSES, input_shape=shape, safetensors_path=path)
+
+
+def _archive_limits(limits: IntakeLimits) -> ArchiveLimits:
+    return ArchiveLimits(
+        total_bytes=limits.model_bytes,
+        entries=limits.model_tensors,
+        json_bytes=limits.json_bytes,
+        nodes=limits.model_nodes,
+        tensor_elements=limits.tensor_elements,
+        input_elements=limits.input_elements,
+    )
 
 
 def _usual_shape(name: str) -> tuple[int, int, int]:

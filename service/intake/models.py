@@ -1,8 +1,7 @@
-"""Models come in here: the calling process looks at names and first bytes, a sandbox child opens the file."""
+"""Models come in here: the calling process looks at the options and the size, a sandbox child opens the file."""
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,13 +14,6 @@ ModelFormat = Literal["pt2", "onnx", "architecture"]
 MAX_SIDE = 4096
 _LIMITS = SandboxLimits(wall_time_s=900, cpu_time_s=1800)
 """Tracing a deep network takes a minute of CPU, on a busy machine several of wall time."""
-
-_EXPORT_ADVICE = (
-    "a pickled file can run code when it is opened and is never loaded here. Export the model on your side:\n"
-    "    import torch\n"
-    "    program = torch.export.export(model.eval(), (torch.zeros(2, 3, 224, 224),))  # your input's shape\n"
-    '    torch.export.save(program, "model.pt2")'
-)
 
 
 @dataclass(frozen=True)
@@ -94,36 +86,17 @@ def import_model(
     _check_options(format, options)
     limits = limits or IntakeLimits()
     check_file(upload_path, limits.model_bytes, "model")
-    refuse_pickle(upload_path)
     sandbox = sandbox or _LIMITS
     arguments = {
         "upload_path": str(upload_path.resolve()),
         "format": format,
         "options": asdict(options),
+        "limits": asdict(limits),
         "scratch": str(scratch.resolve()),
     }
-    return ModelFacts.from_json(run_in_sandbox("service.intake.model_readers:read_model", arguments, sandbox, scratch))
-
-
-def refuse_pickle(path: Path) -> None:
-    """Recognise ``torch.save`` files, TorchScript and plain pickles by their first bytes and names, without opening them.
-
-    Raises:
-        IntakeError: code ``pickled``, with the lines that export the model properly.
-    """
-    with path.open("rb") as file:
-        head = file.read(2)
-    if head[:1] == b"\x80" and head[1:] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        raise IntakeError("pickled", f"the file is a Python pickle (torch.save); {_EXPORT_ADVICE}", "format")
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    top = {name.partition("/")[2] for name in names}
-    if "constants.pkl" in top:
-        raise IntakeError("pickled", f"the file is a TorchScript archive; {_EXPORT_ADVICE}", "format")
-    if "data.pkl" in top and not any(name.startswith("models/") or "serialized_exported_program" in name for name in top):
-        raise IntakeError("pickled", f"the file was written by torch.save; {_EXPORT_ADVICE}", "format")
+    return ModelFacts.from_json(
+        run_in_sandbox("service.intake.model_readers:read_model", arguments, sandbox, scratch, [upload_path])
+    )
 
 
 def _check_options(format: ModelFormat, options: ModelOptions) -> None:

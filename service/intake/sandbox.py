@@ -3,8 +3,9 @@
 One fork server per process has torch and the readers loaded, so that a child starts in milliseconds while the calling
 process itself never imports them. The fork server is started with an empty environment, so secrets are not even in its
 ``/proc/self/environ``. Each child gets its own session, resource limits, no core dumps and, where the kernel allows it,
-its own user and network namespace: no network, and no look at other processes. Arguments and results are JSON; files go
-through a scratch folder. The caller ends the child's whole process group at the wall time limit.
+its own user and network namespace (no network, no look at other processes) and Landlock (it reads libraries and the upload,
+writes in its scratch folder, executes nothing). Arguments and results are JSON; files go through a scratch folder. The
+caller ends the child's whole process group at the wall time limit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -30,11 +31,13 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from service.intake.errors import IntakeError, SandboxError
+from service.intake import landlock
+from service.intake.errors import IntakeError, SandboxError, printable
 
 PRELOAD = ("service.intake.preload",)
 MAX_RESULT_BYTES = 64 << 20
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", "COVERAGE_PROCESS_START")
+_SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/opt", "/nix", "/proc", "/sys", "/etc/ld.so.cache", "/etc/localtime", "/etc/passwd")
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _GRACE_S = 2.0
@@ -44,13 +47,22 @@ _START_LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What one child may use. ``memory_bytes`` is address space: importing torch alone takes 4 GB of it."""
+    """What one child may use.
+
+    Attributes:
+        wall_time_s, cpu_time_s: a data set of 2 GiB takes two minutes.
+        memory_bytes: address space: importing torch alone takes 4 GB of it.
+        file_bytes: of each file that it writes: twice what may be uploaded, and some.
+        open_files: an archive needs one, a library some dozens while it is imported.
+        processes: threads that it may start beside those of the machine; the kernel holds it for ordinary users, not for root.
+    """
 
     wall_time_s: float = 300.0
     cpu_time_s: int = 600
     memory_bytes: int = 12 << 30
     file_bytes: int = 5 << 30
     open_files: int = 512
+    processes: int = 256
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class Isolation:
     """What the kernel allowed: read from inside a child."""
 
     network_blocked: bool
+    files_blocked: bool
     environment_names: tuple[str, ...]
     memory_bytes: int
 
@@ -68,15 +81,21 @@ def warm_up() -> Isolation:
     Takes some seconds. Call it once at start-up, before other threads exist.
     """
     report = run_in_sandbox("service.intake.sandbox:describe_isolation", {})
-    return Isolation(report["network_blocked"], tuple(report["environment_names"]), report["memory_bytes"])
+    names = tuple(report["environment_names"])
+    return Isolation(report["network_blocked"], report["files_blocked"], names, report["memory_bytes"])
 
 
 def run_in_sandbox(
-    function_path: str, arguments: dict[str, Any], limits: SandboxLimits | None = None, scratch: Path | None = None
+    function_path: str,
+    arguments: dict[str, Any],
+    limits: SandboxLimits | None = None,
+    scratch: Path | None = None,
+    readable: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Call ``module:function`` with JSON arguments in a child and return the JSON object that it returns.
 
-    The child's working directory is ``scratch`` (a fresh folder that is removed afterwards, unless one is given).
+    The child's working directory is ``scratch`` (a fresh folder that is removed afterwards, unless one is given); beside it
+    and the libraries it can read what lies under ``readable``.
     Thread-safe; blocks until the child is done, so call it from a thread in an asyncio server.
 
     Raises:
@@ -88,9 +107,9 @@ def run_in_sandbox(
         folder = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="paretopress-sandbox-")))
         reader, writer = multiprocessing.Pipe(duplex=False)
         stack.callback(reader.close)
-        child = ForkServerProcess(
-            target=_child_main, args=(writer, function_path, json.dumps(arguments), limits, str(folder)), daemon=True
-        )
+        shown = [str(path.resolve()) for path in readable]
+        job = (writer, function_path, json.dumps(arguments), limits, str(folder.resolve()), shown)
+        child = ForkServerProcess(target=_child_main, args=job, daemon=True)
         with _START_LOCK:
             _ensure_fork_server()
             with _no_main_module():
@@ -112,9 +131,18 @@ def describe_isolation() -> dict[str, Any]:
     interfaces = os.listdir("/sys/class/net") if not _in_own_network() else ["lo"]
     return {
         "network_blocked": interfaces in (["lo"], []),
+        "files_blocked": _is_closed(Path(__file__)),
         "environment_names": sorted(os.environ),
         "memory_bytes": resource.getrlimit(resource.RLIMIT_AS)[0],
     }
+
+
+def _is_closed(path: Path) -> bool:
+    try:
+        path.open("ab").close()
+    except PermissionError:
+        return True
+    return False
 
 
 def _in_own_network() -> bool:
@@ -222,9 +250,12 @@ def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _child_main(writer: Connection, function_path: str, arguments: str, limits: SandboxLimits, scratch: str) -> None:
+def _child_main(
+    writer: Connection, function_path: str, arguments: str, limits: SandboxLimits, scratch: str, readable: list[str]
+) -> None:
     """Everything that happens in the child: give up rights, call, answer."""
     _give_up_rights(limits, scratch)
+    landlock.restrict([*_libraries(), *readable], scratch)
     try:
         module, _, name = function_path.partition(":")
         result = getattr(importlib.import_module(module), name)(**json.loads(arguments))
@@ -246,7 +277,7 @@ def _failure(error: BaseException, limits: SandboxLimits) -> dict[str, str]:
     if isinstance(error, OSError) and error.errno == 27:  # EFBIG
         message = f"the upload unpacks to a file of more than {limits.file_bytes >> 20} MiB; send a smaller one"
         return {"kind": "file_size", "message": message, "detail": detail}
-    message = f"the reader failed on this upload ({type(error).__name__}: {text[:300]}); nothing was stored"
+    message = f"the reader failed on this upload ({type(error).__name__}: {printable(text, 300)}); nothing was stored"
     return {"kind": "crash", "message": message, "detail": detail}
 
 
@@ -265,16 +296,25 @@ def _give_up_rights(limits: SandboxLimits, scratch: str) -> None:
     log = os.open("output.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    # The kernel counts all of the user's tasks; those of the whole machine, which it tells cheaply, are at least as many.
+    most_tasks = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2]) + limits.processes
     for kind, soft, hard in (
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_CPU, limits.cpu_time_s, limits.cpu_time_s + 5),
         (resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes),
         (resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
         (resource.RLIMIT_AS, limits.memory_bytes, limits.memory_bytes),
+        (resource.RLIMIT_NPROC, most_tasks, most_tasks),
     ):
         _, ceiling = resource.getrlimit(kind)
         lowered = (soft, hard) if ceiling == resource.RLIM_INFINITY else (min(soft, ceiling), min(hard, ceiling))
         resource.setrlimit(kind, lowered)
+
+
+def _libraries() -> list[str]:
+    """What imports need: Python, its packages, our own code, shared libraries and facts about the machine."""
+    ours = str(Path(__file__).resolve().parents[2])
+    return [*_SYSTEM_FOLDERS, sys.prefix, sys.base_prefix, *(path for path in sys.path if path), ours]
 
 
 def _leave_namespaces(libc: ctypes.CDLL) -> bool:

@@ -72,7 +72,7 @@ def _encode(after: int | str, scope: str) -> str:
 def _decode(token: str, scope: str) -> int | str:
     try:
         digest, after = json.loads(base64.urlsafe_b64decode(token.encode()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         digest, after = "", None
     # What a forged token asks for must still be something that every database can compare.
     out_of_range = isinstance(after, int) and abs(after) >= 1 << 63

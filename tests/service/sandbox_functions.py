@@ -54,10 +54,49 @@ def refuse() -> dict[str, Any]:
 
 
 def sleep_with_child(pid_file: str) -> dict[str, Any]:
-    child = subprocess.Popen(["sleep", "60"])
-    Path(pid_file).write_text(str(child.pid))
+    child = os.fork()
+    if child:
+        Path(pid_file).write_text(str(child))
     time.sleep(60)
     return {}
+
+
+def attempt(action: str, path: str) -> dict[str, Any]:
+    """What happens when the child tries something with a path."""
+    actions = {
+        "read": lambda: Path(path).read_text(),
+        "write": lambda: Path(path).write_text("written"),
+        "append": lambda: Path(path).open("a").close(),
+        "list": lambda: os.listdir(path),
+        "make folder": lambda: os.mkdir(path),
+        "remove": lambda: os.unlink(path),
+        "link": lambda: os.link(path, "linked"),
+        "execute": lambda: subprocess.run([path], check=True),
+    }
+    try:
+        return {"done": True, "gave": str(actions[action]())}
+    except OSError as error:
+        return {"done": False, "error": type(error).__name__}
+
+
+def signal_parent() -> dict[str, Any]:
+    """Whether a process outside could be ended; 0 only asks."""
+    try:
+        os.kill(os.getppid(), 0)
+    except PermissionError:
+        return {"allowed": False}
+    return {"allowed": True}
+
+
+def limits() -> dict[str, Any]:
+    """What the kernel holds the child to."""
+    kinds = ("AS", "CORE", "CPU", "FSIZE", "NOFILE", "NPROC")
+    return {kind: resource.getrlimit(getattr(resource, f"RLIMIT_{kind}"))[0] for kind in kinds}
+
+
+def open_files(count: int) -> dict[str, Any]:
+    files = [open(os.devnull) for _ in range(count)]  # noqa: SIM115 - held open
+    return {"count": len(files)}
 
 
 def burn_cpu() -> dict[str, Any]:

@@ -17,7 +17,8 @@ from hw_models.graph import OperatorGraph
 from service.intake.errors import IntakeError
 from service.intake.limits import IntakeLimits
 from service.intake.model_readers import _usual_shape
-from service.intake.models import ModelFormat, ModelOptions, import_model, refuse_pickle
+from service.intake.models import ModelFormat, ModelOptions, import_model
+from service.intake.pickles import refuse_pickle
 from techniques.lift import from_pt2
 
 
@@ -146,7 +147,7 @@ def test_pickles_are_refused_with_the_lines_that_export(case: Pickled, tmp_path:
 
 
 def test_a_proper_program_is_no_pickle(pt2: Path):
-    refuse_pickle(pt2)
+    refuse_pickle(pt2, IntakeLimits())
 
 
 def test_payload_inside_a_pt2_does_not_run(pt2: Path, tmp_path: Path):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from service.intake import sandbox
+from service.intake import landlock, sandbox
 from service.intake.errors import IntakeError, SandboxError
 from service.intake.sandbox import SandboxLimits, run_in_sandbox
 
@@ -55,6 +57,106 @@ def test_child_has_no_secrets_and_little_rights(monkeypatch: pytest.MonkeyPatch)
     }  # fmt: skip
     assert answer["core_bytes"] == 0
     assert answer["is_session_leader"]
+
+
+SECRETS = {
+    "PARETOPRESS_DATABASE_URL": "postgresql://user:hunter2-database@host/db",
+    "PARETOPRESS_TOKEN": "pp_id_hunter2-token",
+    "PARETOPRESS_TLS_PRIVATE_KEY": "hunter2-key",
+    "AWS_ACCESS_KEY_ID": "hunter2-id",
+    "AWS_SECRET_ACCESS_KEY": "hunter2-secret",
+    "AWS_SESSION_TOKEN": "hunter2-session",
+    "MLFLOW_TRACKING_USERNAME": "hunter2-user",
+    "MLFLOW_TRACKING_PASSWORD": "hunter2-password",
+    "MLFLOW_TRACKING_TOKEN": "hunter2-mlflow",
+    "PGPASSWORD": "hunter2-pg",
+    "OTEL_EXPORTER_OTLP_HEADERS": "authorization=hunter2",
+}
+
+
+def test_no_secret_reaches_the_child(monkeypatch: pytest.MonkeyPatch):
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    answer = call("surroundings")
+    assert not set(SECRETS) & set(answer["environment"])
+    assert "hunter2" not in str(answer)
+    script = (
+        "from service.intake import sandbox; from tests.service.test_sandbox import call\n"
+        "sandbox.PRELOAD = ()\n"
+        "assert 'hunter2' not in str(call('surroundings'))\n"
+    )
+    run_python(script, **SECRETS)  # and so it is where the fork server is started with them
+
+
+@dataclass(frozen=True)
+class Attempt:
+    action: str
+    on: str
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [
+        Attempt("read", "secret.txt"),
+        Attempt("write", "secret.txt"),
+        Attempt("append", "secret.txt"),
+        Attempt("write", "new.txt"),
+        Attempt("make folder", "new"),
+        Attempt("remove", "secret.txt"),
+        Attempt("list", "."),
+        Attempt("link", "secret.txt"),
+        Attempt("write", str(Path(sandbox.__file__).with_name("planted.py"))),
+        Attempt("read", "/etc/shadow"),
+        Attempt("execute", "/bin/true"),
+    ],
+    ids=lambda tried: f"{tried.action} {Path(tried.on).name}",
+)
+def test_files_outside_the_scratch_folder_are_out_of_reach(tried: Attempt, isolation: sandbox.Isolation, tmp_path: Path):
+    if not isolation.files_blocked:
+        pytest.skip("this kernel has no Landlock")
+    (tmp_path / "secret.txt").write_text("hunter2")
+    answer = call("attempt", action=tried.action, path=str(tmp_path / tried.on))
+    assert (answer["done"], answer["error"]) in [
+        (False, "PermissionError"),
+        (False, "OSError"),
+    ]  # a link is refused as one over devices
+    assert (tmp_path / "secret.txt").read_text() == "hunter2"
+
+
+def test_what_is_shown_can_be_read_but_not_changed(isolation: sandbox.Isolation, tmp_path: Path):
+    shown = tmp_path / "shown.txt"
+    shown.write_text("to be read")
+    arguments = {"action": "read", "path": str(shown)}
+    assert run_in_sandbox(f"{FUNCTIONS}:attempt", arguments, readable=[shown]) == {"done": True, "gave": "to be read"}
+    if isolation.files_blocked:
+        answer = run_in_sandbox(f"{FUNCTIONS}:attempt", {**arguments, "action": "append"}, readable=[shown])
+        assert not answer["done"]
+
+
+def test_processes_outside_cannot_be_signalled(isolation: sandbox.Isolation):
+    if landlock.version() < 6:
+        pytest.skip("this kernel's Landlock knows no signals")
+    assert not call("signal_parent")["allowed"]
+
+
+def test_the_kernel_holds_every_limit():
+    limits = SandboxLimits(cpu_time_s=77, memory_bytes=11 << 30, file_bytes=1 << 20, open_files=99, processes=7)
+    held = call("limits", limits)
+    assert (held["CPU"], held["AS"], held["FSIZE"], held["NOFILE"], held["CORE"]) == (77, 11 << 30, 1 << 20, 99, 0)
+    assert 7 < held["NPROC"] < 1_000_000
+
+
+def test_too_many_open_files_are_told():
+    with pytest.raises(SandboxError, match="Too many open files"):
+        call("open_files", SandboxLimits(open_files=64), count=100)
+
+
+@pytest.mark.parametrize("death", ["kill_itself", "segfault", "raise_error", "write_file"])
+def test_no_scratch_folder_stays_whatever_happens(death: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with contextlib.suppress(SandboxError):
+        call(death, **({"name": "left.txt"} if death == "write_file" else {}))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_libraries_are_loaded_before_the_fork():
@@ -124,7 +226,7 @@ def test_wall_time_ends_the_whole_process_group(tmp_path: Path):
     pid_file = tmp_path / "grandchild"
     started = time.monotonic()
     with pytest.raises(SandboxError, match=r"longer than 1\.5 s") as caught:
-        call("sleep_with_child", SandboxLimits(wall_time_s=1.5), pid_file=str(pid_file))
+        call("sleep_with_child", SandboxLimits(wall_time_s=1.5), tmp_path, pid_file="grandchild")
     assert caught.value.kind == "timeout"
     assert time.monotonic() - started < 20
     assert not is_running(int(pid_file.read_text()))
