@@ -55,13 +55,13 @@ def test_a_worker_waits_for_its_store(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_calls_end_with_unavailable_while_the_database_restarts(
     postgres_server: PostgresServer, postgresql_database_url: str, tmp_path: Path
 ) -> None:
-    with InProcessServer(tmp_path / "data", FakeImporter(), database_url=postgresql_database_url) as server:
-        with server.client() as patient, server.client(retry_s=0.0) as hasty:
-            made = patient.create_search(upload_inputs(patient, tmp_path))
-            postgres_server.stop()
-            try:
-                with pytest.raises(ServerUnavailableError, match="the database does not answer; try again"):
-                    hasty.get_search(made.name)
-            finally:
-                postgres_server.start()
-            assert patient.get_search(made.name) == made
+    running = InProcessServer(tmp_path / "data", FakeImporter(), database_url=postgresql_database_url)
+    with running as server, server.client() as patient, server.client(retry_s=0.0) as hasty:
+        made = patient.create_search(upload_inputs(patient, tmp_path))
+        postgres_server.stop()
+        try:
+            with pytest.raises(ServerUnavailableError, match="the database does not answer; try again"):
+                hasty.get_search(made.name)
+        finally:
+            postgres_server.start()
+        assert patient.get_search(made.name) == made
