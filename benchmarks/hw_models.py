@@ -31,6 +31,7 @@ from benchmarks.hw_truth import (
     truths,
 )
 from benchmarks.hw_variants import ACCURACIES, variants, write_variants
+from hw_models.adaptive import cover
 from hw_models.fitting import fit_predictor, fit_transferred
 from hw_models.predictor import Predictor
 from hw_models.targets import get_target
@@ -137,8 +138,8 @@ def _learned(precision: str, count: int) -> Row:
 
 
 def _few_shot(target: str, precision: str) -> Row:
-    """The one-thread target's model, scaled by a few networks of this one, against a fit of its own with all."""
-    few = both(target, FEW)
+    """The one-thread target's model, corrected by a few networks of this one, against a fit of its own with all."""
+    few = [sample for one in PRECISIONS for sample in _covering(target, one)]
     row = judged(fit_transferred(get_target(target), few, predictor("cpu-ort-1t")), target, _families(precision))
     alone = judged(predictor(target, FEW), target, _families(precision))
     full = judged(predictor(target), target, _families(precision))
@@ -148,6 +149,13 @@ def _few_shot(target: str, precision: str) -> Row:
         "alone_mean_error_percent": alone["mean_error_percent"],
         "ratio_to_full": row["mean_error_percent"] / full["mean_error_percent"],
     }
+
+
+def _covering(target: str, precision: str) -> list[KitSample]:
+    """The few networks that cover most, chosen without looking at what was measured."""
+    samples = {sample.network.name: sample for sample in kit_samples(target, precision, OTHER_NETWORKS)}
+    chosen = cover([sample.network for sample in samples.values()], get_target(target), FEW)
+    return [samples[network.name] for network in chosen]
 
 
 def _ranking() -> Row:

@@ -26,12 +26,12 @@ from paretopress.runtime.measure import time_round
 from paretopress.runtime.quiet import QuietMachine
 
 FOLDER = ROOT / "build" / "hw_models"
-ROUNDS = 4
+ROUNDS = 6
 NETWORKS = 432
 FILL_S = 0.2
 REPEATABLE = 0.05
 KIT_SEED = 0
-PATIENCE_S = 600.0
+PATIENCE_S, SETTLE_S = 900.0, 10.0
 """For moments in which other guests of the host take a processor; how many there were is written beside the truth."""
 
 
@@ -61,11 +61,17 @@ def truths(target: str, name: str = "networks") -> dict[str, Truth]:
     return {key: Truth(tuple(one[key] for one in rounds if key in one)) for key in sorted(names)}
 
 
-def measure_networks(target: Target, networks: Sequence[TruthNetwork], rounds: int = ROUNDS, name: str = "networks") -> None:
+def measure_networks(
+    target: Target,
+    networks: Sequence[TruthNetwork],
+    rounds: int = ROUNDS,
+    name: str = "networks",
+    machine: QuietMachine | None = None,
+) -> None:
     """Measure networks in whole passes, one median each, so that a network's rounds lie minutes apart."""
+    machine = machine or QuietMachine(target.threads, PATIENCE_S, SETTLE_S)
     path = FOLDER / f"truth-{name}-{target.name}.json"
     passes: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
-    machine = QuietMachine(target.threads, PATIENCE_S)
     while len(passes) < rounds or any(n.name not in passes[-1] for n in networks):
         if not passes or all(n.name in passes[-1] for n in networks):
             passes.append({})
@@ -76,7 +82,6 @@ def measure_networks(target: Target, networks: Sequence[TruthNetwork], rounds: i
             passes[-1] |= {key: float(np.median(value)) for key, value in times.items()}
             path.write_text(json.dumps(passes))
         print(f"{target.name}: pass {len(passes)} of {rounds}", flush=True)
-    _count_attempts(target, machine)
 
 
 def kit_path(target: str, precision: str) -> Path:
@@ -95,13 +100,12 @@ def kit_seconds(target: str, precision: str) -> float:
     return float(kit_path(target, precision).with_suffix(".seconds").read_text())
 
 
-def measure_kit(target: Target, precision: str, count: int) -> None:
+def measure_kit(target: Target, precision: str, count: int, machine: QuietMachine) -> None:
     """Profile and time ``count`` random networks of one precision; three rounds each."""
     path = kit_path(target.name, precision)
     done = len(path.read_text().splitlines()) if path.exists() else 0
     before = kit_seconds(target.name, precision) if done else 0.0
     start, pending = time.monotonic(), sample_networks((precision,), KIT_SEED, done)
-    machine = QuietMachine(target.threads, PATIENCE_S)
     while done < count:
         chunks = [list(islice(pending, CHUNK)) for _ in range(4)]
         samples = [machine.work(partial(profiled, chunk, target.threads, target.optimization)) for chunk in chunks]
@@ -114,7 +118,6 @@ def measure_kit(target: Target, precision: str, count: int) -> None:
         seconds = kit_path(target.name, precision).with_suffix(".seconds")
         seconds.write_text(str(before + time.monotonic() - start))
         print(f"{target.name} {precision}: {done} networks, {time.monotonic() - start:.0f} s", flush=True)
-    _count_attempts(target, machine)
 
 
 def disturbed_share(target: str) -> float | None:
@@ -130,12 +133,6 @@ def _attempts_path(target: str) -> Path:
     return FOLDER / f"attempts-{target}.json"
 
 
-def _count_attempts(target: Target, machine: QuietMachine) -> None:
-    path = _attempts_path(target.name)
-    attempts, disturbed = json.loads(path.read_text()) if path.exists() else (0, 0)
-    path.write_text(json.dumps([attempts + machine.attempts, disturbed + machine.disturbed]))
-
-
 def _chunks(items: Sequence[TruthNetwork], size: int) -> list[Sequence[TruthNetwork]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
@@ -143,10 +140,13 @@ def _chunks(items: Sequence[TruthNetwork], size: int) -> list[Sequence[TruthNetw
 def measure_in_turns(target: Target, networks: int = NETWORKS, rounds: int = ROUNDS) -> None:
     """Passes over the families and parts of the kit, one after the other."""
     FOLDER.mkdir(parents=True, exist_ok=True)
+    machine = QuietMachine(target.threads, PATIENCE_S, SETTLE_S)
     for turn in range(1, rounds + 1):
-        measure_networks(target, family_networks(), turn)
+        measure_networks(target, family_networks(), turn, machine=machine)
         for precision in PRECISIONS:
-            measure_kit(target, precision, networks * turn // rounds)
+            measure_kit(target, precision, networks * turn // rounds, machine)
+    if machine.attempts:
+        _attempts_path(target.name).write_text(json.dumps([machine.attempts, machine.disturbed]))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +38,22 @@ def choose(pool: Sequence[KitNetwork], seen: Sequence[KitSample], target: Target
     scores = [_score(kernels(_graph(network), target), errors, times) for network in pool]
     order = sorted(range(len(pool)), key=lambda i: -scores[i])
     return [pool[i] for i in sorted(order[:count])]
+
+
+def cover(pool: Sequence[KitNetwork], target: Target, count: int) -> list[KitNetwork]:
+    """The ``count`` networks that together reach most places of the space, each place counting less the more often it is seen."""
+    runs = [Counter(cell_of(kernel) for kernel in kernels(_graph(network), target)) for network in pool]
+    seen: Counter[Cell] = Counter()
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(pool)):
+        gains = {i: _gain(run, seen) for i, run in enumerate(runs) if i not in chosen}
+        chosen.append(max(gains, key=gains.__getitem__))
+        seen.update(runs[chosen[-1]])
+    return [pool[i] for i in chosen]
+
+
+def _gain(run: Counter[Cell], seen: Counter[Cell]) -> float:
+    return sum(math.sqrt(seen[cell] + count) - math.sqrt(seen[cell]) for cell, count in run.items())
 
 
 def _score(run: Sequence[Kernel], errors: dict[Cell, list[float]], times: KernelTimes) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from hw_models.adaptive import choose
+from hw_models.adaptive import choose, cover
 from hw_models.errors import CalibrationError, HardwareModelError
 from hw_models.fitting import MIN_NETWORKS, fit_predictor, fit_transferred
 from hw_models.predictor import Predictor
@@ -34,7 +34,9 @@ BLIND_NETWORKS = 45
 POOL = 3
 """Random networks that each measured one is chosen from, once there is something to choose by."""
 FEW_NETWORKS = 60
-"""Below this many, a neighbour's model is scaled instead of a new one fitted, where there is a neighbour."""
+"""Below this many, a neighbour's model is corrected instead of a new one fitted, where there is a neighbour."""
+COVER_POOL = 4
+"""Random networks that each one is chosen from when few may be measured."""
 
 Progress = Callable[[float, str], None]
 
@@ -50,7 +52,7 @@ def calibrate(
     """Measure at least 20 networks, and more for ``budget_s`` seconds; fit. ``progress`` gets a fraction and a line for people.
 
     Args:
-        neighbour: a predictor of a similar target, whose model is scaled where few networks were measured.
+        neighbour: a predictor of a similar target, whose model is corrected where few networks were measured.
 
     Raises:
         CalibrationError: the target is not this machine, or ``max_networks`` is below the 20 that a fit needs.
@@ -78,6 +80,9 @@ def measure_samples(
     """Profile new networks for half of the time, then run all of them again in two more rounds."""
     start = time.monotonic()
     pending = sample_networks(target.precisions, seed)
+    few = max_networks is not None and max_networks < FEW_NETWORKS
+    if max_networks is not None and few:
+        pending = iter(cover(list(islice(pending, COVER_POOL * max_networks)), target, max_networks))
     chunks: list[list[KitSample]] = []
     count = 0
 
@@ -97,7 +102,7 @@ def measure_samples(
     while has_time() and (max_networks is None or count < max_networks):
         wanted = CHUNK if max_networks is None else min(CHUNK, max_networks - count)
         seen = [sample for chunk in chunks for sample in chunk]
-        pool = list(islice(pending, wanted if count < BLIND_NETWORKS else POOL * wanted))
+        pool = list(islice(pending, wanted if few or count < BLIND_NETWORKS else POOL * wanted))
         chosen = choose(pool, seen, target, wanted)
         chunks.append(machine.work(partial(profiled, chosen, target.threads, target.optimization)))
         count += wanted
@@ -119,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=45.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--networks", type=int, default=None, help="measure at most this many networks")
+    parser.add_argument("--neighbour", type=Path, help="predictor of a similar target, corrected where few networks are measured")
     options = parser.parse_args(arguments)
     try:
         predictor = calibrate(
@@ -126,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.seconds,
             options.seed,
             lambda fraction, line: print(f"{100 * fraction:3.0f}%  {line}", file=sys.stderr),
+            options.networks,
+            Predictor.from_json(options.neighbour.read_text()) if options.neighbour else None,
         )
     except HardwareModelError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,8 +14,8 @@ from hw_models.layout import ACTIVATION_KINDS
 GROUPS = ("blocked", "plain", "int8", "elementwise", "quantizer", "move")
 """Kernels that get a factor and an overhead of their own: convolutions and linears (blocked float, plain float, integer), sums and
 activations, changes of precision, and all that only moves values."""
-_PRIOR_WEIGHT = 0.15
-_PRIOR_OVERHEAD_MS = 0.0015
+_PRIOR_NETWORKS = 18.0
+"""How many networks the prior counts for: with a handful measured, factors and overheads cannot be told apart."""
 _MAX_OVERHEAD_MS = 0.008
 _OUTLIER = 0.1
 _REWEIGHTINGS = 3
@@ -64,23 +64,27 @@ def _group(kernel: Kernel) -> int:
 _SUMS = ACTIVATION_KINDS | {"add", "elementwise"}
 
 
-def fit_end_to_end(rows: Sequence[tuple[float, ...]], latencies_ms: Sequence[float]) -> EndToEnd:
-    """Fit to relative errors; factors are drawn towards 1, overheads towards 1.5 microseconds.
+_PRIOR = EndToEnd(overheads_ms=(0.0015,) * len(GROUPS))
+
+
+def fit_end_to_end(rows: Sequence[tuple[float, ...]], latencies_ms: Sequence[float], prior: EndToEnd = _PRIOR) -> EndToEnd:
+    """Fit to relative errors, drawn towards a prior.
 
     Args:
         rows: `sums` of every network, best of kernel times that were predicted by a fit that had not seen the network.
+        prior: by default factors of 1 and overheads of 1.5 microseconds.
     """
     size = len(GROUPS)
     design = np.array([[*row[:size], *(-count for count in row[size:]), 1.0] for row in rows])
     latencies = np.asarray(latencies_ms)
     relative = design / latencies[:, None]
-    prior = np.array([1.0] * size + [_PRIOR_OVERHEAD_MS] * size + [0.005])
-    strength = _PRIOR_WEIGHT * np.sqrt((relative**2).sum(axis=0)) + 1e-9
+    goal_of_prior = np.array([*prior.factors, *prior.overheads_ms, prior.run_ms])
+    strength = np.sqrt(_PRIOR_NETWORKS / len(rows) * (relative**2).sum(axis=0)) + 1e-9
     lower, upper = [0.5] * size + [0.0] * (size + 1), [2.0] * size + [_MAX_OVERHEAD_MS] * size + [1.0]
-    weights, solution = np.ones(len(rows)), prior
+    weights, solution = np.ones(len(rows)), goal_of_prior
     for _ in range(_REWEIGHTINGS):
         matrix = np.concatenate([relative * weights[:, None], np.diag(strength)])
-        goal = np.concatenate([weights, strength * prior])
+        goal = np.concatenate([weights, strength * goal_of_prior])
         scale = np.linalg.norm(matrix, axis=0)
         bounds = (np.array(lower) * scale, np.array(upper) * scale)
         solution = lsq_linear(matrix / scale, goal, bounds=bounds).x / scale

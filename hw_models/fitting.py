@@ -3,39 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from hw_models.as_run import kernels_as_run
-from hw_models.end_to_end import fit_end_to_end, sums
+from hw_models.end_to_end import EndToEnd, fit_end_to_end, sums
+from hw_models.errors import CalibrationError
 from hw_models.graph import OperatorGraph
-from hw_models.kernel_times import KernelTimes, fit_kernel_times, transferred
+from hw_models.kernel_times import KernelTimes, fit_kernel_times
 from hw_models.kernels import Kernel, TimedKernel, kernels
 from hw_models.predictor import COVERAGE, CalibrationSummary, Predictor
 from hw_models.targets import Target
+from hw_models.transfer import TransferredTimes, transferred
 from paretopress.runtime.kit.samples import KitSample
 
 MIN_NETWORKS = 20
 MAX_DISAGREEMENT = 0.07
-FOLDS = 4
+FOLDS = 8
 
-Fit = Callable[[Sequence[Sequence[TimedKernel]]], KernelTimes]
+Fit = Callable[[Sequence[Sequence[TimedKernel]]], KernelTimes | TransferredTimes]
+FitWhole = Callable[[Sequence[tuple[float, ...]], Sequence[float]], EndToEnd]
 
 
 def fit_predictor(target: Target, samples: Sequence[KitSample], seed: int = 0, runtime: str = "", machine: str = "") -> Predictor:
     """Fit on the samples that repeated."""
-    return _fit(target, samples, seed, runtime, machine, lambda timed: fit_kernel_times(timed, target.threads))
+    fit = partial(fit_kernel_times, threads=target.threads)
+    return _fit(target, samples, seed, runtime, machine, fit, fit_end_to_end)
 
 
 def fit_transferred(
     target: Target, samples: Sequence[KitSample], neighbour: Predictor, seed: int = 0, runtime: str = "", machine: str = ""
 ) -> Predictor:
-    """Scale a neighbouring target's predictor to a few samples of this one."""
-    return _fit(target, samples, seed, runtime, machine, lambda timed: transferred(neighbour.times, timed, target.threads))
+    """Correct a neighbouring target's predictor by a few samples of this one.
+
+    Raises:
+        CalibrationError: the neighbour was itself reached from another, or never measured.
+    """
+    if not isinstance(neighbour.times, KernelTimes) or not neighbour.calibrated:
+        raise CalibrationError(f"{neighbour.target.name} has no calibration of its own: correct a target that has")
+    fit = partial(transferred, neighbour.times, threads=target.threads)
+    return _fit(target, samples, seed, runtime, machine, fit, partial(fit_end_to_end, prior=neighbour.end_to_end))
 
 
-def _fit(target: Target, samples: Sequence[KitSample], seed: int, runtime: str, machine: str, fit: Fit) -> Predictor:
+def _fit(
+    target: Target, samples: Sequence[KitSample], seed: int, runtime: str, machine: str, fit: Fit, fit_whole: FitWhole
+) -> Predictor:
     samples = repeatable(samples)
     graphs = [graph_of(sample) for sample in samples]
     timed = [kernels_as_run(graph, sample.nodes, target) for graph, sample in zip(graphs, samples, strict=True)]
@@ -44,7 +58,7 @@ def _fit(target: Target, samples: Sequence[KitSample], seed: int, runtime: str, 
     fold_of = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
     times = _held_out_times(timed, run, fold_of, fit)
     rows = [sums(r, t) for r, t in zip(run, times, strict=True)]
-    errors = _held_out_errors(run, times, rows, latencies, fold_of)
+    errors = _held_out_errors(run, times, rows, latencies, fold_of, fit_whole)
     summary = CalibrationSummary(
         networks=len(samples),
         mean_error_percent=float(100 * np.mean(np.abs(np.expm1(-errors)))),
@@ -53,7 +67,7 @@ def _fit(target: Target, samples: Sequence[KitSample], seed: int, runtime: str, 
         runtime=runtime,
         machine=machine,
     )
-    return Predictor(target, fit(timed), fit_end_to_end(rows, latencies), _log_errors(samples, errors), summary)
+    return Predictor(target, fit(timed), fit_whole(rows, latencies), _log_errors(samples, errors), summary)
 
 
 def _held_out_times(
@@ -74,12 +88,13 @@ def _held_out_errors(
     rows: Sequence[tuple[float, ...]],
     latencies: Sequence[float],
     fold_of: npt.NDArray[np.int64],
+    fit_whole: FitWhole,
 ) -> npt.NDArray[np.float64]:
     """Log of measured over predicted, every network by fits that had not seen its fold."""
     errors = np.zeros(len(run))
     for fold in sorted(set(fold_of.tolist())):
         seen = np.flatnonzero(fold_of != fold).tolist()
-        whole = fit_end_to_end([rows[i] for i in seen], [latencies[i] for i in seen])
+        whole = fit_whole([rows[i] for i in seen], [latencies[i] for i in seen])
         for i in np.flatnonzero(fold_of == fold).tolist():
             errors[i] = np.log(latencies[i] / whole.latency_ms(run[i], times[i]))
     return errors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,23 @@ MEMORY = 200_000
 """Prices kept before the memory is emptied."""
 
 
+class PriceMemory:
+    """Prices by what decides them: a search asks for the same kernels thousands of times."""
+
+    def __init__(self) -> None:
+        self._prices: dict[tuple[object, ...], float] = {}
+
+    def ms(self, kernels: Sequence[Kernel], compute: Callable[[Sequence[Kernel]], list[float]]) -> list[float]:
+        """One price per kernel; ``compute`` is asked for new ones only."""
+        new = {kernel.key: kernel for kernel in kernels if kernel.key not in self._prices}
+        if new:
+            if len(self._prices) > MEMORY:
+                self._prices.clear()
+                return self.ms(kernels, compute)
+            self._prices.update(zip(new, compute(list(new.values())), strict=True))
+        return [self._prices[kernel.key] for kernel in kernels]
+
+
 @dataclass(frozen=True)
 class KernelTimes:
     """Milliseconds per kernel.
@@ -23,15 +40,18 @@ class KernelTimes:
     Attributes:
         residuals: by precision; none where too little was measured.
         peaks: of a target known from its data sheet only; instead of all the others.
-        scales: by signature; what a kernel's time is multiplied by when this machine was reached from a neighbour's model.
     """
 
     threads: int
     coefficients_ns: Coefficients = field(default_factory=dict)
     residuals: Mapping[str, Residual] = field(default_factory=dict)
-    scales: Mapping[str, float] = field(default_factory=dict)
     peaks: Peaks | None = None
-    _memory: dict[tuple[object, ...], float] = field(default_factory=dict, repr=False, compare=False)
+    _memory: PriceMemory = field(default_factory=PriceMemory, repr=False, compare=False)
+
+    @property
+    def measured(self) -> bool:
+        """Whether any kernel was measured."""
+        return bool(self.coefficients_ns)
 
     def knows(self, kernel: Kernel) -> bool:
         """Whether such kernels were measured; a reshape moves nothing and needs no measuring."""
@@ -39,13 +59,7 @@ class KernelTimes:
 
     def ms(self, kernels: Sequence[Kernel]) -> list[float]:
         """One time per kernel, each above 0."""
-        new = {kernel.key: kernel for kernel in kernels if kernel.key not in self._memory}
-        if new:
-            if len(self._memory) > MEMORY:
-                self._memory.clear()
-                return self.ms(kernels)
-            self._memory.update(zip(new, self._computed(list(new.values())), strict=True))
-        return [self._memory[kernel.key] for kernel in kernels]
+        return self._memory.ms(kernels, self._computed)
 
     def _computed(self, kernels: Sequence[Kernel]) -> list[float]:
         if self.peaks is not None:
@@ -57,7 +71,7 @@ class KernelTimes:
                 factors = residual.factors([residual_features(kernels[i], times[i]) for i in chosen])
                 for i, factor in zip(chosen, factors, strict=True):
                     times[i] *= float(factor)
-        return [ns * self.scales.get(kernel.signature, 1.0) / 1e6 for kernel, ns in zip(kernels, times, strict=True)]
+        return [ns / 1e6 for ns in times]
 
 
 def fit_kernel_times(networks: Sequence[Sequence[TimedKernel]], threads: int) -> KernelTimes:
@@ -84,34 +98,3 @@ def fit_kernel_times(networks: Sequence[Sequence[TimedKernel]], threads: int) ->
         if fitted is not None:
             residuals[precision] = fitted
     return KernelTimes(threads, coefficients, residuals)
-
-
-def transferred(neighbour: KernelTimes, networks: Sequence[Sequence[TimedKernel]], threads: int) -> KernelTimes:
-    """A neighbouring target's times, scaled by signature to what a few networks show here.
-
-    A signature's scale is the weighted median of measured over predicted, drawn towards the scale of all kernels together where
-    little was seen.
-    """
-    timed = [one for network in networks for one in network if one.us > 0]
-    base = neighbour.ms([one.kernel for one in timed])
-    ratios = np.array([one.us / 1000 / ms for one, ms in zip(timed, base, strict=True)])
-    times = np.array([one.us for one in timed])
-    overall = _weighted_median(ratios, times)
-    scales = dict.fromkeys(neighbour.coefficients_ns, overall)
-    for signature in {one.kernel.signature for one in timed}:
-        own = np.array([one.kernel.signature == signature for one in timed])
-        trust = own.sum() / (own.sum() + _DOUBT)
-        local = _weighted_median(ratios[own], times[own])
-        scales[signature] = float(np.exp(trust * np.log(local) + (1 - trust) * np.log(overall)))
-    scales = {s: scale * neighbour.scales.get(s, 1.0) for s, scale in scales.items()}
-    return KernelTimes(threads, neighbour.coefficients_ns, neighbour.residuals, scales)
-
-
-_DOUBT = 4.0
-"""Kernels of a signature that count as much as the scale of all kernels."""
-
-
-def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
-    order = np.argsort(values)
-    cumulative = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(cumulative, cumulative[-1] / 2)])

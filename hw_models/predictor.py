@@ -15,10 +15,11 @@ from hw_models.graph import OperatorGraph
 from hw_models.kernel_times import KernelTimes
 from hw_models.kernels import FEATURES, Kernel, kernels
 from hw_models.residual import Residual
-from hw_models.targets import Target
+from hw_models.targets import Peaks, Target
+from hw_models.transfer import CORRECTION_NAMES, TransferredTimes
 
 COVERAGE = 0.9
-VERSION = 2
+VERSION = 3
 UNCALIBRATED_FACTOR = 3.0
 """A generic roofline is taken to be right within this factor; nothing was measured."""
 
@@ -88,7 +89,7 @@ class Predictor:
     """
 
     target: Target
-    times: KernelTimes = field(default_factory=lambda: KernelTimes(1))
+    times: KernelTimes | TransferredTimes = field(default_factory=lambda: KernelTimes(1))
     end_to_end: EndToEnd = field(default_factory=EndToEnd)
     log_error: Mapping[str, float] = field(default_factory=dict)
     summary: CalibrationSummary = field(default_factory=CalibrationSummary)
@@ -101,7 +102,7 @@ class Predictor:
     @property
     def calibrated(self) -> bool:
         """Whether anything was measured on the target."""
-        return bool(self.times.coefficients_ns)
+        return self.times.measured
 
     def predict(self, graph: OperatorGraph) -> Prediction:
         """Predict one run at the graph's batch size. Pure arithmetic, a few ms at most."""
@@ -142,9 +143,7 @@ class Predictor:
                 "version": VERSION,
                 "features": FEATURES,
                 "target": json.loads(self.target.to_json()),
-                "coefficients_ns": {k: list(v) for k, v in self.times.coefficients_ns.items()},
-                "scales": dict(self.times.scales),
-                "residuals": {precision: residual.to_text() for precision, residual in self.times.residuals.items()},
+                "times": _times_to_data(self.times),
                 "end_to_end": {
                     "factors": dict(zip(GROUPS, self.end_to_end.factors, strict=True)),
                     "overheads_ms": dict(zip(GROUPS, self.end_to_end.overheads_ms, strict=True)),
@@ -174,13 +173,7 @@ class Predictor:
             summary: dict[str, Any] = {k: math.nan if v is None else v for k, v in data["summary"].items()}
             return Predictor(
                 target,
-                KernelTimes(
-                    target.threads,
-                    {str(k): _coefficients(k, v) for k, v in data["coefficients_ns"].items()},
-                    {str(k): Residual.from_text(v) for k, v in data["residuals"].items()},
-                    {str(k): _non_negative("scales", v) for k, v in data["scales"].items()},
-                    target.peaks,
-                ),
+                _times_from_data(data["times"], target),
                 EndToEnd(
                     tuple(_non_negative("factors", whole["factors"][group]) for group in GROUPS),
                     tuple(_non_negative("overheads_ms", whole["overheads_ms"][group]) for group in GROUPS),
@@ -191,6 +184,41 @@ class Predictor:
             )
         except (KeyError, TypeError, ValueError, AttributeError, TargetError) as error:
             raise PredictorFormatError(f"not a latency predictor: {error!r}") from error
+
+
+def _times_to_data(times: KernelTimes | TransferredTimes) -> dict[str, Any]:
+    if isinstance(times, TransferredTimes):
+        return {
+            "neighbour": {**_times_to_data(times.neighbour), "threads": times.neighbour.threads},
+            "scales": dict(times.scales),
+            "local_ns": {k: list(v) for k, v in times.local_ns.items()},
+            "corrections": {precision: trees.to_text() for precision, trees in times.corrections.items()},
+        }
+    return {
+        "coefficients_ns": {k: list(v) for k, v in times.coefficients_ns.items()},
+        "residuals": {precision: trees.to_text() for precision, trees in times.residuals.items()},
+    }
+
+
+def _times_from_data(data: dict[str, Any], target: Target) -> KernelTimes | TransferredTimes:
+    if "neighbour" not in data:
+        return _kernel_times(data, target.threads, target.peaks)
+    return TransferredTimes(
+        _kernel_times(data["neighbour"], int(data["neighbour"]["threads"]), None),
+        target.threads,
+        {str(k): _non_negative("scales", v) for k, v in data["scales"].items()},
+        {str(k): _coefficients(k, v) for k, v in data["local_ns"].items()},
+        {str(k): Residual.from_text(v, CORRECTION_NAMES) for k, v in data["corrections"].items()},
+    )
+
+
+def _kernel_times(data: dict[str, Any], threads: int, peaks: Peaks | None) -> KernelTimes:
+    return KernelTimes(
+        threads,
+        {str(k): _coefficients(k, v) for k, v in data["coefficients_ns"].items()},
+        {str(k): Residual.from_text(v) for k, v in data["residuals"].items()},
+        peaks,
+    )
 
 
 def _coefficients(signature: str, values: list[Any]) -> tuple[float, ...]:

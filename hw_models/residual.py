@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +21,11 @@ if TYPE_CHECKING:
     import lightgbm  # takes a second to import: only where trees are really fitted or read
 
 MIN_KERNELS = 120
-ROUNDS = 600
 MAX_LOG_RATIO = 1.5
 """Trees do not extrapolate; a residual beyond a factor of 4.5 is taken for noise."""
 _PARAMETERS = {
-    "objective": "huber", "alpha": 0.1, "learning_rate": 0.05, "num_leaves": 40, "min_data_in_leaf": 8, "feature_fraction": 0.7,
-    "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 1.0, "num_threads": 1, "deterministic": True, "force_row_wise": True,
-    "verbosity": -1, "seed": 0,
+    "objective": "huber", "alpha": 0.1, "learning_rate": 0.05, "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1,
+    "num_threads": 1, "deterministic": True, "force_row_wise": True, "verbosity": -1, "seed": 0,
 }  # fmt: skip
 _LAYOUTS = ("plain", "blocked", "direct")
 _KINDS = (
@@ -34,7 +33,7 @@ _KINDS = (
     "gelu", "tanh", "max_pool", "avg_pool", "global_pool", "concat", "transpose", "shuffle", "shuffle_turned", "split", "slice",
     "pad", "reshape", "quantize", "dequantize", "reorder", "resize", "layer_norm",
 )  # fmt: skip
-_NAMES = (
+FEATURE_NAMES = (
     "kind", "layout", *GEOMETRY, "log_roofline", "log_macs", "log_bytes", "log_weight_bytes", "log_im2col_bytes", "coldness",
     "log_pixels",
     "log_k", "intensity", "in_mod_8", "out_mod_8", "in_mod_16", "out_mod_16", "out_mod_32", "width_mod_3", "width_mod_6",
@@ -43,7 +42,7 @@ _NAMES = (
 
 
 def residual_features(kernel: Kernel, roofline_ns: float) -> tuple[float, ...]:
-    """Numbers that the trees split on, in the order of ``_NAMES``."""
+    """Numbers that the trees split on, in the order of `FEATURE_NAMES`."""
     inputs, outputs, _, window_height, window_width, _, height, width, _ = kernel.geometry
     pixels, moved = height * width, kernel.bytes_in + kernel.bytes_out + kernel.weight_bytes
     return (
@@ -72,6 +71,19 @@ def residual_features(kernel: Kernel, roofline_ns: float) -> tuple[float, ...]:
     )
 
 
+@dataclass(frozen=True)
+class TreeParameters:
+    """How much the trees may learn."""
+
+    rounds: int = 600
+    leaves: int = 40
+    min_kernels_in_leaf: int = 8
+    l2: float = 1.0
+
+
+_MANY = TreeParameters()
+
+
 class Residual:
     """Fitted trees of one precision."""
 
@@ -80,7 +92,11 @@ class Residual:
 
     @staticmethod
     def fit(
-        features: npt.NDArray[np.float64], log_ratios: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]
+        features: npt.NDArray[np.float64],
+        log_ratios: npt.NDArray[np.float64],
+        weights: npt.NDArray[np.float64],
+        names: Sequence[str] = FEATURE_NAMES,
+        trees: TreeParameters = _MANY,
     ) -> Residual | None:
         """Trees for ``log(time / roofline)``; None where there are too few kernels to learn from."""
         if len(features) < MIN_KERNELS:
@@ -88,10 +104,10 @@ class Residual:
         import lightgbm
 
         clipped = np.clip(log_ratios, -MAX_LOG_RATIO, MAX_LOG_RATIO)
-        data = lightgbm.Dataset(
-            features, clipped, weight=weights, feature_name=list(_NAMES), categorical_feature=["kind", "layout"]
-        )
-        return Residual(lightgbm.train(_PARAMETERS, data, num_boost_round=ROUNDS))
+        named: dict[str, Any] = {"feature_name": list(names), "categorical_feature": ["kind", "layout"]}
+        data = lightgbm.Dataset(features, clipped, weight=weights, **named)
+        size = {"num_leaves": trees.leaves, "min_data_in_leaf": trees.min_kernels_in_leaf, "lambda_l2": trees.l2}
+        return Residual(lightgbm.train({**_PARAMETERS, **size}, data, num_boost_round=trees.rounds))
 
     def factors(self, features: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
         """What the rooflines are multiplied by."""
@@ -103,7 +119,7 @@ class Residual:
         return str(self._booster.model_to_string())
 
     @staticmethod
-    def from_text(text: str) -> Residual:
+    def from_text(text: str, names: Sequence[str] = FEATURE_NAMES) -> Residual:
         """Read what `to_text` wrote.
 
         Raises:
@@ -115,6 +131,6 @@ class Residual:
             booster = lightgbm.Booster(model_str=text)
         except lightgbm.basic.LightGBMError as error:
             raise PredictorFormatError(f"the residual's trees cannot be read: {error}") from error
-        if tuple(booster.feature_name()) != _NAMES:
+        if tuple(booster.feature_name()) != tuple(names):
             raise PredictorFormatError("the residual's trees are of other features: calibrate the target again")
         return Residual(booster)

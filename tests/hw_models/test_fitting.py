@@ -10,10 +10,11 @@ from hw_models.end_to_end import fit_end_to_end, sums
 from hw_models.errors import PredictorFormatError
 from hw_models.fitting import graph_of, repeatable, typical_latencies_ms
 from hw_models.graph import Operator, OperatorGraph
-from hw_models.kernel_times import KernelTimes, fit_kernel_times, transferred
-from hw_models.kernels import kernels
+from hw_models.kernel_times import KernelTimes, fit_kernel_times
+from hw_models.kernels import Kernel, kernels
 from hw_models.predictor import CalibrationSummary, Predictor
 from hw_models.residual import Residual
+from hw_models.transfer import transferred
 from paretopress.runtime.kit.samples import KitSample
 from tests.hw_models.made_up import TARGET, kernel_us, latency_ms, mean_error, networks, timed
 
@@ -107,9 +108,34 @@ def test_json_round_trip(predictor: Predictor, summary: CalibrationSummary) -> N
     assert loaded.predict(graph) == stored.predict(graph)
 
 
+def test_a_transferred_predictor_is_stored_with_all_that_it_needs(predictor: Predictor) -> None:
+    few = [timed(n, 1.7) for n in networks(160)[:12]]
+    moved = replace(predictor, times=transferred(predictor.times, few, 1))
+    loaded = Predictor.from_json(moved.to_json())
+    graph = graph_of(KitSample(networks(160)[3]))
+    assert loaded.to_json() == moved.to_json()
+    assert loaded.predict(graph) == moved.predict(graph)
+    assert loaded.calibrated
+
+
+def test_corrections_catch_what_one_scale_does_not(predictor: Predictor) -> None:
+    """A machine whose kernels of few channels are three times as slow, seen through 30 networks."""
+
+    def us(kernel: Kernel) -> float:
+        return kernel_us(kernel) * (3.0 if kernel.geometry[1] < 40 else 1.0) + 1.5
+
+    few = [[replace(t, us=us(t.kernel)) for t in timed(n)] for n in networks(160)[:30]]
+    run = [k for n in networks(160)[UNSEEN] for k in kernels(graph_of(KitSample(n)), TARGET)]
+    moved = transferred(predictor.times, few, 1)
+    truth = [us(kernel) for kernel in run]
+    assert mean_error([1000 * ms for ms in moved.ms(run)], truth) < 0.5 * mean_error(
+        [1000 * ms for ms in moved.scaled_ms(run)], truth
+    )
+
+
 def test_json_with_impossible_numbers_is_refused(predictor: Predictor) -> None:
     data = json.loads(predictor.to_json())
-    data["coefficients_ns"][next(iter(data["coefficients_ns"]))][1] = -1.0
+    data["times"]["coefficients_ns"][next(iter(data["times"]["coefficients_ns"]))][1] = -1.0
     with pytest.raises(PredictorFormatError, match="at least 0"):
         Predictor.from_json(json.dumps(data))
 
@@ -118,7 +144,7 @@ def test_foreign_trees_are_refused(predictor: Predictor) -> None:
     with pytest.raises(PredictorFormatError, match="trees"):
         Residual.from_text("tree\nno such model")
     data = json.loads(predictor.to_json())
-    data["residuals"]["fp32"] = data["residuals"]["fp32"].replace("log_roofline", "something_else")
+    data["times"]["residuals"]["fp32"] = data["times"]["residuals"]["fp32"].replace("log_roofline", "something_else")
     with pytest.raises(PredictorFormatError, match="other features"):
         Predictor.from_json(json.dumps(data))
 
