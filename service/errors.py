@@ -15,6 +15,8 @@ from service.intake.errors import IntakeError, SandboxError
 from techniques.errors import TechniqueError
 
 DOMAIN = "paretopress"
+_MAX_MESSAGE_BYTES, _MAX_VIOLATIONS_BYTES, _MAX_FIELD, _MAX_DESCRIPTION = 1000, 3000, 200, 500
+"""A client drops a call whose trailing metadata are larger than 8 KiB; the message is in them twice, once percent-encoded."""
 
 
 class ServiceError(Exception):
@@ -32,6 +34,10 @@ class InvalidRequestError(ServiceError):
     def of(field: str, description: str) -> InvalidRequestError:
         """A single bad field."""
         return InvalidRequestError([FieldViolation(field, description)])
+
+
+class MalformedRequestError(ServiceError):
+    """The request's bytes are no message of the contract."""
 
 
 class NotFoundError(ServiceError):
@@ -63,11 +69,52 @@ class StoreUnavailableError(ServiceError):
 
 
 class StoreUrlError(ServiceError):
-    """The database's URL cannot be used; the message says what one looks like."""
+    """The URL of the database or of the blob store cannot be used; the message says what to set."""
 
 
 class DigestMismatchError(ServiceError):
     """The received bytes do not have the announced sha256; the upload has been discarded."""
+
+
+class UnauthenticatedError(ServiceError):
+    """The call carries no credentials, or none that are good; the message says how they are sent."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f'Bearer realm="paretopress": {problem}')
+
+
+class PermissionDeniedError(ServiceError):
+    """The caller is known, but may not do this."""
+
+
+class ForeignProjectError(NotFoundError):
+    """The resource is of a project that is not the caller's; to it, nothing is there."""
+
+
+class KeysUnavailableError(ServiceError):
+    """The keys that sign JSON web tokens cannot be fetched now: nobody is let in on trust."""
+
+
+class QuotaExceededError(ServiceError):
+    """A project or a caller would have more than its share.
+
+    Args:
+        subject: whose share, such as ``project:vision``.
+        retry_s: when the same call may succeed, where that is known.
+    """
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, subject: str, message: str, retry_s: float | None = None) -> None:
+        super().__init__(message)
+        self.subject = subject
+        self.retry_s = retry_s
+
+
+class RateLimitedError(QuotaExceededError):
+    """The caller calls too often, or has too many streams open."""
+
+    reason = "RATE_LIMITED"
 
 
 @dataclass(frozen=True)
@@ -80,12 +127,18 @@ class ErrorFacts:
     violations: tuple[FieldViolation, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     internal: str = ""
+    quota_subject: str = ""
+    retry_s: float | None = None
 
 
 _SERVICE_CODES: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     InvalidRequestError: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS"),
+    MalformedRequestError: (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST"),
     InvalidSpecError: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS"),
     NotFoundError: (grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND"),
+    UnauthenticatedError: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    PermissionDeniedError: (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_TOO_NARROW"),
+    KeysUnavailableError: (grpc.StatusCode.UNAVAILABLE, "KEYS_UNAVAILABLE"),
     AlreadyExistsError: (grpc.StatusCode.ALREADY_EXISTS, "RESOURCE_EXISTS"),
     PreconditionError: (grpc.StatusCode.FAILED_PRECONDITION, "PRECONDITION_FAILED"),
     EtagMismatchError: (grpc.StatusCode.ABORTED, "ETAG_MISMATCH"),
@@ -111,6 +164,9 @@ def describe_error(error: Exception) -> ErrorFacts:
     if isinstance(error, SandboxError):
         code = grpc.StatusCode.RESOURCE_EXHAUSTED if error.kind != "crash" else grpc.StatusCode.INVALID_ARGUMENT
         return ErrorFacts(code, f"SANDBOX_{error.kind.upper()}", error.message, internal=error.detail)
+    if isinstance(error, QuotaExceededError):
+        exhausted = grpc.StatusCode.RESOURCE_EXHAUSTED
+        return ErrorFacts(exhausted, error.reason, str(error), quota_subject=error.subject, retry_s=error.retry_s)
     for kind, (code, reason) in _SERVICE_CODES.items():
         if isinstance(error, kind):
             return ErrorFacts(code, reason, str(error), tuple(getattr(error, "violations", ())))
@@ -131,14 +187,46 @@ def to_status(facts: ErrorFacts, request_id: str) -> status_pb2.Status:
     details: list[Any] = []
     request_info = error_details_pb2.RequestInfo(request_id=request_id)
     error_info = error_details_pb2.ErrorInfo(reason=facts.reason, domain=DOMAIN, metadata=facts.metadata)
-    bad_fields = error_details_pb2.BadRequest(
-        field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description) for v in facts.violations
-        ]
-    )
-    for message in (error_info, request_info, *([bad_fields] if facts.violations else [])):
+    bad_fields = _bad_fields(facts.violations)
+    for message in (error_info, request_info, *([bad_fields] if facts.violations else []), *_quota_details(facts)):
         packed = Any()
         packed.Pack(message)
         details.append(packed)
     # Status codes of gRPC and google.rpc.Code are the same numbers under the same names.
-    return status_pb2.Status(code=code_pb2.Code.Value(facts.code.name), message=facts.message, details=details)
+    return status_pb2.Status(code=code_pb2.Code.Value(facts.code.name), message=brief(facts.message), details=details)
+
+
+def _quota_details(facts: ErrorFacts) -> list[error_details_pb2.QuotaFailure | error_details_pb2.RetryInfo]:
+    """Whose share is used up, and when to try again."""
+    details: list[error_details_pb2.QuotaFailure | error_details_pb2.RetryInfo] = []
+    if facts.quota_subject:
+        description = facts.message[:_MAX_DESCRIPTION]
+        violation = error_details_pb2.QuotaFailure.Violation(subject=facts.quota_subject, description=description)
+        details.append(error_details_pb2.QuotaFailure(violations=[violation]))
+    if facts.retry_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(facts.retry_s * 1000))
+        details.append(retry)
+    return details
+
+
+def brief(message: str) -> str:
+    """As much of a message as fits into trailing metadata."""
+    return message.encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
+
+
+def _bad_fields(violations: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:
+    """As many as fit into trailing metadata, and how many more there are."""
+    listed: list[error_details_pb2.BadRequest.FieldViolation] = []
+    room = _MAX_VIOLATIONS_BYTES
+    for place, violation in enumerate(violations):
+        field, description = violation.field[:_MAX_FIELD], violation.description[:_MAX_DESCRIPTION]
+        one = error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+        room -= one.ByteSize() + 4
+        if room < 0:
+            words = f"and {len(violations) - place} more"
+            return error_details_pb2.BadRequest(
+                field_violations=[*listed, error_details_pb2.BadRequest.FieldViolation(field="...", description=words)]
+            )
+        listed.append(one)
+    return error_details_pb2.BadRequest(field_violations=listed)

@@ -8,20 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import logging
 import os
 import signal
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from paretopress.v1 import (
+    access_pb2,
+    access_pb2_grpc,
     dataset_pb2,
     dataset_pb2_grpc,
     model_pb2,
@@ -31,17 +33,20 @@ from paretopress.v1 import (
     target_pb2,
     target_pb2_grpc,
 )
+from service.access.setup import Gate, check_exposure, make_gate, quotas_of
 from service.errors import ServiceError
 from service.importing import Importer, SandboxImporter
 from service.intake.sandbox import run_in_sandbox, warm_up
 from service.interceptors import default_interceptors
 from service.predictors import PredictorFiles
 from service.pricing import LatencyPricing
+from service.servicers.access import AccessServicer
 from service.servicers.datasets import DatasetServicer
 from service.servicers.models import ModelServicer
 from service.servicers.searches import SearchServicer, SearchStores
 from service.servicers.targets import TargetServicer, TargetStores
 from service.settings import Settings
+from service.store.access_store import AccessStore
 from service.store.blobs import FsspecBlobStore, blob_store
 from service.store.calibration_catalogue import CalibrationCatalogue
 from service.store.database import Database
@@ -51,6 +56,7 @@ from service.store.target_store import TargetStore
 from service.store.upload_store import UploadStore
 from service.supervision import SupervisedProcess, child_environment
 from service.targets import TargetDirectory
+from service.tls import TlsFiles, server_credentials
 from service.upkeep import Upkeep
 
 _LOG = logging.getLogger("paretopress.server")
@@ -61,6 +67,7 @@ SERVICE_NAMES = tuple(
         (dataset_pb2, "DatasetService"),
         (target_pb2, "TargetService"),
         (search_pb2, "SearchService"),
+        (access_pb2, "AccessService"),
     )
 )
 
@@ -81,6 +88,7 @@ class RunningServer:
     _processes: list[SupervisedProcess]
     _grace_s: float
     _upkeep: Upkeep
+    _gate: Gate
 
     @property
     def worker_pid(self) -> int | None:
@@ -91,6 +99,7 @@ class RunningServer:
         """Take no new calls, let those in progress end, then end the processes beside."""
         await self._health.enter_graceful_shutdown()
         await asyncio.gather(self._grpc.stop(self._grace_s), self._upkeep.stop(), *(process.stop() for process in self._processes))
+        await self._gate.close()
         self.database.close()
 
     async def wait(self) -> None:
@@ -106,12 +115,17 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
 
     Raises:
         AddressInUseError: the port is taken.
+        InsecureSettingsError: others could reach the server unprotected, and nobody said that they may.
+        ContradictingSettingsError, TlsFilesError: the settings of access or its files cannot be used.
     """
+    for warning in check_exposure(settings):
+        _LOG.warning(warning)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.resolved_database_url)
     await asyncio.to_thread(database.migrate)
     blobs = blob_store(settings)
-    server = aio.server(interceptors=default_interceptors(), options=_options(settings))
+    gate = make_gate(settings, AccessStore(database))
+    server = aio.server(interceptors=default_interceptors(gate), options=_options(settings))
     _add_servicers(server, settings, database, blobs, importer or SandboxImporter(blobs, settings.data_dir.absolute() / "scratch"))
     health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -126,18 +140,21 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
     upkeep = Upkeep(settings, database, blobs)
     upkeep.start()
     mlflow_address = f"http://127.0.0.1:{settings.mlflow_port}" if any(p.name == "mlflow" for p in processes) else ""
-    return RunningServer(address, mlflow_address, database, server, health_servicer, processes, settings.shutdown_grace_s, upkeep)
+    return RunningServer(
+        address, mlflow_address, database, server, health_servicer, processes, settings.shutdown_grace_s, upkeep, gate
+    )
 
 
 def _add_servicers(server: aio.Server, settings: Settings, database: Database, blobs: FsspecBlobStore, importer: Importer) -> None:
-    models, datasets = InputStore(database, "model"), InputStore(database, "dataset")
-    uploads = UploadStore(database, settings.uploads_dir, settings.max_upload_bytes)
+    quotas = quotas_of(settings)
+    models, datasets = InputStore(database, "model", quotas), InputStore(database, "dataset", quotas)
+    uploads = UploadStore(database, settings.uploads_dir, settings.max_upload_bytes, quotas)
     uploads.remove_stale()
     predictors = PredictorFiles(settings.targets_dir)
     directory = TargetDirectory(predictors, TargetStore(database))
     targets = TargetStores(directory, CalibrationCatalogue(database), models, LatencyPricing(blobs))
     searches = SearchStores(
-        searches=SearchCatalogue(database),
+        searches=SearchCatalogue(database, quotas),
         models=models,
         datasets=datasets,
         blobs=blobs,
@@ -152,6 +169,7 @@ def _add_servicers(server: aio.Server, settings: Settings, database: Database, b
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(dataset_servicer, server)
     target_pb2_grpc.add_TargetServiceServicer_to_server(TargetServicer(targets), server)
     search_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(searches), server)
+    access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(AccessStore(database)), server)
 
 
 @functools.cache
@@ -173,20 +191,14 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
 
 def _bind(server: aio.Server, settings: Settings) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    files = TlsFiles.of(settings)
+    credentials = server_credentials(files) if files else None
     try:
-        port = server.add_insecure_port(f"{host}:{settings.port}")
+        where = f"{host}:{settings.port}"
+        port = server.add_secure_port(where, credentials) if credentials else server.add_insecure_port(where)
     except RuntimeError as error:
         raise AddressInUseError(f"cannot listen on {host}:{settings.port} ({error}); set PARETOPRESS_PORT or --port") from error
-    if not _is_loopback(settings.host):
-        _LOG.warning("listening on %s without authentication: everybody who reaches this address can use the server", host)
     return f"{host}:{port}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _processes(settings: Settings, worker_command: Sequence[str] | None) -> list[SupervisedProcess]:
@@ -201,11 +213,22 @@ def _processes(settings: Settings, worker_command: Sequence[str] | None) -> list
         store = ["--backend-store-uri", settings.resolved_tracking_uri]
         command = [sys.executable, "-m", "service.supervision", str(os.getpid()), sys.executable, "-m", "mlflow", "server"]
         # Five more processes for language-model evaluation jobs, which nobody has here.
-        environment = {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = {**_without_secrets(environment), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         processes.append(
             SupervisedProcess("mlflow", [*command, *store, *artifacts, *page], environment, settings.data_dir / "mlflow.log")
         )
     return processes
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """The page reads its own database and needs nothing of the service's."""
+    return {name: value for name, value in environment.items() if not name.startswith(("PARETOPRESS_", "MLFLOW_TRACKING_", "AWS_"))}
+
+
+def _without_password(url: str) -> str:
+    """A URL that may be shown."""
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    return urlsplit(url)._replace(netloc=host, query="").geturl() if "@" in url or "?" in url else url
 
 
 async def serve(settings: Settings) -> None:
@@ -214,7 +237,7 @@ async def serve(settings: Settings) -> None:
     running = await start(settings)
     print(f"Paretopress listens on {running.address}; data in {settings.data_dir.absolute()}", flush=True)
     tracking = running.mlflow_address or settings.mlflow_tracking_uri or settings.resolved_tracking_uri
-    print(f"MLflow: {tracking}", flush=True)
+    print(f"MLflow: {_without_password(tracking)}", flush=True)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -231,6 +254,8 @@ def _warm_up() -> None:
         isolation = warm_up()
         if not isolation.network_blocked:
             _LOG.warning("this kernel does not let the sandbox cut off the network; uploads are opened without that protection")
+        if not isolation.files_blocked:
+            _LOG.warning("this kernel has no Landlock; uploads are opened in a process that could read and write other files")
 
 
 def main() -> int:

@@ -6,11 +6,16 @@ from typing import Any
 
 from grpc import aio
 
+from service.access.setup import Gate
+from service.interceptors.audit import AuditInterceptor
+from service.interceptors.auth import AuthInterceptor
+from service.interceptors.decoding import DecodingInterceptor
 from service.interceptors.errors import ErrorInterceptor
 from service.interceptors.logging import LoggingInterceptor
 from service.interceptors.request_id import RequestIdInterceptor
 
 
-def default_interceptors() -> list[aio.ServerInterceptor[Any, Any]]:
-    """Request id, then error translation, then logging."""
-    return [RequestIdInterceptor(), ErrorInterceptor(), LoggingInterceptor()]
+def default_interceptors(gate: Gate) -> list[aio.ServerInterceptor[Any, Any]]:
+    """Request id, error translation, logging, audit, the gate; whatever comes behind sees sound messages of admitted callers."""
+    outside = [RequestIdInterceptor(), ErrorInterceptor(), LoggingInterceptor(), AuditInterceptor(gate.audit)]
+    return [*outside, AuthInterceptor(gate), DecodingInterceptor()]

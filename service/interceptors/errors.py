@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from service.errors import describe_error, to_status
+from service.errors import brief, describe_error, to_status
 from service.interceptors.request_id import HEADER, current_request_id
 from service.interceptors.wrapping import WrappingInterceptor
 
@@ -36,4 +36,4 @@ class ErrorInterceptor(WrappingInterceptor):
                 _LOG.warning("%s refused [%s]: %s", method, request_id, facts.internal)
             details = to_status(facts, request_id).SerializeToString()
             trailing = ((DETAILS_HEADER, details), (HEADER, request_id))
-            await context.abort(facts.code, facts.message[:1000], trailing)
+            await context.abort(facts.code, brief(facts.message), trailing)
