@@ -82,7 +82,7 @@ class QuietMachine:
         return max(now / best for now, best in zip(times_ms, self._quietest_ms, strict=True))
 
     def _probe_ms(self, index: int) -> float:
-        times = []
+        times: list[float] = []
         with pinned(self._threads):
             end = time.monotonic() + PROBE_S
             while time.monotonic() < end or len(times) < 8:
