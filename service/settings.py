@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     )
     mlflow_tracking_uri: str = Field(
         default="",
+        repr=False,
         validation_alias=AliasChoices("PARETOPRESS_MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_URI"),
         description="Where candidates are tracked; SQLite in the data directory when empty.",
     )
