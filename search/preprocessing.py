@@ -25,6 +25,8 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 MAX_SIDE = 4096
 MAX_CHANNELS = 16
+MAX_RESIZED_PIXELS = 50_000_000
+"""A strip of one pixel's height, brought to its full height, would not fit into any memory."""
 _BOUNDS: dict[ValueRange, tuple[float, float]] = {"0..1": (0.0, 1.0), "0..255": (0.0, 255.0), "-1..1": (-1.0, 1.0)}
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _MODES = {1: "L", 3: "RGB"}
@@ -173,8 +175,10 @@ class Preprocessing:
         side = self.resize_size or min(self.height, self.width)
         factor = side / min(image.size)
         # Truncation of the longer side is what torchvision does.
-        size = tuple(side if length == min(image.size) else max(side, int(length * factor)) for length in image.size)
-        return image.resize((size[0], size[1]), _FILTERS[self.interpolation])
+        scaled = [side if length == min(image.size) else max(side, int(length * factor)) for length in image.size]
+        if scaled[0] * scaled[1] > MAX_RESIZED_PIXELS:
+            raise ValueError(f"{scaled[1]}x{scaled[0]} pixels once resized are more than the limit of {MAX_RESIZED_PIXELS:,}")
+        return image.resize((scaled[0], scaled[1]), _FILTERS[self.interpolation])
 
     def _center(self, image: Image.Image) -> Image.Image:
         if image.width < self.width or image.height < self.height:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def check_model(model: onnx.ModelProto, limits: OnnxLimits) -> None:
         UnsupportedNetworkError: operators of other domains, model functions, control flow, operators without a mapping.
     """
     graph = model.graph
+    if not all(isinstance(name, str) for name in _names(graph)):
+        raise UnsafeModelError("a name in the graph is no text in UTF-8")
     if len(graph.node) > limits.nodes or len(graph.initializer) > limits.tensors:
         found = f"{len(graph.node)} nodes and {len(graph.initializer)} tensors"
         raise UnsafeModelError(f"{found}; at most {limits.nodes} and {limits.tensors} are accepted")
@@ -94,6 +97,15 @@ def check_model(model: onnx.ModelProto, limits: OnnxLimits) -> None:
                 raise UnsupportedNetworkError(f"{where}: sparse tensors are not supported; export a plain graph")
             for tensor in [attribute.t, *attribute.tensors] if attribute.HasField("t") or attribute.tensors else []:
                 _check_tensor(f"{where}, attribute {attribute.name!r}", tensor, limits)
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[Any]:
+    """Every name; protobuf gives those that are no text as bytes."""
+    for value in [*graph.input, *graph.output, *graph.initializer]:
+        yield value.name
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _check_tensor(where: str, tensor: onnx.TensorProto, limits: OnnxLimits) -> None:

@@ -22,6 +22,18 @@ _WORD = re.compile(r"[A-Za-z_]{0,32}")
 _VERSION = re.compile(r"[\w.+<=-]{0,64}")
 _STACK_ENTRY = re.compile(r"[\w.@]*,[\w.@]*,[\w.]*")
 _OPERATOR = re.compile(r"torch\.ops\.(?:aten|quantized_decomposed)\.(?!__)([A-Za-z0-9_]+)\.(?!__)[A-Za-z0-9_]+")
+_INNER_OPERATORS = frozenset(
+    re.findall(
+        r"\w+",
+        "_adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar _assert_tensor_metadata "
+        "_batch_norm_no_update _batch_norm_with_update _convolution _fake_quantize_learnable_per_channel_affine "
+        "_fake_quantize_learnable_per_tensor_affine _log_softmax _native_batch_norm_legit _native_batch_norm_legit_functional "
+        "_native_batch_norm_legit_no_training _native_multi_head_attention _prelu_kernel _transformer_encoder_layer_fwd "
+        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math _shape_as_tensor _softmax _to_copy "
+        "_unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact2d _weight_norm _weight_norm_interface",
+    )
+)
+"""Of ATen's inner operators (those with a leading underscore) what exports contain; others take raw sizes and strides on trust."""
 _FUNCTIONS = frozenset(
     [f"_operator.{n}" for n in re.findall(r"\w+", "getitem add sub mul floordiv truediv mod neg eq ne lt le gt ge")]
     + [f"torch.sym_{n}" for n in ("int", "float", "max", "min", "not", "ite")]
@@ -32,7 +44,7 @@ _DENIED_OPERATORS = frozenset(
         r"\w+",
         "from_file set_ set_data resize resize_ resize_as_ as_strided as_strided_ as_strided_copy as_strided_scatter empty "
         "empty_like empty_strided empty_permuted new_empty new_empty_strided _unsafe_index _unsafe_index_put _unsafe_masked_index "
-        "record_stream _copy_from item _local_scalar_dense",
+        "record_stream item _local_scalar_dense",
     )
 )
 """They reach files, foreign memory or uninitialised memory, or make control flow depend on data."""
@@ -106,7 +118,8 @@ def _check_target(entry: str, target: Any) -> None:
     match = _OPERATOR.fullmatch(target)
     if match is None and target not in _FUNCTIONS:
         raise UnsafeModelError(f"{entry}: operator {target[:120]!r} is not accepted; only ATen operators are")
-    if match is not None and match.group(1) in _DENIED_OPERATORS:
+    name = match.group(1) if match else ""
+    if name in _DENIED_OPERATORS or (name.startswith("_") and name not in _INNER_OPERATORS):
         raise UnsafeModelError(f"{entry}: operator {target!r} reaches files or raw memory and is not accepted")
 
 

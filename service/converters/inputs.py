@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from service.errors import InvalidRequestError
 from service.resources import ID_RULE, DatasetName, ModelName, ProjectName, is_resource_id, new_id
 from service.store.input_store import InputKind, StoredInput
 from service.store.upload_store import UploadProgress, UploadSpec
+
+MAX_TEXT_LENGTH = 1000
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,14 @@ def choose_id(given: str, prefix: str, field: str, found: list[FieldViolation]) 
     return given or new_id(prefix)
 
 
+def check_text(text: str, field: str, found: list[FieldViolation]) -> None:
+    """A title or a pattern: it comes back in every list, so it must be short; and a terminal must not obey it."""
+    if len(text) > MAX_TEXT_LENGTH:
+        found.append(FieldViolation(field, f"must have at most {MAX_TEXT_LENGTH:,} characters, got {len(text):,}"))
+    elif any(unicodedata.category(character) == "Cc" for character in text):
+        found.append(FieldViolation(field, "must not have control characters"))
+
+
 def upload_spec(header: upload_pb2.UploadHeader, project: str, kind: InputKind, found: list[FieldViolation]) -> UploadSpec:
     """The announced file."""
     spec = UploadSpec(project, kind, header.upload_id, header.size_bytes, header.sha256)
@@ -73,6 +84,7 @@ def model_upload_from_proto(metadata: model_pb2.UploadModelMetadata) -> ModelUpl
     found: list[FieldViolation] = []
     project = parse_parent(metadata.parent, found)
     model_id = choose_id(metadata.model_id, "m", "model_id", found)
+    check_text(metadata.model.display_name, "model.display_name", found)
     format_name = enums.MODEL_FORMATS.word(metadata.model.format, "model.format", found)
     if (format_name == "architecture") != bool(metadata.model.architecture):
         found.append(FieldViolation("model.architecture", "must be given for format ARCHITECTURE, and for no other"))
@@ -99,6 +111,7 @@ def dataset_request_from_proto(
     """What an upload and an import of a dataset share; violations are collected by the caller."""
     project = parse_parent(request.parent, found)
     dataset_id = choose_id(request.dataset_id, "d", "dataset_id", found)
+    check_text(request.dataset.display_name, "dataset.display_name", found)
     format_name = enums.DATASET_FORMATS.word(request.dataset.format, "dataset.format", found)
     preprocessing = preprocessing_from_proto(request.dataset.preprocessing, "dataset.preprocessing", found)
     augment = enums.AUGMENTATIONS.word(request.options.augmentation, "options.augmentation", found)

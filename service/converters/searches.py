@@ -16,13 +16,14 @@ from search.errors import FieldViolation
 from search.preprocessing import Preprocessing
 from search.spec import Budget, Effort, SearchSpec
 from service.converters import enums
-from service.converters.inputs import choose_id, parse_parent
+from service.converters.inputs import check_text, choose_id, parse_parent
 from service.errors import InvalidRequestError
 from service.resources import DatasetName, ModelName, SearchName, TargetName
 from service.store.input_store import StoredInput
 from service.store.search_catalogue import StoredEvent, StoredSearch
 
 NOBODY = "0" * 64
+MAX_SCOPES = 1000
 _DEFAULT_EFFORT = Effort()
 _PROTO_FIELDS = {
     "budget.size_name": "budget.size_kind",
@@ -81,6 +82,11 @@ def search_from_proto(request: search_pb2.CreateSearchRequest, lookups: Lookups)
         techniques=tuple(proto.techniques),
     )
     found += [_renamed(v) for v in spec.violations()]
+    check_text(proto.display_name, "search.display_name", found)
+    if len(proto.scopes) > MAX_SCOPES:
+        found.append(FieldViolation("search.scopes", f"must be at most {MAX_SCOPES} patterns, got {len(proto.scopes):,}"))
+    for index, scope in enumerate(proto.scopes[:MAX_SCOPES]):
+        check_text(scope, f"search.scopes[{index}]", found)
     if spec.techniques:
         known = sorted(lookups.techniques())
         found += [

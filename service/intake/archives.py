@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from service.intake.errors import IntakeError, ProblemLog, reason, refusing
 from service.intake.limits import IntakeLimits
@@ -117,7 +118,7 @@ class TarSource(FileSource):
         super().__init__(path, limits, log)
         self._members: dict[str, tarfile.TarInfo] = {}
         with refusing("unreadable", "not a readable tar archive", "dataset"):
-            kind = type("_Member", (_Member,), {"max_header_bytes": limits.header_bytes})
+            kind: type[_Member] = type("_Member", (_Member,), {"max_header_bytes": limits.header_bytes})
             self._archive = tarfile.open(path, "r:*", tarinfo=kind)  # noqa: SIM115 - open for the life of the source
             for count, member in enumerate(self._archive, 1):
                 if count > limits.entry_count:
@@ -127,6 +128,8 @@ class TarSource(FileSource):
                     self._check_size(member.name, member.size, None)  # it is read over
                 elif self._accept(member.name, member.size, member.isdir()):
                     self._members[str(PurePosixPath(member.name))] = member
+            if any(kind.last_block):  # the library takes a damaged header for the end, and would drop what follows unseen
+                raise ValueError(f"the header behind {len(self.files)} files is damaged")
 
     def read(self, name: str) -> bytes:
         """Bytes of a member."""
@@ -144,11 +147,18 @@ class TarSource(FileSource):
 
 
 class _Member(tarfile.TarInfo):
-    """Extended headers are held in memory, so their size is checked before they are read."""
+    """Extended headers are held in memory, so their size is checked before they are read. One class per archive."""
 
     max_header_bytes = 0
+    last_block = b""
     _extended = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
     _extended |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str | None, errors: str) -> Self:
+        """Remember the block that a header is read from."""
+        cls.last_block = bytes(buf)
+        return super().frombuf(buf, encoding, errors)
 
     def _proc_member(self, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in self._extended and not 0 <= self.size <= self.max_header_bytes:

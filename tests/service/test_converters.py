@@ -99,6 +99,10 @@ CASES = [
     Refused("more classes than outputs", lambda s: None, "search.dataset", model={"outputs": 9}),
     Refused("no limit", lambda s: s.ClearField("budget"), "search.budget"),
     Refused("unknown preference", set_fields(preference=42), "search.preference"),
+    Refused("endless title", set_fields(display_name="x" * 1001), "search.display_name"),
+    Refused("title that a terminal obeys", set_fields(display_name="a\x1b[31m"), "search.display_name"),
+    Refused("endless pattern", lambda s: s.scopes.extend(["a", "x" * 1001]), "search.scopes[1]"),
+    Refused("patterns without end", lambda s: s.scopes.extend(["*"] * 1001), "search.scopes"),
     Refused("name of another collection", set_fields(model="projects/default/datasets/d"), "search.model"),
     Refused("infinite latency", lambda s: set_fields(latency_ms=math.inf)(s.budget), "search.budget.latency_ms"),  # type: ignore[arg-type]
     Refused("negative wall time", lambda s: setattr(s.effort.max_wall_time, "seconds", -1), "search.effort.max_wall_time"),
