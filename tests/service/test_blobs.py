@@ -17,10 +17,15 @@ from fsspec.implementations.dirfs import DirFileSystem
 from moto.server import ThreadedMotoServer
 
 from search.protocols import BlobStore
-from service.errors import StoreUnavailableError
+from service.errors import StoreUnavailableError, StoreUrlError
+from service.settings import Settings
 from service.store import blob_cache
 from service.store.blob_cache import BlobCache
-from service.store.blobs import FsspecBlobStore
+from service.store.blob_filesystem import BlobFilesystem
+from service.store.blobs import FsspecBlobStore, blob_store
+from service.testing import InProcessServer
+from tests.service.conftest import upload_inputs
+from tests.service.fakes import FakeImporter, FakeTools, finds_three
 
 MIB = 1 << 20
 MakeStore = Callable[[Path], FsspecBlobStore]
@@ -73,7 +78,8 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> FsspecBlobStore:
         return FsspecBlobStore(f"memory://{tmp_path.name}", tmp_path / "cache")
     (tmp_path / "remote").mkdir()
     made = FsspecBlobStore("renaming://", tmp_path / "cache")
-    made.__dict__["_opened"] = (RenamingFileSystem(str(tmp_path / "remote"), fsspec.filesystem("file")), "/blobs")
+    remote = RenamingFileSystem(str(tmp_path / "remote"), fsspec.filesystem("file"))
+    made.__dict__["filesystem"] = BlobFilesystem(remote, "/blobs")
     return made
 
 
@@ -117,7 +123,7 @@ def test_a_deleted_blob_is_gone_and_can_come_back(blobs: FsspecBlobStore) -> Non
 
 def test_a_probe_leaves_nothing_behind(blobs: FsspecBlobStore) -> None:
     blobs.probe()
-    filesystem, root = blobs._opened
+    filesystem, root = blobs.filesystem.files, blobs.filesystem.root
     assert [path for path in filesystem.find(root) if "probe" in path] == []
 
 
@@ -130,7 +136,7 @@ def test_a_store_travels_to_another_process_whole(tmp_path: Path) -> None:
 
 
 def test_a_blob_that_breaks_off_never_appears(blobs: FsspecBlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    filesystem, root = blobs._opened
+    filesystem, root = blobs.filesystem.files, blobs.filesystem.root
     (tmp_path / "file").write_bytes(b"half of it")
 
     def breaks(source: str, place: str, **_: Any) -> None:
@@ -174,6 +180,21 @@ def test_a_store_that_is_away_says_so(url: str, tmp_path: Path, monkeypatch: pyt
             blobs.put_bytes(b"data")
 
 
+def test_a_url_that_cannot_be_opened_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StoreUrlError, match="PARETOPRESS_BLOB_URL cannot be used: Protocol not known: nowhere"):
+        blob_store(Settings(data_dir=tmp_path, blob_url="nowhere://bucket"))
+
+
+def test_a_server_keeps_its_files_in_s3(s3_url: str, tmp_path: Path) -> None:
+    running = InProcessServer(tmp_path / "data", FakeImporter(), FakeTools(finds_three), blob_url=s3_url)
+    with running as server, server.client() as client:
+        made = client.create_search(upload_inputs(client, tmp_path))
+        best = client.wait(made.name).best
+        assert client.download_artifact(best, "model.onnx", tmp_path / "best.onnx").read_bytes() == b"onnx" * 1000
+    assert fsspec.filesystem("s3").find(s3_url) != []
+    assert not (tmp_path / "data" / "blobs").exists()
+
+
 def test_putting_again_makes_a_blob_young(tmp_path: Path) -> None:
     blobs = FsspecBlobStore(str(tmp_path / "blobs"))
     digest = blobs.put_bytes(b"data")
@@ -188,7 +209,7 @@ def test_a_blob_that_is_put_while_it_is_being_deleted_is_there_afterwards(tmp_pa
     blobs = FsspecBlobStore(str(tmp_path / "blobs"))
     digest = blobs.put_bytes(b"data")
     os.utime(blobs.local_path(digest), (0, 0))
-    filesystem = blobs._opened[0]
+    filesystem = blobs.filesystem.files
     look = filesystem.info
     writer = threading.Thread(target=blobs.put_bytes, args=(b"data",))
 
