@@ -68,6 +68,14 @@ class StoreUnavailableError(ServiceError):
     """The database or the blob store does not answer; the same call may succeed in a moment."""
 
 
+class ServerStoppingError(ServiceError):
+    """The server is being stopped; the same call succeeds at the next one."""
+
+
+class CallAbandonedError(ServiceError):
+    """The caller has gone, or its deadline has passed, before anything was changed."""
+
+
 class StoreUrlError(ServiceError):
     """The URL of the database or of the blob store cannot be used; the message says what to set."""
 
@@ -145,6 +153,8 @@ _SERVICE_CODES: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     UploadConflictError: (grpc.StatusCode.ABORTED, "UPLOAD_CONFLICT"),
     TooLargeError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE"),
     StoreUnavailableError: (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
+    ServerStoppingError: (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING"),
+    CallAbandonedError: (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     DigestMismatchError: (grpc.StatusCode.DATA_LOSS, "DIGEST_MISMATCH"),
     TechniqueError: (grpc.StatusCode.INVALID_ARGUMENT, "TECHNIQUE_REFUSED"),
     HardwareModelError: (grpc.StatusCode.FAILED_PRECONDITION, "HARDWARE_MODEL_REFUSED"),

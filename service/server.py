@@ -50,6 +50,7 @@ from service.store.access_store import AccessStore
 from service.store.blobs import FsspecBlobStore, blob_store
 from service.store.calibration_catalogue import CalibrationCatalogue
 from service.store.database import Database
+from service.store.event_reader import EventReader
 from service.store.input_store import InputStore
 from service.store.search_catalogue import SearchCatalogue
 from service.store.target_store import TargetStore
@@ -58,6 +59,7 @@ from service.supervision import SupervisedProcess, child_environment
 from service.targets import TargetDirectory
 from service.tls import TlsFiles, server_credentials
 from service.upkeep import Upkeep
+from service.watching import EventHub
 
 _LOG = logging.getLogger("paretopress.server")
 SERVICE_NAMES = tuple(
@@ -89,6 +91,7 @@ class RunningServer:
     _grace_s: float
     _upkeep: Upkeep
     _gate: Gate
+    _events: EventHub
 
     @property
     def worker_pid(self) -> int | None:
@@ -98,7 +101,9 @@ class RunningServer:
     async def stop(self) -> None:
         """Take no new calls, let those in progress end, then end the processes beside."""
         await self._health.enter_graceful_shutdown()
-        await asyncio.gather(self._grpc.stop(self._grace_s), self._upkeep.stop(), *(process.stop() for process in self._processes))
+        beside = (self._upkeep.stop(), *(process.stop() for process in self._processes))
+        # Watchers are sent elsewhere once nobody can come back here.
+        await asyncio.gather(self._grpc.stop(self._grace_s), self._events.close(), *beside)
         await self._gate.close()
         self.database.close()
 
@@ -126,7 +131,10 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
     blobs = blob_store(settings)
     gate = make_gate(settings, AccessStore(database))
     server = aio.server(interceptors=default_interceptors(gate), options=_options(settings))
-    _add_servicers(server, settings, database, blobs, importer or SandboxImporter(blobs, settings.data_dir.absolute() / "scratch"))
+    events = EventHub(EventReader(database))
+    _add_servicers(
+        server, settings, database, blobs, events, importer or SandboxImporter(blobs, settings.data_dir.absolute() / "scratch")
+    )
     health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     for name in (*SERVICE_NAMES, ""):
@@ -141,11 +149,13 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
     upkeep.start()
     mlflow_address = f"http://127.0.0.1:{settings.mlflow_port}" if any(p.name == "mlflow" for p in processes) else ""
     return RunningServer(
-        address, mlflow_address, database, server, health_servicer, processes, settings.shutdown_grace_s, upkeep, gate
+        address, mlflow_address, database, server, health_servicer, processes, settings.shutdown_grace_s, upkeep, gate, events
     )
 
 
-def _add_servicers(server: aio.Server, settings: Settings, database: Database, blobs: FsspecBlobStore, importer: Importer) -> None:
+def _add_servicers(
+    server: aio.Server, settings: Settings, database: Database, blobs: FsspecBlobStore, events: EventHub, importer: Importer
+) -> None:
     quotas = quotas_of(settings)
     models, datasets = InputStore(database, "model", quotas), InputStore(database, "dataset", quotas)
     uploads = UploadStore(database, settings.uploads_dir, settings.max_upload_bytes, quotas)
@@ -155,6 +165,7 @@ def _add_servicers(server: aio.Server, settings: Settings, database: Database, b
     targets = TargetStores(directory, CalibrationCatalogue(database), models, LatencyPricing(blobs))
     searches = SearchStores(
         searches=SearchCatalogue(database, quotas),
+        events=events,
         models=models,
         datasets=datasets,
         blobs=blobs,

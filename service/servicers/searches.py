@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,6 @@ from service.converters.searches import (
     Lookups,
     ParsedSearch,
     broken_limits_to_proto,
-    event_to_proto,
     pick_from_proto,
     search_from_proto,
     search_to_proto,
@@ -34,8 +34,8 @@ from service.store.pages import PageRequest
 from service.store.requests import fingerprint
 from service.store.search_catalogue import NewSearch, SearchCatalogue, StoredSearch
 from service.targets import TargetDirectory
+from service.watching import EventHub
 
-_FOLLOW_S = 0.25
 _CHUNK_BYTES = 256 << 10
 
 
@@ -44,6 +44,7 @@ class SearchStores:
     """What the servicer reads and writes. ``techniques`` may take a second the first time."""
 
     searches: SearchCatalogue
+    events: EventHub
     models: InputStore
     datasets: InputStore
     blobs: BlobStore
@@ -118,17 +119,9 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         name, sequence = SearchName.from_name(request.name).name, request.after_sequence
         if sequence < 0:
             raise InvalidRequestError.of("after_sequence", f"must not be negative, got {sequence}")
-        while True:
-            # The state is read first: whatever it announces is then among the events.
-            stored = await asyncio.to_thread(self._searches.get, name)
-            events = await asyncio.to_thread(self._searches.events_after, name, sequence)
-            for event in events:
-                yield event_to_proto(event)
-                sequence = event.sequence
-            if stored.has_ended and sequence >= stored.last_sequence:
-                return
-            if not events:
-                await asyncio.sleep(_FOLLOW_S)
+        async with contextlib.aclosing(self._stores.events.follow(name, sequence)) as events:
+            async for event in events:
+                yield event
 
     async def CancelSearch(self, request: search_pb2.CancelSearchRequest, context: Any) -> search_pb2.Search:
         """Ask for the end."""
