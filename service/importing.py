@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -14,6 +16,8 @@ from service.converters.inputs import DatasetRequest, ModelUpload
 from service.intake.datasets import DatasetFormat, import_dataset
 from service.intake.image_table import DatasetOptions
 from service.intake.models import ModelFormat, ModelOptions, import_model
+
+LEFT_OVER_AFTER_S = 24 * 3600.0
 
 
 class Importer(Protocol):
@@ -39,6 +43,7 @@ class SandboxImporter:
         self._blobs = blobs
         self._scratch_root = scratch_root
         scratch_root.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(scratch_root)
 
     def model(self, path: Path, request: ModelUpload) -> Mapping[str, Any]:
         """Open a model.
@@ -98,3 +103,10 @@ class SandboxImporter:
                 "problems": problems,
                 "problem_count": facts.problem_count,
             }
+
+
+def _remove_left_over(scratch_root: Path) -> None:
+    """Drop the folders of servers that were killed; a living one's are younger than any reader may take."""
+    for folder in scratch_root.iterdir():
+        if folder.stat().st_mtime < time.time() - LEFT_OVER_AFTER_S:
+            shutil.rmtree(folder, ignore_errors=True)

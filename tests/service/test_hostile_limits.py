@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -22,12 +24,14 @@ from PIL import Image
 from search.errors import FieldViolation
 from search.preprocessing import Preprocessing
 from service.errors import ErrorFacts, describe_error, to_status
+from service.importing import LEFT_OVER_AFTER_S, SandboxImporter
 from service.intake.dataset_readers import read_dataset
 from service.intake.errors import IntakeError, Problem, printable
 from service.intake.image_table import DatasetOptions
 from service.intake.limits import IntakeLimits
 from service.intake.model_readers import read_model
 from service.intake.pickles import refuse_pickle
+from service.store.blobs import FsspecBlobStore
 from tests.fuzzing.corpus import Corpus, pt2_archive, saved_arrays, tarred, zipped
 from tests.fuzzing.onnx_mutators import many_nodes
 from tests.fuzzing.zip_mutators import zip64_lie
@@ -366,3 +370,16 @@ def test_errors_with_many_long_problems_fit_into_trailing_metadata() -> None:
     bad_request = next(d for d in status.details if d.type_url.endswith("BadRequest"))
     assert b"and 9" in bad_request.value
     assert len(to_status(ErrorFacts(facts.code, "R", "m", [FieldViolation("f", "d")] * 3), "r").details) == 3  # type: ignore[arg-type]
+
+
+# --- what a killed server leaves
+
+
+def test_old_scratch_folders_are_removed_at_the_start(tmp_path: Path) -> None:
+    for name, age_s in {"old": LEFT_OVER_AFTER_S + 60, "young": 60.0}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "upload").write_bytes(b"left")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    SandboxImporter(FsspecBlobStore(str(tmp_path / "blobs")), tmp_path)
+    assert (tmp_path / "young").exists()
+    assert not (tmp_path / "old").exists()
