@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from paretopress.v1 import access_pb2
+from service.access.audit import AuditEntry, AuditLog
 from service.access.granting import grant_token
 from service.access.principal import Scope
 from service.converters.access import token_from_proto
@@ -25,7 +26,7 @@ from service.store.pages import PageRequest
 CREATOR = "operator"
 
 
-def create(store: AccessStore, options: argparse.Namespace) -> None:
+def create(store: AccessStore, options: argparse.Namespace) -> StoredToken:
     """Make a token and show it."""
     token = access_pb2.Token(
         display_name=options.name, scope=access_pb2.Token.Scope.Value(options.scope.upper()), all_projects=options.all_projects
@@ -36,6 +37,7 @@ def create(store: AccessStore, options: argparse.Namespace) -> None:
     stored, made = grant_token(store, asked, CREATOR)
     print(f"{_line(stored)}; this is shown once:", file=sys.stderr)
     print(made.text)
+    return stored
 
 
 def show(store: AccessStore, options: argparse.Namespace) -> None:
@@ -50,19 +52,24 @@ def show(store: AccessStore, options: argparse.Namespace) -> None:
         page_token = page.next_page_token
 
 
-def revoke(store: AccessStore, options: argparse.Namespace) -> None:
+def revoke(store: AccessStore, options: argparse.Namespace) -> StoredToken:
     """End a token."""
-    print(_line(store.revoke(TokenName.from_name(options.name), with_all_projects=True)))
+    stored = store.revoke(TokenName.from_name(options.name), with_all_projects=True)
+    print(_line(stored))
+    return stored
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line entry."""
     options = _parser().parse_args(arguments)
     try:
-        database = Database(Settings().resolved_database_url)
+        settings = Settings()
+        database = Database(settings.resolved_database_url)
         database.migrate()
-        options.action(AccessStore(database), options)
+        changed = options.action(AccessStore(database), options)
         database.close()
+        if changed is not None:
+            _audit(settings, changed, options.command)
     except ServiceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -71,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service.admin", description=__doc__)
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("create-token", help="make a token")
     make.add_argument("--project", default="default", help="the project that it is for")
     make.add_argument("--all-projects", action="store_true", help="it is good for every project")
@@ -86,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     end.add_argument("name", help="projects/{project}/tokens/{token}")
     end.set_defaults(action=revoke)
     return parser
+
+
+def _audit(settings: Settings, changed: StoredToken, command: str) -> None:
+    log = AuditLog(settings.audit_dir, settings.audit_retention_days)
+    log.record(AuditEntry(CREATOR, changed.project, f"service.admin {command}", changed.name, "OK", "", "-", "local"))
+    log.close()
 
 
 def _line(stored: StoredToken) -> str:

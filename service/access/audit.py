@@ -20,8 +20,8 @@ from service.access.rates import CallRate
 
 _LOG = logging.getLogger("paretopress.audit")
 _PATTERN = "audit-????-??-??.jsonl"
-_REFUSALS_PER_S, _REFUSALS_BURST = 5.0, 200.0
-"""So that a flood of refused calls cannot fill the disk: at most about 150 MB a day."""
+_REFUSALS_PER_S, _REFUSALS_BURST = 5.0, 500.0
+"""Of one caller (all that are unknown count as one), so that a flood cannot fill the disk: at most about 150 MB a day."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class AuditLog:
         self._append(entry)
 
     def record_refusal(self, entry: AuditEntry) -> None:
-        """Append a refusal; of a flood only some, and how many were left out."""
-        if self._refusals.wait_s("refusals"):
+        """Append a refusal; of one caller's flood only some, and how many were left out."""
+        if self._refusals.wait_s(entry.principal):
             self._unrecorded += 1
             return
         self._append(entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,9 @@ class JwtVerifier:
         if not projects or not scopes:
             missing = self._rules.scope_claim if projects else self._rules.project_claim
             raise PermissionDeniedError(f"the token's claim {missing!r} gives nothing here; have the identity provider set it")
-        return VerifiedJwt(Principal(f"jwt:{str(claims['sub'])[:100]}", projects, max(scopes)), float(claims["exp"]))
+        # The subject is a text of the provider's users; in a line of a log it must stay one.
+        subject = re.sub(r"[^!-~]", "?", str(claims["sub"])[:100])
+        return VerifiedJwt(Principal(f"jwt:{subject}", projects, max(scopes)), float(claims["exp"]))
 
     async def _claims(self, text: str) -> Mapping[str, Any]:
         try:

@@ -150,8 +150,3 @@ RULES: Mapping[str, Rule] = {f"/{service}/{rpc}": rule for service, rpcs in _SER
 def rule_of(method: str) -> Rule:
     """The rule of a method."""
     return RULES.get(method, _UNKNOWN)
-
-
-def is_known(method: str) -> bool:
-    """Whether somebody thought about who may call it."""
-    return method in RULES

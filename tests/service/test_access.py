@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+import sqlalchemy
 from google.protobuf.message import Message
 
 from paretopress.client import Client
@@ -147,6 +149,28 @@ def test_a_scope_that_is_too_narrow_is_refused(world: World, method: str) -> Non
     error = refusal(world.channel, method, world.about(method, world.existing(method)), world.reader)
     assert (error.code, error.reason) == (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_TOO_NARROW")
     assert str(rule_of(method).scope.name) in str(error)  # type: ignore[union-attr]
+
+
+def test_the_store_is_not_even_asked(world: World) -> None:
+    """So that neither words nor time tell whether something exists."""
+    asked: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "api_tokens" not in statement:
+            asked.append(statement)
+
+    get_model = "/paretopress.v1.ModelService/GetModel"
+    assert world.server._running is not None
+    engine = world.server._running.database.engine
+    sqlalchemy.event.listen(engine, "before_cursor_execute", note)
+    try:
+        for method in WITH_PROJECT:
+            refusal(world.channel, method, world.about(method, world.existing(method)), world.stranger)
+        assert [text for text in asked if text.startswith("SELECT")] == []
+        call(world.channel, get_model, world.about(get_model, world.existing(get_model)), world.everywhere)
+        assert asked, "the listener hears what is asked"
+    finally:
+        sqlalchemy.event.remove(engine, "before_cursor_execute", note)
 
 
 @pytest.mark.parametrize("field", ["model", "dataset", "target"])

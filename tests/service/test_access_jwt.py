@@ -128,6 +128,11 @@ async def test_a_token_that_is_not_good_here_is_refused(tmp_path: Path, changes:
         await verifier.verify(signed(**changes))
 
 
+async def test_a_subject_cannot_forge_lines_of_a_log(tmp_path: Path) -> None:
+    verified = await JwtVerifier(KeyFile(key_file(tmp_path, "RS256")), RULES).verify(signed(sub="eve\nroot"))
+    assert verified.principal.id == "jwt:eve?root"
+
+
 @pytest.mark.parametrize("changes", [{"paretopress_project": None}, {"paretopress_project": []}, {"scope": "openid"}, {"scope": 7}])
 async def test_a_token_that_gives_nothing_is_told_which_claim(tmp_path: Path, changes: dict[str, Any]) -> None:
     verifier = JwtVerifier(KeyFile(key_file(tmp_path, "RS256")), RULES)

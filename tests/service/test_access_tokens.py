@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -231,3 +232,7 @@ def test_the_first_token_is_made_on_the_database(tmp_path: Path, monkeypatch: py
     with redirect_stderr(io.StringIO()) as err:
         assert admin.main(["revoke-token", "projects/p/tokens/none"]) == 2
     assert "does not exist" in err.getvalue()
+    (log,) = (tmp_path / "data" / "audit").iterdir()
+    operators = [json.loads(line) for line in log.read_text().splitlines() if '"operator"' in line]
+    assert [entry["method"] for entry in operators] == ["service.admin create-token", "service.admin revoke-token"]
+    assert {entry["resource"] for entry in operators} == {listed.name}
