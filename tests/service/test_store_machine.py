@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,7 +20,7 @@ from unittest import mock
 import grpc
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, precondition, rule
 
 from benchmarks.postgresql import PostgresServer
 from paretopress.client import ENDED_STATES
@@ -29,17 +30,19 @@ from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import SearchError
 from search.protocols import Event
 from search.spec import SearchSpec
+from service.store.blobs import blob_store
 from service.store.database import Database
 from service.store.invariants import violations
+from service.store.retention import Collector, RetentionPolicy
 from service.store.search_queue import SearchQueue
 from service.store.search_store import SqlCandidateStore
-from service.store.upload_store import STALE_AFTER_S
+from service.store.upload_store import STALE_AFTER_S, UploadStore
 from service.testing import InProcessServer
 from service.worker import Worker
 from tests.service.fakes import FakeImporter, FakeTools, finds_three, record
 
 PARENT = "projects/default"
-LEASE_S = 15.0
+LEASE_S, DAY_S = 15.0, 24 * 3600.0
 LONG = settings.get_current_profile_name() == "long"
 REQUEST_IDS = st.sampled_from(["", "", "r1", "r2", "r3"])
 CONTENTS = st.sampled_from([b"first", b"second", b"bad to the bone"])
@@ -336,10 +339,27 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- everything else
 
+    @precondition(lambda self: self._clock.ahead_s < 20 * DAY_S)  # answers to request ids are kept for 30 days
     @rule(seconds=st.sampled_from([1.0, LEASE_S + 1, 3600.0, 8 * 24 * 3600.0]))
     def time_passes(self, seconds: float) -> None:
         """Leases end."""
         self._clock.ahead_s += seconds
+
+    @rule()
+    def collect(self) -> None:
+        """Only searches that ended long ago go, and nothing that a remaining one refers to."""
+        before = {search.name: search for search in self._client.list_searches()}
+        settings, policy = self._server.settings, RetentionPolicy(searches_s=2 * DAY_S)
+        uploads = UploadStore(self._database, settings.uploads_dir, settings.max_upload_bytes)
+        Collector(self._database, blob_store(settings), uploads, settings.work_dir, policy, wait=lambda _: False).collect()
+        left = {search.name for search in self._client.list_searches()}
+        for name in set(before) - left:
+            assert before[name].state in ENDED_STATES
+            assert self._clock() - before[name].end_time.ToDatetime(UTC).timestamp() > 2 * DAY_S
+            self._deleted.add(name)
+        for name in left:
+            if before[name].state == search_pb2.Search.SUCCEEDED:
+                self._client.download_artifact(before[name].best, "model.onnx", self._folder / "best")
 
     @rule()
     def restart_server(self) -> None:
