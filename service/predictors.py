@@ -103,6 +103,12 @@ class PredictorFiles:
             raise PreconditionError(f"{words} (an idle worker does {' and '.join(IDLE_TARGETS)} by itself)")
         return stored
 
+    def errors_percent(self) -> dict[str, float]:
+        """Mean error of each calibrated target's predictor, where it is known."""
+        found = {path.stem: self.find(path.stem) for path in sorted(self._folder.glob("*.json"))}
+        summaries = {target: stored.summary for target, stored in found.items() if stored}
+        return {target: known.mean_error_percent for target, known in summaries.items() if known and known.mean_error_percent}
+
     def write(self, target: str, text: str) -> PredictorSummary:
         """Store a calibrated predictor; readers see the old one or the new one.
 

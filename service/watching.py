@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from paretopress.v1 import search_pb2
 from service.converters.searches import event_to_proto
 from service.errors import NotFoundError, ServerStoppingError
+from service.metrics import WATCH_EVENTS, WATCH_STREAMS
 from service.store.event_reader import EventReader, SearchHead
 
 _LOG = logging.getLogger("paretopress.watching")
@@ -74,11 +75,6 @@ class EventHub:
         self._threads = ThreadPoolExecutor(_READERS, "watching")
         self._stopping = False
 
-    @property
-    def stream_count(self) -> int:
-        """Streams that follow at the moment."""
-        return sum(watched.streams for watched in self._watched.values())
-
     async def follow(self, name: str, sequence: int) -> AsyncIterator[search_pb2.SearchEvent]:
         """Every event behind a number, once and in order, until the search has ended.
 
@@ -94,6 +90,7 @@ class EventHub:
                 if sequence < watched.last_sequence:
                     for event in await self._due(watched, name, sequence):
                         yield event
+                        WATCH_EVENTS.inc()
                         sequence = event.sequence
                 elif watched.is_gone:
                     raise NotFoundError(f"{name} was deleted")
@@ -132,12 +129,14 @@ class EventHub:
         if not head.has_ended:
             watched.has_ended = False  # extended since the last look, which will tell
         watched.streams += 1
+        WATCH_STREAMS.inc()
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll())
         return watched
 
     def _leave(self, watched: _Watched) -> None:
         watched.streams -= 1
+        WATCH_STREAMS.dec()
         if not watched.streams and self._watched.get(watched.search_id) is watched:
             del self._watched[watched.search_id]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +31,11 @@ class ModelUpload:
     options: dict[str, Any]
     upload: UploadSpec
 
+    @property
+    def options_sha256(self) -> str:
+        """Of what decides, beside the bytes, what the model is."""
+        return _options_sha256(self.options)
+
 
 @dataclass(frozen=True)
 class DatasetRequest:
@@ -40,6 +47,15 @@ class DatasetRequest:
     format: str
     preprocessing: Preprocessing
     options: dict[str, Any]
+
+    @property
+    def options_sha256(self) -> str:
+        """Of what decides, beside the bytes, what the dataset is."""
+        return _options_sha256({**self.options, "preprocessing": self.preprocessing.to_json()})
+
+
+def _options_sha256(options: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
 
 def parse_parent(parent: str, found: list[FieldViolation]) -> ProjectName:

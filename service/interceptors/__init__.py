@@ -9,13 +9,15 @@ from grpc import aio
 from service.access.setup import Gate
 from service.interceptors.audit import AuditInterceptor
 from service.interceptors.auth import AuthInterceptor
+from service.interceptors.deadline import DeadlineInterceptor
 from service.interceptors.decoding import DecodingInterceptor
 from service.interceptors.errors import ErrorInterceptor
 from service.interceptors.logging import LoggingInterceptor
+from service.interceptors.metrics import MetricsInterceptor
 from service.interceptors.request_id import RequestIdInterceptor
 
 
 def default_interceptors(gate: Gate) -> list[aio.ServerInterceptor[Any, Any]]:
-    """Request id, error translation, logging, audit, the gate; whatever comes behind sees sound messages of admitted callers."""
-    outside = [RequestIdInterceptor(), ErrorInterceptor(), LoggingInterceptor(), AuditInterceptor(gate.audit)]
-    return [*outside, AuthInterceptor(gate), DecodingInterceptor()]
+    """Outermost first: what translates and observes, the gate; whatever comes behind sees sound messages of admitted callers."""
+    observing = [LoggingInterceptor(), MetricsInterceptor(), AuditInterceptor(gate.audit), DeadlineInterceptor()]
+    return [RequestIdInterceptor(), ErrorInterceptor(), *observing, AuthInterceptor(gate), DecodingInterceptor()]

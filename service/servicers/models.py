@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -14,7 +14,7 @@ from service.errors import AlreadyExistsError
 from service.importing import Importer
 from service.intake.errors import IntakeError, SandboxError
 from service.resources import ModelName, ProjectName
-from service.servicers.uploads import first_metadata, receive
+from service.servicers.uploads import Intakes, first_metadata, receive
 from service.store.input_store import InputStore, NewInput, StoredInput
 from service.store.pages import PageRequest
 from service.store.requests import fingerprint
@@ -28,6 +28,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._models = models
         self._uploads = uploads
         self._importer = importer
+        self._intakes = Intakes()
 
     async def UploadModel(self, request_iterator: AsyncIterator[Any], context: Any) -> model_pb2.Model:
         """Receive, open, store."""
@@ -44,14 +45,25 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         progress = await asyncio.to_thread(self._uploads.begin, request.upload, offset)
         if progress.resource:
             return model_to_proto(await asyncio.to_thread(self._models.get, progress.resource))
-        with self._uploads.writing(request.upload) as path:
+        taking_in = (self._take_in, request, metadata.request_id, digest)
+        path = self._uploads.path(request.project, "model", request.upload.upload_id)
+        if self._intakes.is_running(path):
+            return model_to_proto(await self._intakes.join(path))
+        same = await asyncio.to_thread(self._same, request)
+        if same is not None:
+            return model_to_proto(await self._intakes.run(path, *taking_in, same.facts))
+        with self._uploads.writing(request.upload):
             await receive(self._uploads, request.upload, offset, request_iterator, path)
-            return model_to_proto(await asyncio.to_thread(self._take_in, request, metadata.request_id, digest))
+            return model_to_proto(await self._intakes.run(path, *taking_in))
 
-    def _take_in(self, request: ModelUpload, request_id: str, digest: str) -> StoredInput:
+    def _same(self, request: ModelUpload) -> StoredInput | None:
+        upload = request.upload
+        return self._models.find_same(upload.project, upload.sha256, request.format, request.options_sha256)
+
+    def _take_in(self, request: ModelUpload, request_id: str, digest: str, known: Mapping[str, Any] | None = None) -> StoredInput:
         upload = request.upload
         try:
-            facts = self._importer.model(self._uploads.path(upload.project, "model", upload.upload_id), request)
+            facts = known or self._open(request)
         except (IntakeError, SandboxError):
             self._uploads.discard(upload)
             raise
@@ -59,6 +71,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         stored = self._models.add(new, request_id, digest)
         self._uploads.finish(upload, stored.name)
         return stored
+
+    def _open(self, request: ModelUpload) -> Mapping[str, Any]:
+        path = self._uploads.path(request.project, "model", request.upload.upload_id)
+        return {**self._importer.model(path, request), "options_sha256": request.options_sha256}
 
     async def QueryModelUpload(self, request: upload_pb2.QueryUploadRequest, context: Any) -> upload_pb2.UploadStatus:
         """Committed size."""

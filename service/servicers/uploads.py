@@ -1,16 +1,22 @@
-"""What both upload rpcs do: take the metadata, append the chunks to the partial file, check the digest."""
+"""What both upload rpcs do: take the metadata, append the chunks to the partial file, check the digest, open it once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextvars
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from service.calls import current_call
 from service.errors import InvalidRequestError, TooLargeError
+from service.metrics import UPLOAD_BYTES
+from service.store.input_store import StoredInput
+from service.store.partial_file import PartialFile
 from service.store.upload_store import UploadSpec, UploadStore
 
 MAX_CHUNK_BYTES = 4 << 20
+_BLOCK_BYTES = 2 << 20
 
 
 async def first_metadata(requests: AsyncIterator[Any]) -> Any:
@@ -27,21 +33,90 @@ async def first_metadata(requests: AsyncIterator[Any]) -> Any:
 
 
 async def receive(store: UploadStore, spec: UploadSpec, offset: int, requests: AsyncIterator[Any], path: Path) -> None:
-    """Append every chunk; what has arrived stays when the stream breaks off.
+    """Append every chunk; what has arrived stays when the stream breaks off. Takes two blocks of memory, whatever the size.
 
     Raises:
         InvalidRequestError: metadata again, or an empty or too large chunk.
         TooLargeError: more bytes than were announced.
+        UploadConflictError: fewer.
+        DigestMismatchError: others.
     """
+    file = await asyncio.to_thread(PartialFile, path, offset)
+    blocks = _Blocks(file)
     received = offset
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        file.seek(offset)
-        file.truncate()
+    try:
         async for request in requests:
-            if request.WhichOneof("payload") != "chunk" or not 0 < len(request.chunk) <= MAX_CHUNK_BYTES:
+            chunk = request.chunk
+            if not 0 < len(chunk) <= MAX_CHUNK_BYTES:
                 raise InvalidRequestError.of("chunk", f"only chunks of 1 to {MAX_CHUNK_BYTES} bytes may follow the metadata")
-            received += len(request.chunk)
+            received += len(chunk)
             if received > spec.size_bytes:
                 raise TooLargeError(f"more than the announced {spec.size_bytes} bytes have arrived")
-            await asyncio.to_thread(file.write, request.chunk)
-    await asyncio.to_thread(store.verify, spec, path)
+            await blocks.add(chunk)
+    finally:
+        await blocks.close()
+        await asyncio.to_thread(file.close)
+        UPLOAD_BYTES.labels(spec.kind).inc(file.size_bytes - offset)
+    await asyncio.to_thread(store.verify, spec, path, file.sha256)
+
+
+class _Blocks:
+    """Collects chunks; while one block is written and hashed in a thread, the next one arrives."""
+
+    def __init__(self, file: PartialFile) -> None:
+        self._file = file
+        self._chunks: list[bytes] = []
+        self._size_bytes = 0
+        self._writing: asyncio.Future[None] | None = None
+
+    async def add(self, chunk: bytes) -> None:
+        """Take a chunk; waits when the disk is slower than the network."""
+        self._chunks.append(chunk)
+        self._size_bytes += len(chunk)
+        if self._size_bytes >= _BLOCK_BYTES:
+            await self._written()
+            self._write()
+
+    async def close(self) -> None:
+        """Write what is left, and make it safe."""
+        await self._written()
+        self._write()
+        await self._written()
+        await asyncio.to_thread(self._file.sync)
+
+    def _write(self) -> None:
+        chunks, self._chunks, self._size_bytes = self._chunks, [], 0
+        self._writing = asyncio.ensure_future(asyncio.to_thread(self._file.append, chunks))
+
+    async def _written(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            # Shielded: a caller that goes must not leave a thread behind that writes to a file which the next one continues.
+            await asyncio.shield(writing)
+
+
+class Intakes:
+    """Uploads that have arrived and are being opened; belongs to one event loop.
+
+    Opening takes up to minutes and goes on when the caller has gone: the stream that resumes the upload gets the same answer.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[Path, asyncio.Task[StoredInput]] = {}
+
+    def is_running(self, path: Path) -> bool:
+        """Whether the upload of that file is being opened."""
+        return path in self._running
+
+    async def join(self, path: Path) -> StoredInput:
+        """What the upload becomes."""
+        return await asyncio.shield(self._running[path])
+
+    async def run(self, path: Path, function: Callable[..., StoredInput], *arguments: Any) -> StoredInput:
+        """Open an upload in a thread."""
+        context = contextvars.copy_context()
+        context.run(current_call.set, None)  # nobody's deadline ends it
+        task = asyncio.create_task(asyncio.to_thread(function, *arguments), context=context)
+        self._running[path] = task
+        task.add_done_callback(lambda _: self._running.pop(path))
+        return await self.join(path)

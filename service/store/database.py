@@ -15,6 +15,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service.calls import check_call
 from service.errors import StoreUrlError
 from service.store.deadline import Probe
 from service.store.failures import is_restarting, translated
@@ -83,8 +84,10 @@ class Database:
 
         Raises:
             StoreUnavailableError: the database does not answer, or other writers held it for too long.
+            CallAbandonedError: nobody waits for the answer any more.
         """
         with _own_errors(), self._begun(self._writer) as session:
+            check_call()  # it may have waited for others for longer than its caller did
             yield session
             session.commit()
 

@@ -103,6 +103,13 @@ class InputStore:
             row = session.scalar(select(InputRow).filter_by(kind=self.kind, name=name))
             return _stored(row) if row else None
 
+    def find_same(self, project: str, sha256: str, format: str, options_sha256: str) -> StoredInput | None:
+        """One of the same project, of the same bytes, read with the same options."""
+        with self._database.read() as session:
+            query = select(InputRow).filter_by(kind=self.kind, project=project, sha256=sha256, format=format)
+            stored = map(_stored, session.scalars(query.order_by(InputRow.id.desc())))
+            return next((found for found in stored if found.facts.get("options_sha256") == options_sha256), None)
+
     def list(self, project: str, page: PageRequest) -> Page[StoredInput]:
         """A page, newest first."""
         with self._database.read() as session:

@@ -133,8 +133,8 @@ class UploadStore:
             with self._lock:
                 self._writing.discard(path)
 
-    def verify(self, spec: UploadSpec, path: Path) -> None:
-        """Check a complete file against its announced digest; a wrong one is discarded.
+    def verify(self, spec: UploadSpec, path: Path, digest: str) -> None:
+        """Check a file, whose sha256 is ``digest``, against what was announced; one with other bytes is discarded.
 
         Raises:
             UploadConflictError: bytes are missing; they can still be sent.
@@ -143,8 +143,6 @@ class UploadStore:
         size = path.stat().st_size if path.exists() else 0
         if size < spec.size_bytes:
             raise UploadConflictError(f"{size} of {spec.size_bytes} bytes have arrived; resume at offset {size}")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != spec.sha256:
             path.unlink()
             raise DigestMismatchError(f"the received bytes have sha256 {digest}, announced was {spec.sha256}; send them again")

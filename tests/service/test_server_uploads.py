@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import random
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from paretopress.client import Client
 from paretopress.errors import RequestRefusedError, from_rpc_error
 from paretopress.v1 import dataset_pb2, model_pb2, upload_pb2
+from service.converters.inputs import ModelUpload
 from service.testing import InProcessServer
 from tests.service.fakes import FakeImporter
 
@@ -171,3 +175,70 @@ def test_server_side_paths_need_a_root(tmp_path: Path, importer: FakeImporter) -
         with pytest.raises(RequestRefusedError) as error:
             client.import_dataset("../b/paretopress.db", dataset_pb2.Dataset.NPZ, PREPROCESSING)
         assert error.value.code is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_an_upload_cut_off_anywhere_and_resumed_has_the_right_digest(client: Client, importer: FakeImporter) -> None:
+    data = random.Random(3).randbytes(5 << 20)
+    query = upload_pb2.QueryUploadRequest(parent="projects/default", upload_id="u1")
+    offset = 0
+    for cut in (1, 777_777, 3 << 20):  # within the first block, within the first, in the second
+        with pytest.raises(grpc.RpcError):
+            client._models.UploadModel(messages(data, offset, data[offset:cut]))
+        offset = client._models.QueryModelUpload(query).committed_size_bytes
+        assert offset == cut
+    model = client._models.UploadModel(messages(data, offset, data[offset:]))
+    assert model.sha256 == hashlib.sha256(data).hexdigest()
+    assert importer.received == [data]
+
+
+def test_bytes_that_the_project_has_are_not_sent_again(server: InProcessServer, importer: FakeImporter) -> None:
+    with server.client() as client:
+        first = client._models.UploadModel(messages(DATA, 0, DATA))
+        again = client._models.UploadModel(messages(DATA, 0, b"", upload_id="u2"))
+        assert again.name != first.name
+        assert (again.sha256, again.parameters) == (first.sha256, first.parameters)
+        assert importer.received == [DATA], "neither sent nor opened again"
+        client.delete_model(first.name)
+        assert client.get_model(again.name) == again
+        foreign = next(messages(DATA, 0, b"", upload_id="u3"))
+        foreign.metadata.parent = "projects/other"
+        with pytest.raises(grpc.RpcError) as error:
+            client._models.UploadModel(iter([foreign]))
+        assert error.value.code() is grpc.StatusCode.ABORTED, "another project is not told that the bytes are here"
+
+
+def test_the_same_bytes_with_other_preprocessing_are_another_dataset(
+    client: Client, importer: FakeImporter, tmp_path: Path
+) -> None:
+    (tmp_path / "data.npz").write_bytes(DATA)
+    for mean in (0.25, 0.5, 0.25):
+        stated = dataset_pb2.Preprocessing(height=28, width=28, channels=1, mean=[mean])
+        assert client.upload_dataset(tmp_path / "data.npz", dataset_pb2.Dataset.NPZ, stated).preprocessing.mean == [mean]
+    assert len(importer.received) == 2
+
+
+class _SlowImporter(FakeImporter):
+    """Opens a file when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def model(self, path: Path, request: ModelUpload) -> Mapping[str, Any]:
+        self.began.set()
+        assert self.may_end.wait(10)
+        return super().model(path, request)
+
+
+def test_a_model_that_is_being_opened_is_opened_once_though_its_stream_broke_off(tmp_path: Path) -> None:
+    importer = _SlowImporter()
+    with InProcessServer(tmp_path / "data", importer) as server, server.client() as client:
+        broken = client._models.UploadModel.future(messages(DATA, 0, DATA))
+        assert importer.began.wait(10)
+        broken.cancel()
+        resumed = client._models.UploadModel.future(messages(DATA, len(DATA), b""))
+        threading.Timer(0.2, importer.may_end.set).start()
+        model = resumed.result(10)
+        assert client.get_model(model.name) == model
+        assert importer.received == [DATA]
+        assert [m.name for m in client.list_models()] == [model.name]

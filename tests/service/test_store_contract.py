@@ -117,7 +117,7 @@ def test_an_upload_goes_on_where_it_broke_off(database: Database, tmp_path: Path
         store.begin(replace(UPLOAD, size_bytes=11), 0)
     with store.writing(UPLOAD) as path:
         path.write_bytes(DATA)
-        store.verify(UPLOAD, path)
+        store.verify(UPLOAD, path, hashlib.sha256(path.read_bytes()).hexdigest())
     store.finish(UPLOAD, "projects/p/models/m1")
     assert store.progress("p", "model", "u1").resource == "projects/p/models/m1"
     assert list((tmp_path / "uploads").iterdir()) == []
