@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -92,17 +93,16 @@ class KeySet(SigningKeys):
         self._keys: Mapping[str, SigningKey] = {}
         self._fetched: float | None = None
         self._asked: float | None = None
-        self._lock = asyncio.Lock()
+        self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str) -> SigningKey | None:
         """The key of an id; an empty id means the only one there is."""
         known = self._known(key_id)
-        if known is not None and self._lock.locked() and self._is_younger(_USABLE_S):
-            return known  # somebody is fetching already, and the address may be slow
-        if not self._is_younger(_FRESH_S) or known is None:
-            async with self._lock:
-                if not self._is_younger(_FRESH_S) or self._known(key_id) is None:
-                    await self._refresh()
+        if known is None or not self._is_younger(_FRESH_S):
+            fetching = self._begin_to_fetch()
+            # A known key that is merely due is taken meanwhile: the address may be slow.
+            if fetching is not None and (known is None or not self._is_younger(_USABLE_S)):
+                await asyncio.shield(fetching)
         if not self._is_younger(_USABLE_S):
             raise KeysUnavailableError("the keys of the identity provider cannot be fetched now; try again in a moment")
         return self._known(key_id)
@@ -115,11 +115,19 @@ class KeySet(SigningKeys):
     def _is_younger(self, age_s: float) -> bool:
         return self._fetched is not None and self._clock() - self._fetched < age_s
 
-    async def _refresh(self) -> None:
+    def _begin_to_fetch(self) -> asyncio.Task[None] | None:
+        """The fetch under way, or a new one; None if the last one was a moment ago."""
+        if self._fetching is not None and not self._fetching.done():
+            return self._fetching
         now = self._clock()
         if self._asked is not None and now - self._asked < _FETCH_EVERY_S:
-            return
+            return None
         self._asked = now
+        # For all the calls that wait for it: neither a caller that goes away nor its deadline ends it.
+        self._fetching = asyncio.create_task(self._fetch(now), context=Context())
+        return self._fetching
+
+    async def _fetch(self, now: float) -> None:
         try:
             self._keys = await asyncio.to_thread(_fetch, self._url)
             self._fetched = now

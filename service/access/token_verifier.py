@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 
 from service.access.principal import ALL_PROJECTS, Principal
@@ -69,8 +70,8 @@ class TokenVerifier:
             return known.token
         lookup = self._lookups.get(token_id)
         if lookup is None:
-            # One question for all the calls that wait for it; a caller that goes away does not take it along.
-            lookup = self._lookups[token_id] = asyncio.create_task(self._ask(token_id))
+            # One question for all the calls that wait for it: neither a caller that goes away nor its deadline ends it.
+            lookup = self._lookups[token_id] = asyncio.create_task(self._ask(token_id), context=Context())
             lookup.add_done_callback(lambda _: self._lookups.pop(token_id, None))
         return await asyncio.shield(lookup)
 
@@ -88,7 +89,7 @@ class TokenVerifier:
         if known is None or known.token is None or now - known.use_noted < USE_NOTED_EVERY_S:
             return
         known.use_noted = now
-        note = asyncio.create_task(self._write_use(token_id, now))
+        note = asyncio.create_task(self._write_use(token_id, now), context=Context())
         self._notes.add(note)
         note.add_done_callback(self._notes.discard)
 
