@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -117,7 +118,8 @@ class SearchCatalogue:
             NotFoundError: there is none.
         """
         with self._database.read() as session:
-            return _stored(session, _find(session, name))
+            row = _find(session, name)
+            return _stored(row, _candidate_counts(session, [row])[row.id])
 
     def list(self, project: str, page: PageRequest) -> Page[StoredSearch]:
         """A page, newest first."""
@@ -126,7 +128,8 @@ class SearchCatalogue:
             if page.after_id is not None:
                 query = query.where(SearchRow.id < page.after_id)
             rows = page.page(session.scalars(query.limit(page.size + 1)).all(), lambda row: row.id)
-            return Page(tuple(_stored(session, row) for row in rows.items), rows.next_page_token)
+            counts = _candidate_counts(session, rows.items)
+            return Page(tuple(_stored(row, counts[row.id]) for row in rows.items), rows.next_page_token)
 
     def cancel(self, name: str, etag: str = "") -> StoredSearch:
         """Ask for the end: at once while it waits, otherwise its worker does it. Cancelling what has ended changes nothing."""
@@ -239,13 +242,14 @@ def _row(new: NewSearch) -> SearchRow:
     )
 
 
-def _stored(session: Session, row: SearchRow) -> StoredSearch:
-    count = (
-        session.scalar(
-            select(func.count()).select_from(CandidateRow).filter_by(search_id=row.id).where(CandidateRow.candidate_id != BASELINE)
-        )
-        or 0
-    )
+def _candidate_counts(session: Session, rows: Sequence[SearchRow]) -> Counter[int]:
+    """Candidates of each search, the original apart."""
+    wanted = (CandidateRow.search_id.in_([row.id for row in rows]), CandidateRow.candidate_id != BASELINE)
+    query = select(CandidateRow.search_id, func.count()).where(*wanted).group_by(CandidateRow.search_id)
+    return Counter({row[0]: row[1] for row in session.execute(query)})
+
+
+def _stored(row: SearchRow, candidate_count: int) -> StoredSearch:
     return StoredSearch(
         name=row.name,
         project=row.project,
@@ -258,7 +262,7 @@ def _stored(session: Session, row: SearchRow) -> StoredSearch:
         search_id=row.id,
         state=row.state,
         state_message=row.state_message,
-        candidate_count=count,
+        candidate_count=candidate_count,
         last_sequence=row.last_sequence,
         revision=row.revision,
         create_time=row.create_time,
