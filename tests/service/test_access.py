@@ -12,16 +12,29 @@ import grpc
 import pytest
 import sqlalchemy
 from google.protobuf.message import Message
+from hypothesis import given, settings, strategies
 
 from paretopress.client import Client
 from paretopress.v1 import access_pb2, model_pb2, search_pb2, target_pb2
 from service.access.principal import Scope
 from service.access.rules import RULES, rule_of
+from service.resources import (
+    CalibrationName,
+    CandidateName,
+    DatasetName,
+    ModelName,
+    ProjectName,
+    SearchName,
+    TargetName,
+    TokenName,
+    project_of,
+)
 from service.testing import InProcessServer
 from tests.service.callers import call, channel_of, methods, outcome, refusal, request_about, secret
 from tests.service.conftest import upload_inputs
 from tests.service.fakes import FakeImporter, FakeTools, finds_three
 
+NAMES = (ProjectName, ModelName, DatasetName, TargetName, CalibrationName, SearchName, CandidateName, TokenName)
 OPEN = [method for method in methods() if rule_of(method).is_open]
 GUARDED = [method for method in methods() if not rule_of(method).is_open]
 REFUSED = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
@@ -107,6 +120,21 @@ def test_every_rpc_has_a_rule(method: str) -> None:
 @pytest.mark.parametrize("method", methods())
 def test_a_rule_names_fields_that_exist(method: str) -> None:
     request_about(method, "projects/p", lambda field: "projects/p")
+
+
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.__name__)
+@given(data=strategies.data())
+@settings(max_examples=30, deadline=None)
+def test_the_gate_and_the_servicers_see_the_same_project(kind: type[ProjectName], data: strategies.DataObject) -> None:
+    name = data.draw(strategies.from_regex(kind.pattern, fullmatch=True))
+    assert project_of(name) == kind.from_name(name).project
+
+
+@pytest.mark.parametrize(
+    "name", ["", "projects/", "projects/A", "projects/p\n", " projects/p", "projects//p", "projects/p%2f", "models:/m@x"]
+)
+def test_what_begins_with_no_project_has_none(name: str) -> None:
+    assert project_of(name) is None
 
 
 def test_only_health_is_open() -> None:
