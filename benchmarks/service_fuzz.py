@@ -102,6 +102,7 @@ def existing_names(server: InProcessServer, corpus: Corpus, folder: Path) -> Nam
         search = client.create_search(wanted, search_id="ended").name
         client.cancel_search(search)
         calibration = client.calibrate_target(target).name
+        board = next(one.name for one in client.list_targets() if not one.attached)
     return {
         "candidate": f"{search}/candidates/baseline",
         "calibration": calibration,
@@ -109,6 +110,7 @@ def existing_names(server: InProcessServer, corpus: Corpus, folder: Path) -> Nam
         "model": model,
         "dataset": dataset,
         "target": target,
+        "board": board,
         "project": "projects/default",
     }
 

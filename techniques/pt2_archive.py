@@ -95,7 +95,7 @@ def _entries(archive: zipfile.ZipFile, size: int, limits: ArchiveLimits) -> dict
         if name in entries:
             raise UnsafeModelError(f"{info.filename[:120]!r} is there twice")
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG) or info.is_dir():
+        if kind not in (0, stat.S_IFREG) or info.filename.endswith("/"):
             raise UnsafeModelError(f"{info.filename[:120]!r} is a link or folder, not a plain file")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
             raise UnsafeModelError(f"{info.filename[:120]!r} is compressed or encrypted; {HOW_TO_EXPORT}")

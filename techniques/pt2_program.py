@@ -11,6 +11,7 @@ import ast
 import json
 import keyword
 import re
+import sys
 from typing import Any
 
 from techniques.errors import UnsafeModelError
@@ -102,7 +103,9 @@ def checked_program(entry: str, text: bytes, limits: ArchiveLimits) -> tuple[str
             _match(entry, "opset_version", name, _NAME)
         _match(entry, "torch_version", program.get("torch_version", ""), _VERSION)
         _walk(entry, {k: v for k, v in program.items() if k not in ("torch_version", "verifiers", "opset_version")}, "")
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except RecursionError:
+        raise UnsafeModelError(f"{entry}: nested more than {sys.getrecursionlimit()} levels deep") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnsafeModelError(f"{entry}: not an exported program ({type(error).__name__}: {str(error)[:100]})") from None
     return json.dumps(program), entry
 
@@ -132,6 +135,7 @@ def _clean_metadata(metadata: dict[str, Any]) -> dict[str, str]:
 
 
 def _clean_call(entry: str, call: dict[str, Any]) -> dict[str, Any]:
+    _match(entry, "fqn", call["fqn"], _PATH)
     signature = call.get("signature")
     if signature is None or call["fqn"]:
         return {"fqn": call["fqn"], "signature": None}

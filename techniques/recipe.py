@@ -64,8 +64,8 @@ class Recipe:
             if len(data["steps"]) > MAX_STEPS:
                 raise ConfigError(f"recipe: {len(data['steps'])} steps, at most {MAX_STEPS}")
             return Recipe(tuple(Step(s["technique"], s["config"], int(s["version"])) for s in data["steps"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"recipe: not a recipe ({error!r})") from error
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"recipe: not a recipe ({error!r:.200})") from error
 
     @property
     def digest(self) -> str:

@@ -90,7 +90,7 @@ class ZipSource(FileSource):
                 log.error(info.filename, "is a link or a device; put the file itself into the archive")
             elif info.flag_bits & 1:
                 log.error(info.filename, "is encrypted")
-            elif self._accept(info.filename, info.file_size, info.is_dir(), info.compress_size):
+            elif self._accept(info.filename, info.file_size, info.filename.endswith("/"), info.compress_size):
                 self._entries[str(PurePosixPath(info.filename))] = info
 
     def read(self, name: str) -> bytes:
@@ -155,7 +155,7 @@ class _Member(tarfile.TarInfo):
     _extended |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str | None, errors: str) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """Remember the block that a header is read from."""
         cls.last_block = bytes(buf)
         return super().frombuf(buf, encoding, errors)
@@ -212,6 +212,8 @@ def open_zip(path: Path, limits: IntakeLimits) -> zipfile.ZipFile:
 def unsafe_name(name: str) -> str:
     """Why an entry's name could leave the archive's own folder; empty when it cannot."""
     parts = name.split("/")
+    if not any(parts):
+        return "is no name"
     if name.startswith("/") or "\\" in name or "\0" in name or (len(name) > 1 and name[1] == ":"):
         return "is an absolute path, or has a backslash or NUL in it"
     if any("\ud800" <= c <= "\udfff" for c in name):

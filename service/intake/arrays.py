@@ -39,6 +39,8 @@ def read_npz(path: Path, request: ReadRequest) -> ImageTable:
     images = _first(arrays, _IMAGE_NAMES)
     if images is None:
         raise IntakeError("bad_data", f"the npz has no array 'images', only {sorted(arrays)}", "dataset")
+    if images.ndim == 0:
+        raise IntakeError("bad_data", f"images are a single {images.dtype}; need (n, h, w), (n, h, w, c) or (n, c, h, w)", "images")
     labels = _first(arrays, _LABEL_NAMES)
     if "class_names" in arrays and not request.options.class_names:
         names = tuple(_texts(arrays["class_names"], "class_names"))

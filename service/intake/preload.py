@@ -17,6 +17,9 @@ _MODULES = (
     "torchvision",
     "service.intake.model_readers",
     "service.intake.dataset_readers",
+    "service.child_functions",
+    "techniques.architectures",
+    "techniques.onnx_import",
 )
 
 for _name in _MODULES:

@@ -31,7 +31,7 @@ class Answer:
         """An answer, or a typed refusal; a watched stream may stay open."""
         if self.code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return self.call.method.server_streaming
-        return self.code is grpc.StatusCode.OK or (self.code not in _UNTYPED and bool(self.reason))
+        return self.code is grpc.StatusCode.OK or (self.code not in _UNTYPED and self.reason not in ("", "SANDBOX_CRASH"))
 
 
 def send_all(calls: Iterable[HostileCall], count: int, channel: grpc.Channel) -> Iterator[Answer]:

@@ -19,6 +19,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
 import paretopress.v1
 from service.server import SERVICE_NAMES
+from tests.fuzzing import json_mutators
 from tests.fuzzing.byte_mutators import DAMAGE
 
 _DEPTH = 4
@@ -35,10 +36,19 @@ _TEXTS = (
 _NUMBERS = (0, 1, -1, 2, 7, 100, 2**31 - 1, -(2**31), 2**62, 2**63 - 1, -(2**63))
 _REALS = (0.0, 1.0, -1.0, 0.5, float("nan"), float("inf"), float("-inf"), 1e308, 5e-324, -0.0, 100.0)
 _SOUND_NUMBERS, _SOUND_REALS = (0, 1, 2, 8), (0.0, 0.5, 1.0, 2.0)
+_NEEDED = ("name", "parent", "model", "dataset", "target", "targets", "search", "budget", "latency_ms", "max_accuracy_drop_points")
 _UNSIGNED = (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
 
+_RECIPE = {
+    "type": "recipe",
+    "version": 1,
+    "steps": [
+        {"technique": "structured_pruning", "version": 1, "config": {"ratios": {"0": 0.5}}},
+        {"technique": "int8_quantization", "version": 1, "config": {}},
+    ],
+}
 Names = Mapping[str, str]
-"""Resources that exist, by kind; the search is one that has ended, and every kind but ``project`` is in some method's name."""
+"""Resources that exist, by kind; the search is one that has ended, the board is known from its data sheet."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,10 @@ def hostile_calls(names: Names, seed: int = 0) -> Iterator[HostileCall]:
     for number in count():
         method = methods()[number % len(methods())]
         random = Random(f"{seed} {number}")
-        yield HostileCall(method, tuple(_messages(Filler(random, names, method, random.choice((0.02, 0.1, 0.5))))))
+        known = names
+        if method.name.startswith(("Delete", "Revoke")):  # what exists is needed by the calls that follow
+            known = {kind: f"{name}-gone" for kind, name in names.items()}
+        yield HostileCall(method, tuple(_messages(Filler(random, known, method, random.choice((0.02, 0.1, 0.5))))))
 
 
 def _messages(filler: Filler) -> list[bytes]:
@@ -140,10 +153,10 @@ class Filler:
                 self.fill(child, depth - 1)
 
     def _is_needed(self, field: FieldDescriptor) -> bool:
-        return field.name in ("name", "parent") and self.random.random() > self.hostility
+        return field.name in _NEEDED and self.random.random() > self.hostility
 
     def _fill_repeated(self, values: Any, field: FieldDescriptor, depth: int) -> None:
-        length = self.random.choice((0, 1, 2, 2, 40)) if self._is_hostile() else self.random.choice((0, 1))
+        length = self.random.choice((0, 1, 2, 2, 40)) if self._is_hostile() else self.random.choice((1, 1, 2))
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             for _ in range(min(length, 2)):
                 key = self._value(field.message_type.fields_by_name["key"])
@@ -185,6 +198,8 @@ class Filler:
             return self._token() if random.random() < 0.3 + self.hostility / 2 else ""
         if hostile:
             return random.choice((*self.names.values(), *_TEXTS, *_TEXTS))
+        if field in ("target", "targets") and self.method.name in ("PredictLatency", "CompareTargets"):
+            return self.names["board"]
         if field in self.names:
             return self.names[field]
         if field == "parent":
@@ -193,9 +208,16 @@ class Filler:
         if field == "name":
             kinds = {kind.capitalize(): kind for kind in self.names} | {"Artifact": "candidate", "Best": "search"}
             return self.names[next((kind for word, kind in kinds.items() if word in self.method.name), "project")]
-        if field in ("etag", "recipe_json", "scopes", "techniques"):
-            return random.choice(("", "", "x", '{"type": "recipe", "version": 1, "steps": []}'))
+        if field == "recipe_json":
+            return random.choice(("", json.dumps(_RECIPE), self._recipe()))
+        if field in ("etag", "scopes", "techniques"):
+            return random.choice(("", "", "x", "*", "int8"))
         return f"id-{random.randrange(50)}" if field.endswith("_id") else random.choice(("", "x", "some words"))
+
+    def _recipe(self) -> str:
+        """A recipe with something hostile in it."""
+        values = json_mutators.hostile_values(["__import__('os')"])
+        return json.dumps(json_mutators.change(self.random, _RECIPE, values, self.random.choice((1, 3))))
 
     def _token(self) -> str:
         """A token whose digest is right for some list, with a key that no list would give."""

@@ -194,6 +194,18 @@ def damaged_header(corpus: Corpus) -> bytes:
     return bytes(archive)
 
 
+def nameless(corpus: Corpus) -> bytes:
+    archive = zipped({**corpus.files, "#": b"x"}, zipfile.ZIP_STORED)
+    at = archive.rfind(b"PK\x01\x02")
+    directory = archive[at : at + 28] + b"\0\0" + archive[at + 30 : at + 46] + archive[at + 47 :]
+    end = directory.rfind(b"PK\x05\x06")
+    size = int.from_bytes(directory[end + 12 : end + 16], "little") - 1
+    local = archive.rfind(b"PK\x03\x04", 0, at)
+    body = archive[:local] + archive[local : local + 26] + b"\0\0" + archive[local + 28 : local + 30] + archive[local + 31 : at]
+    offset = int.from_bytes(directory[end + 16 : end + 20], "little") - 1
+    return body + directory[: end + 12] + size.to_bytes(4, "little") + offset.to_bytes(4, "little") + directory[end + 20 :]
+
+
 FOUND = {
     "damaged header in the middle": Found("tar", damaged_header, "unreadable", "header behind 20 files is damaged"),
     "name of a tar that is no text": Found("tar", lambda c: _repacked_checksum(surrogate_name(c)), "bad_data", "no text in UTF-8"),
@@ -211,6 +223,8 @@ FOUND = {
     "class names of no length": Found(
         "npz", lambda c: saved_arrays({**c.arrays, "class_names": np.array("x")}), "bad_data", "class_names"
     ),
+    "images that are one number": Found("npz", lambda c: saved_arrays({"images": np.array(3)}), "bad_data", "a single int64"),
+    "entry without a name": Found("zip", nameless, "bad_data", "is no name"),
     "class names twice": Found(
         "npz", lambda c: saved_arrays({**c.arrays, "class_names": np.array(["a", "a", "b"])}), "bad_data", "each once"
     ),
@@ -324,6 +338,17 @@ def test_limits_of_a_program_are_kept(corpus: Corpus, tmp_path: Path) -> None:
     assert "at most 3 are accepted" in refused_model(tmp_path / "up", "pt2", IntakeLimits(model_nodes=3)).message
     assert "128 elements; 1 to 127 are accepted" in refused_model(tmp_path / "up", "pt2", IntakeLimits(input_elements=127)).message
     assert "at most 99 are accepted" in refused_model(tmp_path / "up", "pt2", IntakeLimits(json_bytes=99)).message
+    deep = b"[" * 100_000
+    (tmp_path / "up").write_bytes(pt2_archive({**corpus.pt2, "models/model.json": deep}))
+    assert "levels deep" in refused_model(tmp_path / "up", "pt2").message
+
+
+def test_names_of_modules_must_be_names(corpus: Corpus, tmp_path: Path) -> None:
+    program = json.loads(corpus.pt2["models/model.json"])
+    for wrong in (7, ["x"], "__import__('os')"):
+        program["graph_module"]["module_call_graph"][-1]["fqn"] = wrong
+        (tmp_path / "up").write_bytes(pt2_archive({**corpus.pt2, "models/model.json": json.dumps(program).encode()}))
+        assert "fqn" in refused_model(tmp_path / "up", "pt2").message
 
 
 def test_operators_that_reach_into_raw_memory_are_refused(corpus: Corpus, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 import grpc
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, precondition, rule
@@ -35,7 +36,7 @@ from service.store.database import Database
 from service.store.invariants import violations
 from service.store.retention import Collector, RetentionPolicy
 from service.store.search_queue import SearchQueue
-from service.store.search_store import SqlCandidateStore
+from service.store.search_store import LeaseLostError, SqlCandidateStore
 from service.store.upload_store import STALE_AFTER_S, UploadStore
 from service.testing import InProcessServer
 from service.worker import Worker
@@ -320,7 +321,9 @@ class StoreMachine(RuleBasedStateMachine):
                 return SearchOutcome("CANCELLED", "stopped")
             if how == "loses its lease":
                 self._clock.ahead_s += LEASE_S + 1
-                self._claim_as("another worker")
+                if self._claim_as("another worker") == environment.search_name:
+                    with pytest.raises(LeaseLostError):
+                        store.append(Event("warning", "too late"))
             return finds_three(spec, environment)
 
         return run
@@ -331,11 +334,12 @@ class StoreMachine(RuleBasedStateMachine):
         self._number += 1
         self._claim_as(f"dead worker {self._number}")
 
-    def _claim_as(self, owner: str) -> None:
+    def _claim_as(self, owner: str) -> str:
         claimed = SearchQueue(self._database, owner, LEASE_S).claim()
         if claimed is not None:
             store = SqlCandidateStore(self._database, claimed.search_id, owner)
             store.save_candidate(record(len(store.candidates()) + 100), [Event("candidate", "the last that was heard")])
+        return claimed.name if claimed else ""
 
     # --- everything else
 
