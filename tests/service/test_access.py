@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +54,8 @@ class World:
     stranger: str
     reader: str
     everywhere: str
+    expired: str
+    revoked: str
 
     def existing(self, method: str) -> str:
         """A resource of theirs that the rpc can be about."""
@@ -88,9 +92,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         owner = secret(server, "theirs")
         with server.client(project="projects/theirs", token=owner) as client:
             names = one_of_everything(client, folder)
+            revoked = client.create_token(access_pb2.Token.ADMIN)
+            client.revoke_token(revoked.token.name)
+        expired = secret(server, "theirs", expire_time=time.time() - 1)
         everywhere = secret(server, "mine", all_projects=True)
         tokens = (secret(server, "mine"), secret(server, "theirs", Scope.READ), everywhere)
-        yield World(server, channel, names, owner, *tokens)
+        yield World(server, channel, names, owner, *tokens, expired, revoked.secret)
 
 
 def one_of_everything(client: Client, folder: Path) -> dict[str, str]:
@@ -142,11 +149,19 @@ def test_only_health_is_open() -> None:
 
 
 @pytest.mark.parametrize("method", GUARDED)
-def test_nobody_is_let_in_without_a_token(world: World, method: str) -> None:
-    for token in ("", "pp_000000000000_" + "A" * 43, "nonsense"):
+def test_nobody_is_let_in_without_a_good_token(world: World, method: str) -> None:
+    cases = {
+        "": "carries no token",
+        "pp_000000000000_" + "A" * 43: "no such API token",
+        world.owner[:-4] + "AAAA": "no such API token",
+        "nonsense": "API tokens .pp_....* only",
+        world.expired: "has expired",
+        world.revoked: "was revoked",
+    }
+    for token, words in cases.items():
         error = refusal(world.channel, method, world.about(method, world.existing(method)), token)
         assert error.code is grpc.StatusCode.UNAUTHENTICATED
-        assert str(error).startswith("Bearer ")
+        assert re.match(f"Bearer .*{words}", str(error))
 
 
 @pytest.mark.parametrize("method", WITH_PROJECT)
