@@ -20,8 +20,8 @@ from service.intake.sandbox import warm_up
 from service.testing import InProcessServer
 from tests.fuzzing.calls import Answer, send_all
 from tests.fuzzing.corpus import Corpus, pt2_archive, saved_arrays
-from tests.fuzzing.files import hostile_files
-from tests.fuzzing.intake import Verdict, take_all_in
+from tests.fuzzing.files import SOUND_FORMATS, hostile_files, sound_file
+from tests.fuzzing.intake import Verdict, take_all_in, take_in
 from tests.fuzzing.payloads import traces
 from tests.fuzzing.requests import Names, hostile_calls
 
@@ -38,6 +38,8 @@ def measure(count: int, seed: int = 0) -> Row:
             "files_blocked": isolation.files_blocked,
             "network_blocked": isolation.network_blocked,
         }
+        sound = [take_in(sound_file(format, corpus), corpus.outside).outcome for format in SOUND_FORMATS]
+        row["sound_files_accepted"] = sound.count("accepted") / len(sound)
         row |= _files(corpus, count, seed)
         return row | _requests(corpus, folder, count, seed)
 

@@ -40,6 +40,7 @@ _SOUND: dict[str, Callable[[Corpus], bytes]] = {
     "zip": lambda corpus: zipped(corpus.files),
     "tar": lambda corpus: tarred(corpus.files),
 }
+SOUND_FORMATS = tuple(_SOUND)
 MODEL_FORMATS = ("pt2", "onnx", "architecture")
 
 

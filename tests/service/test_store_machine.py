@@ -136,6 +136,7 @@ class StoreMachine(RuleBasedStateMachine):
         """A stream that breaks off."""
         self._number += 1
         upload_id = f"u{self._number}"
+        content += upload_id.encode()  # what the project has already is not sent again
         with refused(grpc.StatusCode.ABORTED):
             self._send(upload_id, content, 0, content[:2])
         self._begun[upload_id] = self._clock.ahead_s
