@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -18,6 +18,7 @@ _LOG = logging.getLogger("paretopress.metrics")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
 RPCS = Counter("paretopress_rpcs", "Calls that have ended.", ["method", "code"], registry=REGISTRY)
 RPC_SECONDS = Histogram("paretopress_rpc_seconds", "Seconds that a call took.", ["method"], buckets=_SECONDS, registry=REGISTRY)
 RPCS_IN_FLIGHT = Gauge("paretopress_rpcs_in_flight", "Calls in progress.", ["method"], registry=REGISTRY)

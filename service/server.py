@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from paretopress.v1 import (
@@ -38,8 +38,12 @@ from service.errors import ServiceError
 from service.importing import Importer, SandboxImporter
 from service.intake.sandbox import run_in_sandbox, warm_up
 from service.interceptors import default_interceptors
+from service.logs import configure_logging
+from service.metrics import StoreCollector
+from service.monitoring import MonitoringServer
 from service.predictors import PredictorFiles
 from service.pricing import LatencyPricing
+from service.readiness import NoWorkerError, Readiness
 from service.servicers.access import AccessServicer
 from service.servicers.datasets import DatasetServicer
 from service.servicers.models import ModelServicer
@@ -52,14 +56,17 @@ from service.store.calibration_catalogue import CalibrationCatalogue
 from service.store.database import Database
 from service.store.event_reader import EventReader
 from service.store.input_store import InputStore
+from service.store.queue_statistics import StatisticsReader
 from service.store.search_catalogue import SearchCatalogue
 from service.store.target_store import TargetStore
 from service.store.upload_store import UploadStore
 from service.supervision import SupervisedProcess, child_environment
 from service.targets import TargetDirectory
 from service.tls import TlsFiles, server_credentials
+from service.tracing import start_tracing, stop_tracing
 from service.upkeep import Upkeep
 from service.watching import EventHub
+from service.workers import WorkerRegistry
 
 _LOG = logging.getLogger("paretopress.server")
 SERVICE_NAMES = tuple(
@@ -92,19 +99,29 @@ class RunningServer:
     _upkeep: Upkeep
     _gate: Gate
     _events: EventHub
+    _readiness: Readiness
+    _monitoring: MonitoringServer | None
 
     @property
     def worker_pid(self) -> int | None:
         """Process number of the embedded worker, while it runs."""
         return next((p.pid for p in self._processes if p.name == "worker"), None)
 
+    @property
+    def monitoring_address(self) -> str:
+        """``host:port`` of the metrics; empty where there are none."""
+        return self._monitoring.address if self._monitoring else ""
+
     async def stop(self) -> None:
         """Take no new calls, let those in progress end, then end the processes beside."""
+        await self._readiness.stop()
         await self._health.enter_graceful_shutdown()
         beside = (self._upkeep.stop(), *(process.stop() for process in self._processes))
         # Watchers are sent elsewhere once nobody can come back here.
         await asyncio.gather(self._grpc.stop(self._grace_s), self._events.close(), *beside)
         await self._gate.close()
+        if self._monitoring is not None:
+            await asyncio.to_thread(self._monitoring.stop)
         self.database.close()
 
     async def wait(self) -> None:
@@ -137,9 +154,11 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
     )
     health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    for name in (*SERVICE_NAMES, ""):
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    workers = WorkerRegistry(database, settings.workers_dir)
+    readiness = _readiness(settings, database, blobs, workers, health_servicer)
+    await readiness.look()
     reflection.enable_server_reflection([*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    monitoring = _monitoring(settings, database, workers, readiness)
     address = _bind(server, settings)
     await server.start()
     processes = _processes(settings, worker_command)
@@ -147,10 +166,35 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
         process.start()
     upkeep = Upkeep(settings, database, blobs)
     upkeep.start()
+    readiness.start()
     mlflow_address = f"http://127.0.0.1:{settings.mlflow_port}" if any(p.name == "mlflow" for p in processes) else ""
-    return RunningServer(
-        address, mlflow_address, database, server, health_servicer, processes, settings.shutdown_grace_s, upkeep, gate, events
-    )
+    own = (server, health_servicer, processes, settings.shutdown_grace_s, upkeep, gate, events, readiness, monitoring)
+    return RunningServer(address, mlflow_address, database, *own)
+
+
+def _readiness(
+    settings: Settings, database: Database, blobs: FsspecBlobStore, workers: WorkerRegistry, health_servicer: Any
+) -> Readiness:
+    def check_workers() -> None:
+        if not workers.living():
+            raise NoWorkerError("no worker lives; what is queued waits until one is started (python -m service.worker)")
+
+    checks = {"store": database.ping, "blobs": blobs.probe, "workers": check_workers}
+    stores = ("store", "blobs")
+    needs = dict.fromkeys(SERVICE_NAMES, stores)
+    if settings.readiness_needs_worker:
+        needs[search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name] = tuple(checks)
+    return Readiness(checks, needs, health_servicer)
+
+
+def _monitoring(settings: Settings, database: Database, workers: WorkerRegistry, readiness: Readiness) -> MonitoringServer | None:
+    if not settings.metrics_port:
+        return None
+    predictors = PredictorFiles(settings.targets_dir)
+    collector = StoreCollector(StatisticsReader(database), predictors, lambda: len(workers.living()))
+    monitoring = MonitoringServer(settings.metrics_host, settings.metrics_port, readiness, [collector])
+    monitoring.start()
+    return monitoring
 
 
 def _add_servicers(
@@ -196,6 +240,9 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", size),
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_permit_without_calls", 1),
+        # A watcher that has vanished without a word is noticed, and let go of.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
 
@@ -243,20 +290,28 @@ def _without_password(url: str) -> str:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    """Serve until SIGTERM or SIGINT; a second one ends the process at once."""
+    configure_logging(settings.log_level, settings.log_format)
+    start_tracing("paretopress-server")
     running = await start(settings)
     print(f"Paretopress listens on {running.address}; data in {settings.data_dir.absolute()}", flush=True)
     tracking = running.mlflow_address or settings.mlflow_tracking_uri or settings.resolved_tracking_uri
     print(f"MLflow: {_without_password(tracking)}", flush=True)
     stop = asyncio.Event()
+
+    def end() -> None:
+        if stop.is_set():
+            os._exit(1)  # the kernel ends the worker with us, and its search is resumed
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, end)
     warming = asyncio.create_task(asyncio.to_thread(_warm_up))
     await stop.wait()
     print("stopping", flush=True)
     warming.cancel()
     await running.stop()
+    stop_tracing()
 
 
 def _warm_up() -> None:

@@ -92,6 +92,12 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(default=5050, ge=1, le=65535, description="Port of that page.")
     shutdown_grace_s: float = Field(default=10.0, ge=0, description="Seconds that calls in progress get when the server stops.")
     log_level: str = Field(default="INFO", description="Python log level.")
+    log_format: Literal["text", "json"] = Field(default="text", description="Log lines for people, or JSON objects.")
+    metrics_host: str = Field(default="127.0.0.1", description="Address of the page for metrics; nobody has to log in there.")
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="Port of /metrics, /readyz and /livez, over HTTP; 0: none.")
+    readiness_needs_worker: bool = Field(
+        default=True, description="Not ready while no worker lives; false where workers do not share the data directory."
+    )
 
     @property
     def resolved_database_url(self) -> str:
@@ -127,6 +133,11 @@ class Settings(BaseSettings):
     def targets_dir(self) -> Path:
         """Calibrated predictors, one JSON file per target."""
         return self.data_dir.absolute() / "targets"
+
+    @property
+    def workers_dir(self) -> Path:
+        """Signs of life of workers."""
+        return self.data_dir.absolute() / "workers"
 
     @property
     def work_dir(self) -> Path:

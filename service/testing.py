@@ -26,7 +26,14 @@ class InProcessServer:
     """
 
     def __init__(self, data_dir: Path, importer: Importer | None = None, tools: Tools | None = None, **settings: Any) -> None:
-        defaults = {"port": 0, "data_dir": data_dir, "embedded_worker": False, "mlflow_ui": False, "shutdown_grace_s": 0.5}
+        defaults = {
+            "port": 0,
+            "data_dir": data_dir,
+            "embedded_worker": False,
+            "mlflow_ui": False,
+            "shutdown_grace_s": 0.5,
+            "readiness_needs_worker": False,
+        }
         self.settings = Settings(**{**defaults, **settings})
         self._importer = importer
         self._tools = tools

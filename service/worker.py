@@ -15,8 +15,11 @@ import signal
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
+
+from opentelemetry.trace import SpanKind
 
 from hw_models.errors import HardwareModelError
 from hw_models.targets import Target
@@ -28,13 +31,17 @@ from search.tracking.base import Tracker
 from service.calibrating import Calibrator, Progress, ShouldStop
 from service.errors import ServiceError, StoreUnavailableError
 from service.leases import kept_lease
+from service.logs import about_search, configure_logging
 from service.processes import MARKER, die_with_parent, end_process_group
 from service.resources import work_folder_name
 from service.settings import Settings
 from service.store.blobs import blob_store
 from service.store.database import Database
+from service.store.search_catalogue import TRACE_PHASE
 from service.store.search_queue import ClaimedSearch, SearchQueue, process_identity
 from service.store.search_store import SqlCandidateStore
+from service.tracing import span, start_tracing, stop_tracing
+from service.workers import Heartbeat
 from techniques.errors import TechniqueError
 
 _LOG = logging.getLogger("paretopress.worker")
@@ -110,6 +117,10 @@ class Worker:
 
     def run(self) -> None:
         """Work until stopped."""
+        with Heartbeat(self._settings.workers_dir, self._queue.owner):
+            self._work()
+
+    def _work(self) -> None:
         idle_since = time.monotonic()
         while not self._stopping.is_set():
             if self._ran_something():
@@ -133,9 +144,19 @@ class Worker:
         if claimed is None:
             return False
         _LOG.info("%s %s", "resuming" if claimed.resumed else "running", claimed.name)
-        with kept_lease(lambda: self._queue.renew(claimed.search_id), self._settings.lease_s):
+        renewed = kept_lease(lambda: self._queue.renew(claimed.search_id), self._settings.lease_s)
+        with renewed, about_search(claimed.name), self._traced(claimed):
             self._run(claimed)
         return True
+
+    def _traced(self, claimed: ClaimedSearch) -> AbstractContextManager[object]:
+        """The trace of the request that queued the search goes on here."""
+        store = SqlCandidateStore(self._database, claimed.search_id, self._queue.owner)
+        try:
+            carrier = store.phase(TRACE_PHASE)
+        except StoreUnavailableError:
+            carrier = None  # a trace is worth no search
+        return span("search", SpanKind.CONSUMER, {"search": claimed.name}, carrier)
 
     def _run(self, claimed: ClaimedSearch) -> None:
         try:
@@ -229,7 +250,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, help="instead of PARETOPRESS_DATA_DIR")
     options = parser.parse_args(arguments)
     settings = Settings(data_dir=options.data_dir) if options.data_dir else Settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    configure_logging(settings.log_level, settings.log_format)
+    start_tracing("paretopress-worker")
     for chatty in ("alembic", "onnx_ir", "onnxscript"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if os.getpgrp() != os.getpid():
@@ -242,6 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.parent_pid:
         die_with_parent(options.parent_pid)
     worker.run()
+    stop_tracing()
     for number in (signal.SIGTERM, signal.SIGINT):
         # The interpreter gives handlers of Python back while it ends, and then a late signal would kill it.
         signal.signal(number, signal.SIG_IGN)

@@ -15,9 +15,11 @@ from service.interceptors.errors import ErrorInterceptor
 from service.interceptors.logging import LoggingInterceptor
 from service.interceptors.metrics import MetricsInterceptor
 from service.interceptors.request_id import RequestIdInterceptor
+from service.interceptors.tracing import TracingInterceptor
 
 
 def default_interceptors(gate: Gate) -> list[aio.ServerInterceptor[Any, Any]]:
     """Outermost first: what translates and observes, the gate; whatever comes behind sees sound messages of admitted callers."""
-    observing = [LoggingInterceptor(), MetricsInterceptor(), AuditInterceptor(gate.audit), DeadlineInterceptor()]
-    return [RequestIdInterceptor(), ErrorInterceptor(), *observing, AuthInterceptor(gate), DecodingInterceptor()]
+    observing = [TracingInterceptor(), LoggingInterceptor(), MetricsInterceptor(), AuditInterceptor(gate.audit)]
+    inside = [DeadlineInterceptor(), AuthInterceptor(gate), DecodingInterceptor()]
+    return [RequestIdInterceptor(), ErrorInterceptor(), *observing, *inside]

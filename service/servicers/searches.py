@@ -34,6 +34,7 @@ from service.store.pages import PageRequest
 from service.store.requests import fingerprint
 from service.store.search_catalogue import NewSearch, SearchCatalogue, StoredSearch
 from service.targets import TargetDirectory
+from service.tracing import current_trace
 from service.watching import EventHub
 
 _CHUNK_BYTES = 256 << 10
@@ -84,6 +85,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             spec=parsed.spec,
             estimated_duration_s=self._estimate(parsed),
             dataset_notes=tuple(parsed.dataset.facts["notes"]),
+            trace=current_trace(),
         )
         if request.validate_only:
             return StoredSearch(**vars(new))

@@ -17,6 +17,7 @@ from service.store.upload_store import UploadSpec, UploadStore
 
 MAX_CHUNK_BYTES = 4 << 20
 _BLOCK_BYTES = 2 << 20
+_SYNC_BYTES = 64 << 20
 
 
 async def first_metadata(requests: AsyncIterator[Any]) -> Any:
@@ -68,6 +69,8 @@ class _Blocks:
         self._chunks: list[bytes] = []
         self._size_bytes = 0
         self._writing: asyncio.Future[None] | None = None
+        self._syncing: asyncio.Future[None] | None = None
+        self._unsynced_bytes = 0
 
     async def add(self, chunk: bytes) -> None:
         """Take a chunk; waits when the disk is slower than the network."""
@@ -82,9 +85,15 @@ class _Blocks:
         await self._written()
         self._write()
         await self._written()
+        if self._syncing is not None:
+            await asyncio.shield(self._syncing)
         await asyncio.to_thread(self._file.sync)
 
     def _write(self) -> None:
+        self._unsynced_bytes += self._size_bytes
+        if self._unsynced_bytes > _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            # The disk works while the rest arrives, so that the end need not wait for all of it.
+            self._syncing, self._unsynced_bytes = asyncio.ensure_future(asyncio.to_thread(self._file.sync)), 0
         chunks, self._chunks, self._size_bytes = self._chunks, [], 0
         self._writing = asyncio.ensure_future(asyncio.to_thread(self._file.append, chunks))
 

@@ -22,14 +22,16 @@ from service.store.events import append_events
 from service.store.pages import Page, PageRequest
 from service.store.quotas import NO_QUOTAS, Quotas
 from service.store.records import candidate_from_json
-from service.store.schema import CandidateRow, EventRow, SearchRow
+from service.store.schema import CandidateRow, EventRow, PhaseRow, SearchRow
 
+TRACE_PHASE = "trace"
+"""Name of the phase whose result is the context of the trace in which the search was queued."""
 ENDED = frozenset({"SUCCEEDED", "INFEASIBLE", "FAILED", "CANCELLED"})
 
 
 @dataclass(frozen=True)
 class NewSearch:
-    """A valid search about to be queued; ``model``, ``dataset`` are resource names."""
+    """A valid search about to be queued; ``model``, ``dataset`` are resource names; its worker continues ``trace``."""
 
     name: str
     project: str
@@ -39,6 +41,7 @@ class NewSearch:
     spec: SearchSpec
     estimated_duration_s: float
     dataset_notes: tuple[str, ...] = ()
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class SearchCatalogue:
                     session.add(row := _row(new))
                     session.flush()
                     append_events(session, row.id, [Event("state", "queued", {"state": "QUEUED"})])
+                    if new.trace:
+                        session.add(PhaseRow(search_id=row.id, name=TRACE_PHASE, value_json=json.dumps(dict(new.trace))))
                     requests.remember(session, new.project, "create_search", request_id, digest, new.name)
         except IntegrityError:
             raise AlreadyExistsError(f"{new.name} exists; choose another id") from None
