@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -52,6 +53,7 @@ def measure(database: str, kills: int, seed: int = 0) -> Row:
             watched = _Watched(client)
             killed = _kill_at_random(processes, watched, model, dataset, kills, random.Random(seed))
             watched.wait()
+            shutil.copy(folder / "data" / "worker.log", LOGS)
             return {**_judged(client, watched, url, processes.tracking_uri), "kills": sum(killed.values()), "killed": dict(killed)}
 
 

@@ -32,3 +32,7 @@ class BaselineError(SearchError):
 
 class SearchCancelledError(SearchError):
     """The search was asked to stop."""
+
+
+class RuntimeLostError(SearchError):
+    """What the trials run in went away under them; all that is stored is kept, and the search can go on from there."""

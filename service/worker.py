@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +25,7 @@ from opentelemetry.trace import SpanKind
 from hw_models.errors import HardwareModelError
 from hw_models.targets import Target
 from search.environment import SearchEnvironment, SearchOutcome
-from search.errors import SearchError
+from search.errors import RuntimeLostError, SearchError
 from search.protocols import Event
 from search.spec import SearchSpec
 from search.tracking.base import Tracker
@@ -48,6 +49,7 @@ _LOG = logging.getLogger("paretopress.worker")
 _POLL_S = 0.3
 _EXIT_GRACE_S = 8.0
 _CALIBRATE_AFTER_IDLE_S = 2.0
+_MAX_LOSSES = 5
 _STORE_PATIENCE_S = 60.0
 """A database that restarts should cost a search nothing."""
 
@@ -109,6 +111,7 @@ class Worker:
         self._queue = SearchQueue(database, owner or process_identity(), settings.lease_s)
         self._blobs = blob_store(settings)
         self._stopping = threading.Event()
+        self._losses: Counter[int] = Counter()
         self._calibrator = Calibrator(settings, database, self._tools.calibrate, self._queue.owner, self._stopping.is_set)
 
     def stop(self) -> None:
@@ -166,6 +169,8 @@ class Worker:
         except StoreUnavailableError as error:
             # No failure of the search: its lease ends, and whoever takes it goes on from what is stored.
             _LOG.warning("letting go of %s: %s", claimed.name, error)
+        except RuntimeLostError as error:
+            self._go_on_later(claimed, error)
         except (SearchError, TechniqueError, HardwareModelError, ServiceError) as error:
             _LOG.warning("%s failed: %s", claimed.name, error)
             self._give_up(claimed, str(error))
@@ -185,6 +190,16 @@ class Worker:
         except InterruptedError as error:
             return SearchOutcome("CANCELLED", str(error))
         return self._tools.run_search(claimed.spec, environment)
+
+    def _go_on_later(self, claimed: ClaimedSearch, error: RuntimeLostError) -> None:
+        """The next claim resumes the search; one that loses its runtime again and again has a reason of its own."""
+        self._losses[claimed.search_id] += 1
+        losses = self._losses[claimed.search_id]
+        _LOG.warning("%s lost its runtime (%d of %d): %s", claimed.name, losses, _MAX_LOSSES, error)
+        if losses < _MAX_LOSSES:
+            self._queue.release(claimed.search_id)
+        else:
+            self._give_up(claimed, f"{error}; this was the {losses}th time. Out of memory? Extend the search to go on from here")
 
     def _give_up(self, claimed: ClaimedSearch, message: str) -> None:
         """A failure while this worker ends is no failure of the search."""

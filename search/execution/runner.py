@@ -16,8 +16,11 @@ from typing import Any, TypeVar
 
 import ray
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
+from ray.tune.error import TuneError
 from ray.tune.stopper import Stopper
 
+from search.errors import RuntimeLostError
 from search.execution.driver import DriverBound, TrialDriver
 from search.execution.scheduler import RungScheduler
 from search.execution.searcher import DriverSearcher
@@ -83,7 +86,7 @@ def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
             "_temp_dir": folder,
         }
     )
-    with _own_signal_handler():
+    with _own_signal_handler(), _lost_runtime():
         ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **own)
     try:
         yield
@@ -91,6 +94,17 @@ def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _lost_runtime() -> Iterator[None]:
+    """Tell a runtime that went away (killed, out of memory, a broken cluster) from errors of what it ran."""
+    try:
+        yield
+    except RayTaskError:
+        raise
+    except (RayError, TuneError, ConnectionError) as error:
+        raise RuntimeLostError(f"Ray went away: {type(error).__name__}: {error}") from error
 
 
 class _DriverStopper(DriverBound, Stopper):  # type: ignore[misc]
@@ -105,7 +119,11 @@ class _DriverStopper(DriverBound, Stopper):  # type: ignore[misc]
 
 
 def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSettings) -> None:
-    """Run the driver's trials until it proposes no more or wants to stop. Needs `ray_runtime`."""
+    """Run the driver's trials until it proposes no more or wants to stop. Needs `ray_runtime`.
+
+    Raises:
+        RuntimeLostError: Ray went away.
+    """
     trainable = tune.with_parameters(TrialActor, evaluator=evaluator)
     trainable = tune.with_resources(trainable, {"cpu": settings.threads_per_trial})
     tuner = tune.Tuner(
@@ -125,11 +143,17 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    tuner.fit()
+    with _lost_runtime():
+        tuner.fit()
 
 
 def run_quietly(function: Callable[..., Result], settings: RunnerSettings, *arguments: Any) -> Result:
-    """Call a function while no trial can run: it takes all CPUs and the ``quiet`` token (contract 4)."""
+    """Call a function while no trial can run: it takes all CPUs and the ``quiet`` token (contract 4).
+
+    Raises:
+        RuntimeLostError: Ray, or the process that ran the function, went away.
+    """
     remote = ray.remote(num_cpus=settings.cpus, resources={QUIET: 1}, max_retries=0)(function)
-    result: Result = ray.get(remote.remote(*arguments))
+    with _lost_runtime():
+        result: Result = ray.get(remote.remote(*arguments))
     return result

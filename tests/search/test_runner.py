@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from search.errors import RuntimeLostError
 from search.execution.runner import RunnerSettings, ray_runtime, run_quietly, run_trials
 from search.execution.trial import TrialPlan
 
@@ -75,3 +77,32 @@ def test_quiet_calls_run_in_another_process(settings: RunnerSettings, tmp_path: 
         return os.getpid()
 
     assert run_quietly(pid, settings) != os.getpid()
+
+
+def test_an_error_of_the_called_function_is_not_taken_for_a_lost_runtime(settings: RunnerSettings) -> None:
+    def fail() -> None:
+        raise ValueError("the model does not run")
+
+    with pytest.raises(ValueError, match="does not run"):
+        run_quietly(fail, settings)
+
+
+def test_a_process_killed_under_a_quiet_call_is_a_lost_runtime(settings: RunnerSettings) -> None:
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(RuntimeLostError, match="Ray went away"):
+        run_quietly(die, settings)
+
+
+def test_a_trial_whose_process_is_killed_is_a_failed_candidate_and_the_rest_goes_on(settings: RunnerSettings) -> None:
+    class Deadly(Evaluator):
+        def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
+            if plan.number == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().evaluate(plan, rung)
+
+    driver = Driver(2)
+    run_trials(driver, Deadly(), settings)
+    assert [(number, rung) for number, rung, _ in driver.failures] == [(0, 0)]
+    assert driver.reports == [(1, 0)]
