@@ -82,7 +82,7 @@ class _Watched:
         for event in self.client.watch(name):
             self.sequences[name].append(event.sequence)
             if event.kind == search_pb2.SearchEvent.CANDIDATE and "candidate" in event.payload:
-                self.announced[name].append((str(event.payload["candidate"]), int(event.payload["rung"])))
+                self.announced[name].append((str(event.payload["candidate"]), int(event.payload.fields["rung"].number_value)))
 
     @property
     def open_count(self) -> int:

@@ -172,7 +172,7 @@ async def watch(load: dict[str, Any]) -> Row:
                 out_of_order += event.sequence != received[number] + 1
                 received[number] += 1
                 if "sent" in event.payload.fields and number < searches * 10:
-                    delays.append(time.time() - event.payload["sent"])
+                    delays.append(time.time() - event.payload.fields["sent"].number_value)
         except grpc.RpcError:
             broken += 1
 

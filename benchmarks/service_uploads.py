@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,11 @@ def measure(size_bytes: int = SIZE_BYTES, rounds: int = ROUNDS, seed: int = 0) -
     ):
         with grpc.insecure_channel(address) as channel, grpc.insecure_channel(bare) as bare_channel:
             stub = model_pb2_grpc.ModelServiceStub(channel)
-            discard = bare_channel.stream_unary("/bare/Discard", request_serializer=model_pb2.UploadModelRequest.SerializeToString)
+            discard: Any = _bare_method(bare_channel)
             data = [numbers.bytes(size_bytes // rounds) for _ in range(rounds)]  # never the same file twice: it would be known
             begin_mib, watcher = _rss_mib(server.pid), _Peak(server.pid)
             with watcher:
-                times = [
-                    (_timed(lambda f=file: _upload(stub, f)), _timed(lambda f=file: discard(_messages(f, 0))))
-                    for file in _files(data)
-                ]
+                times = [(_timed(partial(_upload, stub, file)), _timed(partial(_discard, discard, file))) for file in _files(data)]
             cut = _cut_and_resume(stub, _File(data, "cut"), generator)
         ours, plain = (statistics.median(column) for column in zip(*times, strict=True))
         return {
@@ -69,6 +67,14 @@ def measure(size_bytes: int = SIZE_BYTES, rounds: int = ROUNDS, seed: int = 0) -
             "rss_growth_mib": round(watcher.peak_mib - begin_mib, 1),
             **cut,
         }
+
+
+def _bare_method(channel: Any) -> Any:
+    return channel.stream_unary("/bare/Discard", request_serializer=model_pb2.UploadModelRequest.SerializeToString)
+
+
+def _discard(method: Any, file: _File) -> None:
+    method(_messages(file, 0))
 
 
 class _File:
@@ -123,7 +129,7 @@ def _cut_and_resume(stub: model_pb2_grpc.ModelServiceStub, file: _File, generato
         sent.set()
         threading.Event().wait(60)  # the call is cancelled meanwhile
 
-    call = stub.UploadModel.future(cut())
+    call: Any = stub.UploadModel.future(cut())
     sent.wait(120)
     call.cancel()
     offset = _committed(stub, file.upload_id)
@@ -197,7 +203,7 @@ async def _serve_bare() -> None:
         return _ACK
 
     decode = model_pb2.UploadModelRequest.FromString
-    handler = grpc.stream_unary_rpc_method_handler(discard, request_deserializer=decode)  # type: ignore[arg-type]
+    handler = grpc.stream_unary_rpc_method_handler(discard, request_deserializer=decode)
     server = aio.server(options=[("grpc.max_receive_message_length", 8 << 20)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare", {"Discard": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -181,7 +181,7 @@ def _readiness(
 
     checks = {"store": database.ping, "blobs": blobs.probe, "workers": check_workers}
     stores = ("store", "blobs")
-    needs = dict.fromkeys(SERVICE_NAMES, stores)
+    needs: dict[str, tuple[str, ...]] = dict.fromkeys(SERVICE_NAMES, stores)
     if settings.readiness_needs_worker:
         needs[search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name] = tuple(checks)
     return Readiness(checks, needs, health_servicer)

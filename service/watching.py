@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -75,7 +75,7 @@ class EventHub:
         self._threads = ThreadPoolExecutor(_READERS, "watching")
         self._stopping = False
 
-    async def follow(self, name: str, sequence: int) -> AsyncIterator[search_pb2.SearchEvent]:
+    async def follow(self, name: str, sequence: int) -> AsyncGenerator[search_pb2.SearchEvent, None]:
         """Every event behind a number, once and in order, until the search has ended.
 
         Raises:

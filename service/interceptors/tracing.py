@@ -22,6 +22,6 @@ class TracingInterceptor(WrappingInterceptor):
         """Open the span."""
         service, _, name = method.removeprefix("/").partition("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name, "request_id": current_request_id.get()}
-        parent = carrier_of(context.invocation_metadata() or ())
+        parent = carrier_of(tuple(context.invocation_metadata() or ()))
         with span(f"{service}/{name}", SpanKind.SERVER, attributes, parent):
             yield

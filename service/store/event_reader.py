@@ -58,5 +58,5 @@ class EventReader:
         return tuple(StoredEvent(r.sequence, r.kind, r.message, json.loads(r.payload_json), r.time) for r in rows)
 
 
-def _head(row: Row[tuple[int, int, str]]) -> SearchHead:
+def _head(row: Row[int, int, str]) -> SearchHead:
     return SearchHead(row[0], row[1], row[2] in ENDED)

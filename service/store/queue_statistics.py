@@ -50,5 +50,5 @@ class StatisticsReader:
         )
 
 
-def _counts(rows: Sequence[Row[tuple[str, int]]]) -> dict[str, int]:
+def _counts(rows: Sequence[Row[str, int]]) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
