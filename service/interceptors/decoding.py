@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from service.errors import MalformedRequestError
+from service.interceptors.wrapping import responses
 
 if TYPE_CHECKING:
     from service.interceptors.wrapping import Continuation, Handler
@@ -38,7 +39,7 @@ def _checked(handler: Handler) -> Handler:
         if handler.response_streaming:
 
             async def both(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-                async for response in streamed(_sound_stream(requests), context):
+                async for response in responses(streamed(_sound_stream(requests), context)):
                     yield response
 
             return grpc.stream_stream_rpc_method_handler(both, decode, handler.response_serializer)
@@ -51,7 +52,7 @@ def _checked(handler: Handler) -> Handler:
         produce: Any = handler.unary_stream
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            async for response in produce(_sound(request), context):
+            async for response in responses(produce(_sound(request), context)):
                 yield response
 
         return grpc.unary_stream_rpc_method_handler(stream, decode, handler.response_serializer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +14,15 @@ from grpc import aio
 if TYPE_CHECKING:  # generic in the type stubs only
     Handler = grpc.RpcMethodHandler[Any, Any]
     Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+
+
+async def responses(answers: Any) -> AsyncIterator[Any]:
+    """What a streaming handler yields; one that is a coroutine, as gRPC's health service, writes to the context itself."""
+    if inspect.isawaitable(answers):
+        await answers
+        return
+    async for response in answers:
+        yield response
 
 
 class WrappingInterceptor(aio.ServerInterceptor, ABC):  # type: ignore[type-arg]
@@ -37,7 +47,7 @@ class WrappingInterceptor(aio.ServerInterceptor, ABC):  # type: ignore[type-arg]
 
         async def stream(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             async with self.around(method, context):
-                async for response in streaming(request, context):
+                async for response in responses(streaming(request, context)):
                     yield response
 
         if handler.response_streaming:

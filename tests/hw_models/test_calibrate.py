@@ -19,7 +19,7 @@ TARGET = get_target("cpu-ort-1t")
 
 def test_short_calibration_predicts_and_reports_progress() -> None:
     seen: list[float] = []
-    predictor = calibrate(TARGET, 120.0, seed=3, progress=lambda fraction, line: seen.append(fraction), max_networks=36)
+    predictor = calibrate(TARGET, 60.0, seed=3, progress=lambda fraction, line: seen.append(fraction), max_networks=36)
     assert seen[-1] == 1.0
     assert all(0 <= fraction <= 1 for fraction in seen)
     assert seen == sorted(seen)
