@@ -26,7 +26,7 @@ UPLOAD_BYTES = Counter("paretopress_upload_bytes", "Bytes received of models and
 WATCH_EVENTS = Counter("paretopress_watch_events", "Events sent to watchers.", registry=REGISTRY)
 WATCH_STREAMS = Gauge("paretopress_watch_streams", "Streams that follow a search.", registry=REGISTRY)
 READY = Gauge("paretopress_ready", "Whether a part can be used: 1 or 0.", ["part"], registry=REGISTRY)
-DATABASE_ERRORS = Counter("paretopress_database_errors", "Times that the database did not answer.", registry=REGISTRY)
+DATABASE_ERRORS = Counter("paretopress_database_errors", "Calls that the database or the blobs did not answer.", registry=REGISTRY)
 
 
 class StoreCollector(Collector):

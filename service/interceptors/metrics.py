@@ -10,9 +10,9 @@ from typing import Any
 
 from grpc import aio
 
-from service.errors import describe_error
+from service.errors import StoreUnavailableError, describe_error
 from service.interceptors.wrapping import WrappingInterceptor
-from service.metrics import RPC_SECONDS, RPCS, RPCS_IN_FLIGHT
+from service.metrics import DATABASE_ERRORS, RPC_SECONDS, RPCS, RPCS_IN_FLIGHT
 
 
 class MetricsInterceptor(WrappingInterceptor):
@@ -32,6 +32,8 @@ class MetricsInterceptor(WrappingInterceptor):
             raise
         except Exception as error:
             code = describe_error(error).code.name
+            if isinstance(error, StoreUnavailableError):
+                DATABASE_ERRORS.inc()
             raise
         finally:
             in_flight.dec()
