@@ -122,7 +122,7 @@ def run_tests(node_ids: Iterable[str]) -> list[Row]:
     for node in wanted:
         file, _, name = node.partition("::")
         module = file.removesuffix(".py").replace("/", ".")
-        mine = [c for c in cases if c.get("classname") == module and (not name or c.get("name") == name)]
+        mine = [c for c in cases if f"{c.get('classname')}.".startswith(f"{module}.") and (not name or c.get("name") == name)]
         bad = [c for c in mine if c.find("failure") is not None or c.find("error") is not None]
         rows.append({"test": node, "passed": bool(mine) and not bad, "cases": len(mine)})
     return rows

@@ -34,6 +34,8 @@ DEFAULT_PROJECT = "projects/default"
 MAX_MESSAGE_BYTES = 8 << 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
 _WATCH_PAUSE_S = 0.5
+_CONNECTED_S = 1.0
+"""A stream that lasted longer had reached the server: an attempt at one that is away ends at once."""
 ResultT = TypeVar("ResultT")
 ENDED_STATES = frozenset(
     {
@@ -317,6 +319,7 @@ class Client:
         deadline = None
         while True:
             request = search_pb2.WatchSearchRequest(name=name, after_sequence=after_sequence)
+            began = time.monotonic()
             try:
                 for event in self._searches.WatchSearch(request):
                     after_sequence, deadline = event.sequence, None
@@ -324,6 +327,8 @@ class Client:
                 return
             except grpc.RpcError as error:
                 refused = from_rpc_error(error)
+                if time.monotonic() - began > _CONNECTED_S:
+                    deadline = None  # the server was there meanwhile, and had nothing to tell
                 deadline = deadline or time.monotonic() + self._retry_s
                 if not isinstance(refused, ServerUnavailableError) or time.monotonic() > deadline:
                     raise refused from error
