@@ -17,6 +17,7 @@ from service.access.principal import current_principal
 from service.access.rules import Rule, rule_of
 from service.access.setup import Gate
 from service.access.token_verifier import REMEMBERED_S
+from service.interceptors.wrapping import remade
 
 if TYPE_CHECKING:
     from service.interceptors.wrapping import Continuation, Handler
@@ -38,28 +39,21 @@ class AuthInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
         return handler if handler is None or rule.is_open else self._guarded(handler, handler_call_details.method, rule)
 
     def _guarded(self, handler: Handler, method: str, rule: Rule) -> Handler:
-        answer: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        produce: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
         streams = handler.request_streaming or handler.response_streaming
 
-        async def unary(request: Any, context: Any) -> Any:
+        async def unary(inner: Any, request: Any, context: Any) -> Any:
             async with self._let_in(method, rule, streams, context) as call:
-                response = await answer(call.checked(request), context)
+                response = await inner(call.checked(request), context)
                 call.note_answer(response)
                 return response
 
-        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        async def stream(inner: Any, request: Any, context: Any) -> AsyncIterator[Any]:
             async with self._let_in(method, rule, streams, context) as call:
-                async for response in produce(call.checked(request), context):
+                async for response in inner(call.checked(request), context):
                     await call.check_again()
                     yield response
 
-        codecs = (handler.request_deserializer, handler.response_serializer)
-        if handler.response_streaming:
-            make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-            return make(stream, *codecs)
-        make_unary = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-        return make_unary(unary, *codecs)
+        return remade(handler, unary, stream)
 
     @asynccontextmanager
     async def _let_in(self, method: str, rule: Rule, streams: bool, context: Any) -> AsyncIterator[_Call]:

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from service.errors import MalformedRequestError
-from service.interceptors.wrapping import responses
+from service.interceptors.wrapping import remade
 
 if TYPE_CHECKING:
     from service.interceptors.wrapping import Continuation, Handler
@@ -33,35 +33,16 @@ class DecodingInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
 
 
 def _checked(handler: Handler) -> Handler:
-    decode = _tolerant(handler.request_deserializer)
-    if handler.request_streaming:
-        streamed: Any = handler.stream_stream if handler.response_streaming else handler.stream_unary
-        if handler.response_streaming:
+    sound = _sound_stream if handler.request_streaming else _sound
 
-            async def both(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-                async for response in responses(streamed(_sound_stream(requests), context)):
-                    yield response
+    async def unary(inner: Any, request: Any, context: Any) -> Any:
+        return await inner(sound(request), context)
 
-            return grpc.stream_stream_rpc_method_handler(both, decode, handler.response_serializer)
+    async def stream(inner: Any, request: Any, context: Any) -> AsyncIterator[Any]:
+        async for response in inner(sound(request), context):
+            yield response
 
-        async def collect(requests: AsyncIterator[Any], context: Any) -> Any:
-            return await streamed(_sound_stream(requests), context)
-
-        return grpc.stream_unary_rpc_method_handler(collect, decode, handler.response_serializer)
-    if handler.response_streaming:
-        produce: Any = handler.unary_stream
-
-        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            async for response in responses(produce(_sound(request), context)):
-                yield response
-
-        return grpc.unary_stream_rpc_method_handler(stream, decode, handler.response_serializer)
-    answer: Any = handler.unary_unary
-
-    async def unary(request: Any, context: Any) -> Any:
-        return await answer(_sound(request), context)
-
-    return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
+    return remade(handler, unary, stream, _tolerant(handler.request_deserializer))
 
 
 def _tolerant(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:

@@ -6,6 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,12 +17,34 @@ if TYPE_CHECKING:  # generic in the type stubs only
     Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 
-async def responses(answers: Any) -> AsyncIterator[Any]:
-    """What a streaming handler yields; one that is a coroutine, as gRPC's health service, writes to the context itself."""
-    if inspect.isawaitable(answers):
-        await answers
-        return
-    async for response in answers:
+def remade(
+    handler: Handler,
+    unary: Callable[[Any, Any, Any], Awaitable[Any]],
+    stream: Callable[[Any, Any, Any], AsyncIterator[Any]],
+    decode: Callable[[bytes], Any] | None = None,
+) -> Handler:
+    """A handler of the same kind around another one, which ``unary`` or ``stream`` get as their first argument.
+
+    Args:
+        unary: answers ``(inner, request or requests, context)`` with one response.
+        stream: yields the responses; its ``inner`` does so too.
+        decode: instead of the handler's own.
+    """
+    words = {False: "unary", True: "stream"}
+    kind = f"{words[handler.request_streaming]}_{words[handler.response_streaming]}"
+    inner: Any = getattr(handler, kind)
+    if handler.response_streaming and inspect.iscoroutinefunction(inner):
+        inner = partial(_written, inner)
+    around = stream if handler.response_streaming else unary
+    make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
+    return make(partial(around, inner), decode or handler.request_deserializer, handler.response_serializer)
+
+
+async def _written(inner: Any, request: Any, context: Any) -> AsyncIterator[Any]:
+    """A stream that writes to the context itself, as gRPC's health service does: it yields nothing."""
+    await inner(request, context)
+    yielded: tuple[Any, ...] = ()
+    for response in yielded:
         yield response
 
 
@@ -38,20 +61,13 @@ class WrappingInterceptor(aio.ServerInterceptor, ABC):  # type: ignore[type-arg]
         return None if handler is None else self._wrap(handler, handler_call_details.method)
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
-        behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
-
-        async def unary(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+        async def unary(inner: Any, request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             async with self.around(method, context):
-                return await behaviour(request, context)
+                return await inner(request, context)
 
-        async def stream(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        async def stream(inner: Any, request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             async with self.around(method, context):
-                async for response in responses(streaming(request, context)):
+                async for response in inner(request, context):
                     yield response
 
-        if handler.response_streaming:
-            make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-            return make(stream, handler.request_deserializer, handler.response_serializer)
-        make_unary = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-        return make_unary(unary, handler.request_deserializer, handler.response_serializer)
+        return remade(handler, unary, stream)
