@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,16 @@ from service.converters.inputs import (
     dataset_upload_from_proto,
     upload_status_to_proto,
 )
-from service.errors import AlreadyExistsError, InvalidRequestError
+from service.errors import InvalidRequestError
 from service.importing import Importer
-from service.intake.errors import IntakeError, SandboxError
 from service.intake.limits import resolve_under_roots
 from service.resources import DatasetName, ProjectName
-from service.servicers.uploads import Intakes, first_metadata, receive
+from service.servicers.reception import Reception
+from service.servicers.uploads import first_metadata
 from service.store.input_store import InputStore, NewInput, StoredInput
 from service.store.pages import PageRequest
 from service.store.requests import fingerprint
-from service.store.upload_store import UploadSpec, UploadStore
+from service.store.upload_store import UploadStore
 
 
 class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
@@ -38,57 +38,15 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
         self._datasets = datasets
         self._uploads = uploads
         self._importer = importer
-        self._intakes = Intakes()
+        self._reception: Reception[DatasetRequest] = Reception(datasets, uploads, importer.dataset)
         self._roots = tuple(roots)
 
     async def UploadDataset(self, request_iterator: AsyncIterator[Any], context: Any) -> dataset_pb2.Dataset:
         """Receive, read, store."""
         metadata: dataset_pb2.UploadDatasetMetadata = await first_metadata(request_iterator)
         request, upload = dataset_upload_from_proto(metadata)
-        offset = metadata.upload.offset
-        metadata.upload.ClearField("offset")  # a resumed upload is the same request
-        digest = fingerprint(metadata)
-        known = await asyncio.to_thread(self._datasets.recall, request.project, metadata.request_id, digest)
-        if known is not None:
-            return dataset_to_proto(known)
-        await self._check_name(request, metadata.dataset_id)
-        progress = await asyncio.to_thread(self._uploads.begin, upload, offset)
-        if progress.resource:
-            return dataset_to_proto(await asyncio.to_thread(self._datasets.get, progress.resource))
-        taking_in = (self._take_in, request, upload, metadata.request_id, digest)
-        path = self._uploads.path(request.project, "dataset", upload.upload_id)
-        if self._intakes.is_running(path):
-            return dataset_to_proto(await self._intakes.join(path))
-        same = await asyncio.to_thread(self._same, request, upload)
-        if same is not None:
-            return dataset_to_proto(await self._intakes.run(path, *taking_in, same.facts))
-        with self._uploads.writing(upload):
-            await receive(self._uploads, upload, offset, request_iterator, path)
-            return dataset_to_proto(await self._intakes.run(path, *taking_in))
-
-    def _same(self, request: DatasetRequest, upload: UploadSpec) -> StoredInput | None:
-        return self._datasets.find_same(upload.project, upload.sha256, request.format, request.options_sha256)
-
-    async def _check_name(self, request: DatasetRequest, chosen_id: str) -> None:
-        if chosen_id and await asyncio.to_thread(self._datasets.find, request.name) is not None:
-            raise AlreadyExistsError(f"{request.name} exists; choose another id or delete it first")
-
-    def _take_in(
-        self, request: DatasetRequest, upload: UploadSpec, request_id: str, digest: str, known: Mapping[str, Any] | None = None
-    ) -> StoredInput:
-        try:
-            facts = known or self._open(request, upload)
-        except (IntakeError, SandboxError):
-            self._uploads.discard(upload)
-            raise
-        new = NewInput(request.name, request.project, request.display_name, request.format, upload.sha256, upload.size_bytes, facts)
-        stored = self._datasets.add(new, request_id, digest)
-        self._uploads.finish(upload, stored.name)
-        return stored
-
-    def _open(self, request: DatasetRequest, upload: UploadSpec) -> Mapping[str, Any]:
-        path = self._uploads.path(request.project, "dataset", upload.upload_id)
-        return {**self._importer.dataset(path, request), "options_sha256": request.options_sha256}
+        taken = await self._reception.take(metadata, request, upload, metadata.dataset_id, request_iterator)
+        return dataset_to_proto(taken)
 
     async def ImportDataset(self, request: dataset_pb2.ImportDatasetRequest, context: Any) -> dataset_pb2.Dataset:
         """Read what lies under a configured root."""
@@ -99,7 +57,7 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
         digest = fingerprint(request)
         known = await asyncio.to_thread(self._datasets.recall, parsed.project, request.request_id, digest)
         if known is None:
-            await self._check_name(parsed, request.dataset_id)
+            await self._reception.check_name(parsed.name, request.dataset_id)
             known = await asyncio.to_thread(self._import, parsed, request.source_path, request.request_id, digest)
         return dataset_to_proto(known)
 

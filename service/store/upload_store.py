@@ -112,6 +112,9 @@ class UploadStore:
 
     def path(self, project: str, kind: InputKind, upload_id: str) -> Path:
         """Where the bytes so far lie."""
+        return self._path(project, kind, upload_id)
+
+    def _path(self, project: str, kind: str, upload_id: str) -> Path:
         digest = hashlib.sha256(f"{project}\0{kind}\0{upload_id}".encode()).hexdigest()
         return self._folder / digest
 
@@ -172,7 +175,7 @@ class UploadStore:
             with self._database.write() as session:
                 rows = session.scalars(select(UploadRow).where(*_stale(now))).all()
                 for row in rows:
-                    self.path(row.project, "model" if row.kind == "model" else "dataset", row.upload_id).unlink(missing_ok=True)
+                    self._path(row.project, row.kind, row.upload_id).unlink(missing_ok=True)
                     session.delete(row)
                 removed = len(rows)
         self._remove_orphans((time.time() if now is None else now) - STALE_AFTER_S)
@@ -185,7 +188,7 @@ class UploadStore:
             return
         with self._database.read() as session:
             rows = session.execute(select(UploadRow.project, UploadRow.kind, UploadRow.upload_id).where(UploadRow.resource == ""))
-            wanted = {self.path(project, "model" if kind == "model" else "dataset", upload_id) for project, kind, upload_id in rows}
+            wanted = {self._path(*row) for row in rows}
         for path in set(old) - wanted:
             path.unlink(missing_ok=True)
 
