@@ -80,9 +80,9 @@ def measure_samples(
     """Profile new networks for half of the time, then run all of them again in two more rounds."""
     start = time.monotonic()
     pending = sample_networks(target.precisions, seed)
-    few = max_networks is not None and max_networks < FEW_NETWORKS
-    if max_networks is not None and few:
-        pending = iter(cover(list(islice(pending, COVER_POOL * max_networks)), target, max_networks))
+    few = max_networks if max_networks is not None and max_networks < FEW_NETWORKS else 0
+    if few:
+        pending = iter(cover(list(islice(pending, COVER_POOL * few)), target, few))
     chunks: list[list[KitSample]] = []
     count = 0
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
+from hw_models.corrections import corrected_ns, fit_corrections
 from hw_models.kernels import Kernel, TimedKernel
 from hw_models.residual import Residual, residual_features
 from hw_models.roofline import Coefficients, fit_roofline, peak_ns, roofline_ns
@@ -64,37 +63,18 @@ class KernelTimes:
     def _computed(self, kernels: Sequence[Kernel]) -> list[float]:
         if self.peaks is not None:
             return [peak_ns(kernel, self.peaks) / 1e6 for kernel in kernels]
-        times = [roofline_ns(kernel, self.coefficients_ns, self.threads) for kernel in kernels]
-        for precision, residual in self.residuals.items():
-            chosen = [i for i, kernel in enumerate(kernels) if kernel.precision == precision and self.knows(kernel)]
-            if chosen:
-                factors = residual.factors([residual_features(kernels[i], times[i]) for i in chosen])
-                for i, factor in zip(chosen, factors, strict=True):
-                    times[i] *= float(factor)
-        return [ns / 1e6 for ns in times]
+        return [ns / 1e6 for ns in corrected_ns(self, self.residuals, kernels)]
+
+    def base_ns(self, kernels: Sequence[Kernel]) -> list[float]:
+        """The rooflines alone."""
+        return [roofline_ns(kernel, self.coefficients_ns, self.threads) for kernel in kernels]
+
+    def features(self, kernel: Kernel, base_ns: float) -> tuple[float, ...]:
+        """What the residuals split on."""
+        return residual_features(kernel, base_ns)
 
 
 def fit_kernel_times(networks: Sequence[Sequence[TimedKernel]], threads: int) -> KernelTimes:
-    """Learn from profiled networks.
-
-    A kernel counts by the root of its share of its network's time: long kernels decide a latency, short ones are many.
-    """
-    timed = [one for network in networks for one in network]
-    coefficients = fit_roofline(timed, threads)
-    shares = [one.us / max(sum(o.us for o in network), 1e-9) for network in networks for one in network]
-    residuals: dict[str, Residual] = {}
-    for precision in ("fp32", "int8"):
-        rows = [
-            (one, share)
-            for one, share in zip(timed, shares, strict=True)
-            if one.kernel.precision == precision and one.kernel.signature in coefficients and one.us > 0
-        ]
-        if not rows:
-            continue
-        base = [roofline_ns(one.kernel, coefficients, threads) for one, _ in rows]
-        features = np.array([residual_features(one.kernel, ns) for (one, _), ns in zip(rows, base, strict=True)], float)
-        ratios = np.log([one.us * 1000 / ns for (one, _), ns in zip(rows, base, strict=True)])
-        fitted = Residual.fit(features, ratios, np.sqrt([share for _, share in rows]))
-        if fitted is not None:
-            residuals[precision] = fitted
-    return KernelTimes(threads, coefficients, residuals)
+    """Learn from profiled networks."""
+    rooflines = KernelTimes(threads, fit_roofline([one for network in networks for one in network], threads))
+    return KernelTimes(threads, rooflines.coefficients_ns, fit_corrections(rooflines, networks))

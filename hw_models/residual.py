@@ -81,7 +81,7 @@ class TreeParameters:
     l2: float = 1.0
 
 
-_MANY = TreeParameters()
+MANY = TreeParameters()
 
 
 class Residual:
@@ -96,7 +96,7 @@ class Residual:
         log_ratios: npt.NDArray[np.float64],
         weights: npt.NDArray[np.float64],
         names: Sequence[str] = FEATURE_NAMES,
-        trees: TreeParameters = _MANY,
+        trees: TreeParameters = MANY,
     ) -> Residual | None:
         """Trees for ``log(time / roofline)``; None where there are too few kernels to learn from."""
         if len(features) < MIN_KERNELS:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hw_models.corrections import corrected_ns, fit_corrections
 from hw_models.kernel_times import KernelTimes, PriceMemory
 from hw_models.kernels import Kernel, TimedKernel
 from hw_models.residual import FEATURE_NAMES, Residual, TreeParameters, residual_features
@@ -54,43 +55,29 @@ class TransferredTimes:
         return self._memory.ms(kernels, self._computed)
 
     def _computed(self, kernels: Sequence[Kernel]) -> list[float]:
-        times = self.scaled_ms(kernels)
-        for precision, correction in self.corrections.items():
-            chosen = [i for i, kernel in enumerate(kernels) if kernel.precision == precision and self.knows(kernel)]
-            if chosen:
-                factors = correction.factors([self.features(kernels[i], times[i]) for i in chosen])
-                for i, factor in zip(chosen, factors, strict=True):
-                    times[i] *= float(factor)
-        return times
+        return [ns / 1e6 for ns in corrected_ns(self, self.corrections, kernels)]
 
     def scaled_ms(self, kernels: Sequence[Kernel]) -> list[float]:
         """Without corrections."""
         return [ms * self.scales.get(k.signature, 1.0) for k, ms in zip(kernels, self.neighbour.ms(kernels), strict=True)]
 
-    def features(self, kernel: Kernel, ms: float) -> tuple[float, ...]:
+    def base_ns(self, kernels: Sequence[Kernel]) -> list[float]:
+        """What is corrected."""
+        return [1e6 * ms for ms in self.scaled_ms(kernels)]
+
+    def features(self, kernel: Kernel, base_ns: float) -> tuple[float, ...]:
         """Of a correction, in the order of `CORRECTION_NAMES`."""
         seen_here = kernel.signature in self.local_ns
-        local = math.log(roofline_ns(kernel, self.local_ns, self.threads) / (1e6 * ms)) if seen_here else 0.0
-        return (*residual_features(kernel, 1e6 * ms), local)
+        local = math.log(roofline_ns(kernel, self.local_ns, self.threads) / base_ns) if seen_here else 0.0
+        return (*residual_features(kernel, base_ns), local)
 
 
 def transferred(neighbour: KernelTimes, networks: Sequence[Sequence[TimedKernel]], threads: int) -> TransferredTimes:
     """Correct a neighbouring target's times by what a few networks show here."""
-    timed = [(one, one.us / sum(o.us for o in network)) for network in networks for one in network if one.us > 0]
-    alone = [one for one, _ in timed]
-    times = TransferredTimes(neighbour, threads, _scales(neighbour, alone), fit_roofline(alone, threads))
-    corrections: dict[str, Residual] = {}
-    for precision in ("fp32", "int8"):
-        rows = [(one, share) for one, share in timed if one.kernel.precision == precision and times.knows(one.kernel)]
-        if not rows:
-            continue
-        base = times.scaled_ms([one.kernel for one, _ in rows])
-        features = np.array([times.features(one.kernel, ms) for (one, _), ms in zip(rows, base, strict=True)], float)
-        ratios = np.log([one.us / 1000 / ms for (one, _), ms in zip(rows, base, strict=True)])
-        fitted = Residual.fit(features, ratios, np.sqrt([share for _, share in rows]), CORRECTION_NAMES, _TREES)
-        if fitted is not None:
-            corrections[precision] = fitted
-    return TransferredTimes(neighbour, threads, times.scales, times.local_ns, corrections)
+    timed = [one for network in networks for one in network if one.us > 0]
+    scaled = TransferredTimes(neighbour, threads, _scales(neighbour, timed), fit_roofline(timed, threads))
+    corrections = fit_corrections(scaled, networks, CORRECTION_NAMES, _TREES)
+    return TransferredTimes(neighbour, threads, scaled.scales, scaled.local_ns, corrections)
 
 
 def _scales(neighbour: KernelTimes, timed: Sequence[TimedKernel]) -> dict[str, float]:
