@@ -28,6 +28,7 @@ from paretopress.v1 import search_pb2
 from service.store.database import Database
 from service.store.invariants import violations
 from tests.service.digits_search import make_inputs, place_predictors, search, upload
+from tests.service.ports import free_port
 
 LOGS = ROOT / "build" / "service_kills"
 KINDS = ("server", "worker", "ray", "mlflow")
@@ -115,7 +116,7 @@ class _Processes:
     """A server, an MLflow server, and what they started; both are started again after they were killed."""
 
     def __init__(self, folder: Path, database_url: str) -> None:
-        self._folder, self._ports = folder, [_free_port(), _free_port()]
+        self._folder, self._ports = folder, [free_port(), free_port()]
         self.address, self.tracking_uri = f"127.0.0.1:{self._ports[0]}", f"http://127.0.0.1:{self._ports[1]}"
         self._closing, self._lock = threading.Event(), threading.Lock()
         self._environment = {
@@ -251,12 +252,6 @@ def _database_url(kind: str, folder: Path) -> Iterator[str]:
 
     with postgresql_url(folder / "postgresql") as url:
         yield url
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_port(port: int, timeout_s: float = 120.0) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from grpc import aio
 
 from benchmarks.harness import ROOT, Row
+from benchmarks.process_figures import cpu_s, rss_mib
 from paretopress.v1 import search_pb2, search_pb2_grpc
 from search.protocols import Event
 from search.spec import Budget, SearchSpec
@@ -54,11 +55,11 @@ def measure(
         writing = stack.enter_context(_child("write", load))
         memory = _Memory(server.pid)
         processes = {"server": server, "watchers": watching, "callers": calling, "writer": writing}
-        begin, cpu_begin = time.monotonic(), {kind: _cpu_s(process.pid) for kind, process in processes.items()}
+        begin, cpu_begin = time.monotonic(), {kind: cpu_s(process.pid) for kind, process in processes.items()}
         while time.monotonic() < begin + seconds:
             memory.sample(time.monotonic() - begin)
             time.sleep(min(1.0, seconds / 20))
-        shares = {kind: (_cpu_s(process.pid) - cpu_begin[kind]) / seconds for kind, process in processes.items()}
+        shares = {kind: (cpu_s(process.pid) - cpu_begin[kind]) / seconds for kind, process in processes.items()}
         called, watched, written = _answer(calling), _answer(watching), _answer(writing)
         return {
             "seconds": seconds,
@@ -97,7 +98,7 @@ class _Memory:
 
     def sample(self, at_s: float) -> None:
         """Look once."""
-        self._samples.append((at_s, _rss_mib(self._pid)))
+        self._samples.append((at_s, rss_mib(self._pid)))
 
     def figures(self, warm_up_s: float) -> Row:
         """Begin, end and most, and the slope of a straight line, after the warm-up."""
@@ -270,19 +271,6 @@ def _answer(process: subprocess.Popen[str]) -> Row:
     if process.wait(90) != 0:
         raise RuntimeError("a part of the load failed; its message stands above")
     return answer
-
-
-def _rss_mib(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/statm").read_text().split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _cpu_s(pid: int) -> float:
-    """Of the process alone; 0 once it has ended."""
-    with contextlib.suppress(OSError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
 
 
 def _main(arguments: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 from grpc import aio
 
 from benchmarks.harness import ROOT, Row
+from benchmarks.process_figures import rss_mib
 from paretopress.transfer import CHUNK_BYTES
 from paretopress.v1 import model_pb2, model_pb2_grpc, upload_pb2
 from service.server import start
@@ -50,7 +51,7 @@ def measure(size_bytes: int = SIZE_BYTES, rounds: int = ROUNDS, seed: int = 0) -
             stub = model_pb2_grpc.ModelServiceStub(channel)
             discard: Any = _bare_method(bare_channel)
             data = [numbers.bytes(size_bytes // rounds) for _ in range(rounds)]  # never the same file twice: it would be known
-            begin_mib, watcher = _rss_mib(server.pid), _Peak(server.pid)
+            begin_mib, watcher = rss_mib(server.pid), _Peak(server.pid)
             with watcher:
                 times = [(_timed(partial(_upload, stub, file)), _timed(partial(_discard, discard, file))) for file in _files(data)]
             cut = _cut_and_resume(stub, _File(data, "cut"), generator)
@@ -167,12 +168,7 @@ class _Peak:
 
     def _watch(self) -> None:
         while not self._done.wait(0.05):
-            self.peak_mib = max(self.peak_mib, _rss_mib(self._pid))
-
-
-def _rss_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+            self.peak_mib = max(self.peak_mib, rss_mib(self._pid))
 
 
 class _SizeImporter:

@@ -135,19 +135,6 @@ _SERVICES: Mapping[str, Mapping[str, Rule]] = {
         "GetCandidate": _read(),
         "DownloadArtifact": _read(),
     },
-    "paretopress.v1.ScheduleService": {
-        "CreateSchedule": _write("parent", "schedule.template.model", "schedule.template.dataset", "schedule.template.target"),
-        "GetSchedule": _read(),
-        "ListSchedules": _read("parent"),
-        "UpdateSchedule": _write(
-            "schedule.name", "schedule.template.model", "schedule.template.dataset", "schedule.template.target"
-        ),
-        "DeleteSchedule": _write(),
-        "PauseSchedule": _write(),
-        "ResumeSchedule": _write(),
-        "RunSchedule": _write(),
-        "ListScheduleRuns": _read("parent"),
-    },
     "paretopress.v1.AccessService": {
         "CreateToken": _admin("parent"),
         "ListTokens": _admin("parent"),

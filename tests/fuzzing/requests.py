@@ -203,7 +203,7 @@ class Filler:
         if field in self.names:
             return self.names[field]
         if field == "parent":
-            kinds = {"Candidates": "search", "Calibrations": "target", "Runs": "schedule"}
+            kinds = {"Candidates": "search", "Calibrations": "target"}
             return self.names[next((kind for word, kind in kinds.items() if word in self.method.name), "project")]
         if field == "name":
             kinds = {kind.capitalize(): kind for kind in self.names} | {"Artifact": "candidate", "Best": "search"}

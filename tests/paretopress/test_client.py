@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,13 +14,7 @@ from paretopress.transfer import Download
 from paretopress.v1 import model_pb2, search_pb2, upload_pb2
 from service.testing import InProcessServer
 from tests.service.fakes import FakeImporter
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from tests.service.ports import free_port
 
 
 def download_messages(data: bytes, sha256: str) -> Iterator[search_pb2.DownloadArtifactResponse]:
