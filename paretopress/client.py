@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
+from paretopress.calling import FIRST_PAUSE_S, Caller, new_request_id
 from paretopress.credentials import Credentials
-from paretopress.errors import RequestRefusedError, ServerUnavailableError, from_rpc_error
-from paretopress.transfer import Download, Progress, chunks, describe_file
+from paretopress.errors import ServerUnavailableError, from_rpc_error
+from paretopress.transfer import Download, Progress
 from paretopress.v1 import (
     access_pb2,
     access_pb2_grpc,
@@ -26,17 +26,14 @@ from paretopress.v1 import (
     search_pb2_grpc,
     target_pb2,
     target_pb2_grpc,
-    upload_pb2,
 )
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_PROJECT = "projects/default"
 MAX_MESSAGE_BYTES = 8 << 20
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
 _WATCH_PAUSE_S = 0.5
 _CONNECTED_S = 1.0
 """A stream that lasted longer had reached the server: an attempt at one that is away ends at once."""
-ResultT = TypeVar("ResultT")
 ENDED_STATES = frozenset(
     {
         search_pb2.Search.SUCCEEDED,
@@ -48,7 +45,7 @@ ENDED_STATES = frozenset(
 ENDED_CALIBRATIONS = frozenset({target_pb2.Calibration.SUCCEEDED, target_pb2.Calibration.FAILED, target_pb2.Calibration.CANCELLED})
 
 
-class Client:
+class Client(Caller):
     """A connection to a Paretopress server; close it, or use it in a ``with`` block. Threads may share one.
 
     Calls that the server did not hear are repeated for ``retry_s`` seconds; a ``request_id`` keeps repetitions harmless.
@@ -78,9 +75,8 @@ class Client:
         client_key: Path | str = "",
         insecure: bool = False,
     ) -> None:
+        super().__init__(project, retry_s)
         self.address = address
-        self.project = project
-        self._retry_s = retry_s
         size = MAX_MESSAGE_BYTES
         options = [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]
         credentials = Credentials(token, ca_certificate, client_certificate, client_key, insecure)
@@ -117,7 +113,7 @@ class Client:
         """Upload a model file; broken streams are resumed where they broke off."""
         model = model_pb2.Model(display_name=display_name or Path(path).name, format=format, architecture=architecture)
         metadata = model_pb2.UploadModelMetadata(
-            parent=self.project, model_id=model_id, model=model, architecture_options=options, request_id=_request_id()
+            parent=self.project, model_id=model_id, model=model, architecture_options=options, request_id=new_request_id()
         )
         uploaded: model_pb2.Model = self._upload(
             Path(path), metadata, model_pb2.UploadModelRequest, self._models.UploadModel, self._models.QueryModelUpload, progress
@@ -153,7 +149,7 @@ class Client:
         """Upload a dataset file; broken streams are resumed where they broke off."""
         dataset = dataset_pb2.Dataset(display_name=display_name or Path(path).name, format=format, preprocessing=preprocessing)
         metadata = dataset_pb2.UploadDatasetMetadata(
-            parent=self.project, dataset_id=dataset_id, dataset=dataset, options=options, request_id=_request_id()
+            parent=self.project, dataset_id=dataset_id, dataset=dataset, options=options, request_id=new_request_id()
         )
         stub = self._datasets
         uploaded: dataset_pb2.Dataset = self._upload(
@@ -179,7 +175,7 @@ class Client:
             dataset=dataset,
             options=options,
             source_path=source_path,
-            request_id=_request_id(),
+            request_id=new_request_id(),
         )
         return self._call(self._datasets.ImportDataset, request)
 
@@ -210,7 +206,7 @@ class Client:
     def create_target(self, target: target_pb2.Target, target_id: str, *, request_id: str = "") -> target_pb2.Target:
         """Register a target that is known from its data sheet; it needs ``device``, ``runtime`` and ``peaks``."""
         request = target_pb2.CreateTargetRequest(
-            parent=self.project, target=target, target_id=target_id, request_id=request_id or _request_id()
+            parent=self.project, target=target, target_id=target_id, request_id=request_id or new_request_id()
         )
         return self._call(self._targets.CreateTarget, request)
 
@@ -225,7 +221,7 @@ class Client:
 
     def calibrate_target(self, name: str, budget_s: float | None = None, *, request_id: str = "") -> target_pb2.Calibration:
         """Queue a calibration of an attached target; ``budget_s`` is 10 to 900 seconds of measuring, 300 if not given."""
-        request = target_pb2.CalibrateTargetRequest(name=name, request_id=request_id or _request_id())
+        request = target_pb2.CalibrateTargetRequest(name=name, request_id=request_id or new_request_id())
         if budget_s is not None:
             request.budget_duration.FromNanoseconds(round(budget_s * 1e9))
         return self._call(self._targets.CalibrateTarget, request)
@@ -296,7 +292,7 @@ class Client:
     def create_search(self, search: search_pb2.Search, *, search_id: str = "", request_id: str = "") -> search_pb2.Search:
         """Queue a search."""
         request = search_pb2.CreateSearchRequest(
-            parent=self.project, search=search, search_id=search_id, request_id=request_id or _request_id()
+            parent=self.project, search=search, search_id=search_id, request_id=request_id or new_request_id()
         )
         return self._call(self._searches.CreateSearch, request)
 
@@ -332,7 +328,7 @@ class Client:
                 deadline = deadline or time.monotonic() + self._retry_s
                 if not isinstance(refused, ServerUnavailableError) or time.monotonic() > deadline:
                     raise refused from error
-                time.sleep(_FIRST_PAUSE_S)
+                time.sleep(FIRST_PAUSE_S)
 
     def wait(self, name: str) -> search_pb2.Search:
         """Block until a search has ended; returns it."""
@@ -360,7 +356,7 @@ class Client:
         wall_time = Duration()
         wall_time.FromNanoseconds(round(additional_wall_time_s * 1e9))
         request = search_pb2.ExtendSearchRequest(
-            name=name, additional_trials=additional_trials, additional_wall_time=wall_time, request_id=_request_id()
+            name=name, additional_trials=additional_trials, additional_wall_time=wall_time, request_id=new_request_id()
         )
         return self._call(self._searches.ExtendSearch, request)
 
@@ -389,69 +385,3 @@ class Client:
 
         self._retry(attempt)
         return Path(target)
-
-    def _upload(
-        self,
-        path: Path,
-        metadata: Any,
-        request_type: Callable[..., Any],
-        upload: Callable[[Iterator[Any]], Any],
-        query: Callable[[upload_pb2.QueryUploadRequest], upload_pb2.UploadStatus],
-        progress: Progress | None,
-    ) -> Any:
-        metadata.upload.CopyFrom(describe_file(path, _request_id()))
-        begun = False
-
-        def attempt() -> Any:
-            nonlocal begun
-            if begun:
-                metadata.upload.offset = self._committed(query, metadata.upload.upload_id)
-            begun = True
-
-            def messages() -> Iterator[Any]:
-                yield request_type(metadata=metadata)
-                for chunk in chunks(path, metadata.upload.offset, progress):
-                    yield request_type(chunk=chunk)
-
-            return upload(messages())
-
-        return self._retry(attempt)
-
-    def _committed(self, query: Callable[[upload_pb2.QueryUploadRequest], upload_pb2.UploadStatus], upload_id: str) -> int:
-        try:
-            status = query(upload_pb2.QueryUploadRequest(parent=self.project, upload_id=upload_id))
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                return 0
-            raise
-        return status.committed_size_bytes
-
-    def _pages(self, method: Callable[[Any], Any], request: Any, field: str) -> Iterator[Any]:
-        while True:
-            page = self._call(method, request)
-            yield from getattr(page, field)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
-
-    def _call(self, method: Callable[[Any], ResultT], request: Any) -> ResultT:
-        return self._retry(lambda: method(request))
-
-    def _retry(self, attempt: Callable[[], ResultT]) -> ResultT:
-        """Repeat what the server did not hear, with growing pauses; the server's own answers are final."""
-        deadline, pause_s = time.monotonic() + self._retry_s, _FIRST_PAUSE_S
-        while True:
-            try:
-                return attempt()
-            except grpc.RpcError as error:
-                refused: RequestRefusedError = from_rpc_error(error)
-                pause_s = max(pause_s, refused.retry_after_s or 0.0)
-                worth_it = isinstance(refused, ServerUnavailableError) or refused.retry_after_s is not None
-                if not worth_it or time.monotonic() + pause_s > deadline:
-                    raise refused from error
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-
-def _request_id() -> str:
-    return uuid.uuid4().hex
