@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,20 @@ def test_a_server_without_its_database_ends_with_words_and_no_password(
     printed = capfd.readouterr()
     assert "error: the database does not answer" in printed.err
     assert "hunter2" not in printed.out + printed.err + repr(Settings()) + str(Settings())
+
+
+def test_a_new_file_may_be_opened_by_two_at_once(tmp_path: Path) -> None:
+    """One of sixteen such pairs was told at once that the database is locked."""
+    for number in range(60):
+        databases = [Database(f"sqlite:///{tmp_path / f'{number}.db'}", patience_s=0.0) for _ in range(2)]
+        together = threading.Barrier(2)
+
+        def look(database: Database, together: threading.Barrier = together) -> None:
+            together.wait()
+            with database.write() as session:
+                session.execute(sa.text("SELECT 1"))
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(look, databases))
+        for database in databases:
+            database.close()
