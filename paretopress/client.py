@@ -22,6 +22,8 @@ from paretopress.v1 import (
     dataset_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    schedule_pb2,
+    schedule_pb2_grpc,
     search_pb2,
     search_pb2_grpc,
     target_pb2,
@@ -85,6 +87,7 @@ class Client(Caller):
         self._datasets = dataset_pb2_grpc.DatasetServiceStub(self._channel)
         self._targets = target_pb2_grpc.TargetServiceStub(self._channel)
         self._searches = search_pb2_grpc.SearchServiceStub(self._channel)
+        self._schedules = schedule_pb2_grpc.ScheduleServiceStub(self._channel)
         self._access = access_pb2_grpc.AccessServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -359,6 +362,59 @@ class Client(Caller):
             name=name, additional_trials=additional_trials, additional_wall_time=wall_time, request_id=new_request_id()
         )
         return self._call(self._searches.ExtendSearch, request)
+
+    # Schedules
+
+    def create_schedule(
+        self, schedule: schedule_pb2.Schedule, *, schedule_id: str = "", request_id: str = ""
+    ) -> schedule_pb2.Schedule:
+        """Make a schedule; it needs ``cron`` and ``template``."""
+        request = schedule_pb2.CreateScheduleRequest(
+            parent=self.project, schedule=schedule, schedule_id=schedule_id, request_id=request_id or new_request_id()
+        )
+        return self._call(self._schedules.CreateSchedule, request)
+
+    def validate_schedule(self, schedule: schedule_pb2.Schedule) -> schedule_pb2.Schedule:
+        """Check a schedule and learn its ``next_run_time``, without making it."""
+        request = schedule_pb2.CreateScheduleRequest(parent=self.project, schedule=schedule, validate_only=True)
+        return self._call(self._schedules.CreateSchedule, request)
+
+    def get_schedule(self, name: str) -> schedule_pb2.Schedule:
+        """One schedule."""
+        return self._call(self._schedules.GetSchedule, schedule_pb2.GetScheduleRequest(name=name))
+
+    def list_schedules(self, page_size: int = 0) -> Iterator[schedule_pb2.Schedule]:
+        """All schedules, newest first; pages are fetched as needed."""
+        request = schedule_pb2.ListSchedulesRequest(parent=self.project, page_size=page_size)
+        return self._pages(self._schedules.ListSchedules, request, "schedules")
+
+    def update_schedule(self, schedule: schedule_pb2.Schedule, fields: Sequence[str]) -> schedule_pb2.Schedule:
+        """Change fields of the schedule that ``schedule.name`` says; with an ``etag`` only while it is the schedule's."""
+        request = schedule_pb2.UpdateScheduleRequest(schedule=schedule)
+        request.update_mask.paths.extend(fields)
+        return self._call(self._schedules.UpdateSchedule, request)
+
+    def delete_schedule(self, name: str, etag: str = "") -> None:
+        """Delete a schedule; its searches stay."""
+        self._call(self._schedules.DeleteSchedule, schedule_pb2.DeleteScheduleRequest(name=name, etag=etag))
+
+    def pause_schedule(self, name: str, etag: str = "") -> schedule_pb2.Schedule:
+        """Let a schedule rest."""
+        return self._call(self._schedules.PauseSchedule, schedule_pb2.PauseScheduleRequest(name=name, etag=etag))
+
+    def resume_schedule(self, name: str, etag: str = "") -> schedule_pb2.Schedule:
+        """Go on with a schedule at its next due time."""
+        return self._call(self._schedules.ResumeSchedule, schedule_pb2.ResumeScheduleRequest(name=name, etag=etag))
+
+    def run_schedule(self, name: str, *, request_id: str = "") -> schedule_pb2.ScheduleRun:
+        """Run a schedule now."""
+        request = schedule_pb2.RunScheduleRequest(name=name, request_id=request_id or new_request_id())
+        return self._call(self._schedules.RunSchedule, request)
+
+    def list_schedule_runs(self, schedule: str, page_size: int = 0) -> Iterator[schedule_pb2.ScheduleRun]:
+        """What became of a schedule's due times, newest first; pages are fetched as needed."""
+        request = schedule_pb2.ListScheduleRunsRequest(parent=schedule, page_size=page_size)
+        return self._pages(self._schedules.ListScheduleRuns, request, "runs")
 
     # Candidates
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.spec import Effort
+from search.spec import Effort, SearchSpec
+from service.predictors import PredictorFiles
+from service.store.input_store import StoredInput
 
 TRAINING_MACS_PER_S_PER_CPU = 8e9
 INFERENCE_MACS_PER_S_PER_CPU = 20e9
@@ -36,3 +38,24 @@ def estimated_duration_s(workload: Workload, effort: Effort) -> float:
     trial_s += PROMOTED_SHARE**2 * effort.max_epochs * workload.train_images * training_s
     searched_s = min(effort.max_trials * trial_s, effort.max_wall_time_s)
     return START_S + workload.calibration_s + searched_s + FINALS_S
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """Estimates for the machine of the workers. A target without a predictor is calibrated first, for ``calibration_s``."""
+
+    predictors: PredictorFiles
+    cpus: int
+    calibration_s: float
+
+    def duration_s(self, spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> float:
+        """Expected seconds of a search."""
+        splits = dataset.facts["split_sizes"]
+        workload = Workload(
+            macs=model.facts["macs"],
+            train_images=splits.get("train", 0),
+            validation_images=splits.get("validation", 0),
+            cpus=self.cpus,
+            calibration_s=0.0 if self.predictors.exists(spec.target) else self.calibration_s,
+        )
+        return estimated_duration_s(workload, spec.effort)

@@ -115,6 +115,16 @@ class TokenName(ProjectName):
 
 
 @dataclass(frozen=True)
+class ScheduleName(ProjectName):
+    """``projects/{project}/schedules/{schedule}``."""
+
+    schedule: str
+
+    pattern: ClassVar[str] = f"{ProjectName.pattern}/schedules/(?P<schedule>{_ID})"
+    shape: ClassVar[str] = "projects/{project}/schedules/{schedule}"
+
+
+@dataclass(frozen=True)
 class SearchName(ProjectName):
     """``projects/{project}/searches/{search}``."""
 

@@ -28,6 +28,8 @@ from paretopress.v1 import (
     dataset_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    schedule_pb2,
+    schedule_pb2_grpc,
     search_pb2,
     search_pb2_grpc,
     target_pb2,
@@ -35,6 +37,7 @@ from paretopress.v1 import (
 )
 from service.access.setup import Gate, check_exposure, make_gate, quotas_of
 from service.errors import ServiceError
+from service.estimate import Estimator
 from service.importing import Importer, SandboxImporter
 from service.intake.sandbox import run_in_sandbox, warm_up
 from service.interceptors import default_interceptors
@@ -44,9 +47,12 @@ from service.monitoring import MonitoringServer
 from service.predictors import PredictorFiles
 from service.pricing import LatencyPricing
 from service.readiness import NoWorkerError, Readiness
+from service.schedules.maker import SearchMaker
+from service.schedules.scheduler import Scheduler
 from service.servicers.access import AccessServicer
 from service.servicers.datasets import DatasetServicer
 from service.servicers.models import ModelServicer
+from service.servicers.schedules import ScheduleServicer, ScheduleStores
 from service.servicers.searches import SearchServicer, SearchStores
 from service.servicers.targets import TargetServicer, TargetStores
 from service.settings import Settings
@@ -57,6 +63,8 @@ from service.store.database import Database
 from service.store.event_reader import EventReader
 from service.store.input_store import InputStore
 from service.store.queue_statistics import StatisticsReader
+from service.store.schedule_runs import ScheduleRuns
+from service.store.schedule_store import ScheduleStore
 from service.store.search_catalogue import SearchCatalogue
 from service.store.target_store import TargetStore
 from service.store.upload_store import UploadStore
@@ -76,6 +84,7 @@ SERVICE_NAMES = tuple(
         (dataset_pb2, "DatasetService"),
         (target_pb2, "TargetService"),
         (search_pb2, "SearchService"),
+        (schedule_pb2, "ScheduleService"),
         (access_pb2, "AccessService"),
     )
 )
@@ -97,6 +106,7 @@ class RunningServer:
     _processes: list[SupervisedProcess]
     _grace_s: float
     _upkeep: Upkeep
+    _scheduler: Scheduler
     _gate: Gate
     _events: EventHub
     _readiness: Readiness
@@ -116,7 +126,7 @@ class RunningServer:
         """Take no new calls, let those in progress end, then end the processes beside."""
         await self._readiness.stop()
         await self._health.enter_graceful_shutdown()
-        beside = (self._upkeep.stop(), *(process.stop() for process in self._processes))
+        beside = (self._upkeep.stop(), self._scheduler.stop(), *(process.stop() for process in self._processes))
         # Watchers are sent elsewhere once nobody can come back here.
         await asyncio.gather(self._grpc.stop(self._grace_s), self._events.close(), *beside)
         await self._gate.close()
@@ -149,7 +159,7 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
     gate = make_gate(settings, AccessStore(database))
     server = aio.server(interceptors=default_interceptors(gate), options=_options(settings))
     events = EventHub(EventReader(database))
-    _add_servicers(
+    schedules = _add_servicers(
         server, settings, database, blobs, events, importer or SandboxImporter(blobs, settings.data_dir.absolute() / "scratch")
     )
     health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
@@ -166,9 +176,11 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
         process.start()
     upkeep = Upkeep(settings, database, blobs)
     upkeep.start()
+    scheduler = Scheduler(schedules.schedules, schedules.runs)
+    scheduler.start()
     readiness.start()
     mlflow_address = f"http://127.0.0.1:{settings.mlflow_port}" if any(p.name == "mlflow" for p in processes) else ""
-    own = (server, health_servicer, processes, settings.shutdown_grace_s, upkeep, gate, events, readiness, monitoring)
+    own = (server, health_servicer, processes, settings.shutdown_grace_s, upkeep, scheduler, gate, events, readiness, monitoring)
     return RunningServer(address, mlflow_address, database, *own)
 
 
@@ -199,7 +211,7 @@ def _monitoring(settings: Settings, database: Database, workers: WorkerRegistry,
 
 def _add_servicers(
     server: aio.Server, settings: Settings, database: Database, blobs: FsspecBlobStore, events: EventHub, importer: Importer
-) -> None:
+) -> ScheduleStores:
     quotas = quotas_of(settings)
     models, datasets = InputStore(database, "model", quotas), InputStore(database, "dataset", quotas)
     uploads = UploadStore(database, settings.uploads_dir, settings.max_upload_bytes, quotas)
@@ -213,18 +225,21 @@ def _add_servicers(
         models=models,
         datasets=datasets,
         blobs=blobs,
-        predictors=predictors,
+        estimator=Estimator(predictors, settings.cpus, settings.calibration_s),
         targets=directory,
         techniques=_technique_names,
-        cpus=settings.cpus,
-        calibration_s=settings.calibration_s,
     )
     model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(models, uploads, importer), server)
     dataset_servicer = DatasetServicer(datasets, uploads, importer, settings.dataset_roots)
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(dataset_servicer, server)
     target_pb2_grpc.add_TargetServiceServicer_to_server(TargetServicer(targets), server)
     search_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(searches), server)
+    maker = SearchMaker(models, datasets, searches.estimator)
+    runs = ScheduleRuns(database, maker.make, quotas)
+    schedules = ScheduleStores(ScheduleStore(database), runs, searches.lookups, settings.may_use_registry)
+    schedule_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(schedules), server)
     access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(AccessStore(database)), server)
+    return schedules
 
 
 @functools.cache

@@ -88,6 +88,11 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("PARETOPRESS_MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_URI"),
         description="Where candidates are tracked; SQLite in the data directory when empty.",
     )
+    registry_projects: tuple[str, ...] | None = Field(
+        default=None,
+        description="Projects whose schedules may use the MLflow model registry (JSON list); all where there is no authentication, "
+        "none where there is: the registry does not know projects.",
+    )
     mlflow_ui: bool = Field(default=False, description="Show the embedded MLflow in a web page on loopback.")
     mlflow_port: int = Field(default=5050, ge=1, le=65535, description="Port of that page.")
     shutdown_grace_s: float = Field(default=10.0, ge=0, description="Seconds that calls in progress get when the server stops.")
@@ -113,6 +118,10 @@ class Settings(BaseSettings):
     def resolved_tracking_uri(self) -> str:
         """Where MLflow runs go."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.data_dir.absolute() / 'mlflow.db'}"
+
+    def may_use_registry(self, project: str) -> bool:
+        """Whether the schedules of a project may fetch models from the registry and register results there."""
+        return self.auth == "none" if self.registry_projects is None else project in self.registry_projects
 
     @property
     def mlflow_artifacts(self) -> str | None:

@@ -26,19 +26,28 @@ from hw_models.errors import HardwareModelError
 from hw_models.targets import Target
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import RuntimeLostError, SearchError
-from search.protocols import Event
+from search.protocols import BlobStore, Event
 from search.spec import SearchSpec
 from search.tracking.base import Tracker
+from search.tracking.registry import ModelRegistry
+from service.access.setup import quotas_of
 from service.calibrating import Calibrator, Progress, ShouldStop
 from service.errors import ServiceError, StoreUnavailableError
+from service.estimate import Estimator
+from service.importing import Importer, SandboxImporter
 from service.leases import kept_lease
 from service.logs import about_search, configure_logging
+from service.predictors import PredictorFiles
 from service.processes import MARKER, die_with_parent, end_process_group
 from service.resources import work_folder_name
+from service.schedules.jobs import RegistryWorker
+from service.schedules.maker import SearchMaker
 from service.settings import Settings
 from service.store.blobs import blob_store
 from service.store.database import Database
-from service.store.search_catalogue import TRACE_PHASE
+from service.store.input_store import InputStore
+from service.store.schedule_jobs import ScheduleJobs
+from service.store.search_catalogue import TRACE_PHASE, SearchCatalogue
 from service.store.search_queue import ClaimedSearch, SearchQueue, process_identity
 from service.store.search_store import SqlCandidateStore
 from service.tracing import span, start_tracing, stop_tracing
@@ -73,6 +82,14 @@ class Tools(Protocol):
         """Where candidates are logged for people."""
         ...
 
+    def registry(self, settings: Settings) -> ModelRegistry:
+        """Where schedules find models, and put results."""
+        ...
+
+    def importer(self, settings: Settings, blobs: BlobStore) -> Importer:
+        """What opens the models that are found there."""
+        ...
+
 
 class RealTools:
     """The search itself; imported when it is first needed, since torch and MLflow take seconds."""
@@ -100,6 +117,18 @@ class RealTools:
 
         return MlflowTracker(settings.resolved_tracking_uri, artifact_location=settings.mlflow_artifacts)
 
+    def registry(self, settings: Settings) -> ModelRegistry:
+        """The same MLflow's model registry."""
+        from search.tracking.mlflow_registry import MlflowRegistry
+        from search.tracking.mlflow_tracker import MlflowTracker
+
+        uri = settings.resolved_tracking_uri
+        return MlflowRegistry(uri, MlflowTracker(uri, artifact_location=settings.mlflow_artifacts))
+
+    def importer(self, settings: Settings, blobs: BlobStore) -> Importer:
+        """The sandbox, as for uploads."""
+        return SandboxImporter(blobs, settings.data_dir.absolute() / "scratch")
+
 
 class Worker:
     """Runs searches until it is stopped. `stop` may be called from another thread, not from a signal handler."""
@@ -113,6 +142,25 @@ class Worker:
         self._stopping = threading.Event()
         self._losses: Counter[int] = Counter()
         self._calibrator = Calibrator(settings, database, self._tools.calibrate, self._queue.owner, self._stopping.is_set)
+        self._registry_worker = self._make_registry_worker()
+
+    def _make_registry_worker(self) -> RegistryWorker:
+        settings, database = self._settings, self._database
+        quotas = quotas_of(settings)
+        models = InputStore(database, "model", quotas)
+        estimator = Estimator(PredictorFiles(settings.targets_dir), settings.cpus, settings.calibration_s)
+        maker = SearchMaker(models, InputStore(database, "dataset"), estimator)
+        return RegistryWorker(
+            jobs=ScheduleJobs(database, self._queue.owner, settings.lease_s, maker.make, quotas),
+            registry=lambda: self._tools.registry(settings),
+            importer=lambda: self._tools.importer(settings, self._blobs),
+            models=models,
+            searches=SearchCatalogue(database, quotas),
+            blobs=self._blobs,
+            max_bytes=settings.max_upload_bytes,
+            lease_s=settings.lease_s,
+            stopping=self._stopping.is_set,
+        )
 
     def stop(self) -> None:
         """End soon: a running search stops where it is and is resumed by the next worker."""
@@ -136,7 +184,7 @@ class Worker:
 
     def _ran_something(self) -> bool:
         try:
-            return self._calibrator.run_next() or self.run_next()
+            return self._registry_worker.run_next() or self._calibrator.run_next() or self.run_next()
         except StoreUnavailableError as error:
             _LOG.warning("waiting for the store: %s", error)
             return False

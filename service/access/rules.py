@@ -94,6 +94,8 @@ def _admin(resource: str) -> Rule:
     return Rule(Scope.ADMIN, resource)
 
 
+_TEMPLATE = tuple(f"schedule.template.{field}" for field in ("model", "dataset", "target"))
+
 _SERVICES: Mapping[str, Mapping[str, Rule]] = {
     "paretopress.v1.ModelService": {
         "UploadModel": _write("metadata.parent"),
@@ -134,6 +136,17 @@ _SERVICES: Mapping[str, Mapping[str, Rule]] = {
         "ListCandidates": _read("parent"),
         "GetCandidate": _read(),
         "DownloadArtifact": _read(),
+    },
+    "paretopress.v1.ScheduleService": {
+        "CreateSchedule": _write("parent", *_TEMPLATE),
+        "GetSchedule": _read(),
+        "ListSchedules": _read("parent"),
+        "UpdateSchedule": _write("schedule.name", *_TEMPLATE),
+        "DeleteSchedule": _write(),
+        "PauseSchedule": _write(),
+        "ResumeSchedule": _write(),
+        "RunSchedule": _write(),
+        "ListScheduleRuns": _read("parent"),
     },
     "paretopress.v1.AccessService": {
         "CreateToken": _admin("parent"),

@@ -13,11 +13,11 @@ from google.protobuf.struct_pb2 import Struct
 from hw_models.targets import Target
 from paretopress.v1 import search_pb2
 from search.errors import FieldViolation
-from search.preprocessing import Preprocessing
 from search.spec import Budget, Effort, SearchSpec
 from service.converters import enums
 from service.converters.inputs import check_text, choose_id, parse_parent
 from service.errors import InvalidRequestError
+from service.matching import mismatches
 from service.resources import DatasetName, ModelName, SearchName, TargetName
 from service.store.input_store import StoredInput
 from service.store.search_catalogue import StoredEvent, StoredSearch
@@ -67,46 +67,60 @@ def search_from_proto(request: search_pb2.CreateSearchRequest, lookups: Lookups)
     proto = request.search
     project = parse_parent(request.parent, found).project
     search_id = choose_id(request.search_id, "s", "search_id", found)
-    model = _resolve(proto.model, ModelName, "search.model", lookups.find_model, found)
-    dataset = _resolve(proto.dataset, DatasetName, "search.dataset", lookups.find_dataset, found)
-    spec = SearchSpec(
-        model_sha256=model.facts["canonical_sha256"] if model else NOBODY,
-        dataset_sha256=dataset.facts["canonical_sha256"] if dataset else NOBODY,
-        target=_target(proto.target, lookups, found),
-        budget=budget_from_proto(proto.budget, "search.budget", found),
-        effort=effort_from_proto(proto.effort),
-        metric=enums.METRICS.word(proto.metric, "search.metric", found),
-        preference=enums.PREFERENCES.word(proto.preference, "search.preference", found),
-        expected_accuracy=proto.expected_accuracy if proto.HasField("expected_accuracy") else None,
-        scopes=tuple(proto.scopes) or ("*",),
-        techniques=tuple(proto.techniques),
-    )
-    found += [_renamed(v) for v in spec.violations()]
-    check_text(proto.display_name, "search.display_name", found)
-    if len(proto.scopes) > MAX_SCOPES:
-        found.append(FieldViolation("search.scopes", f"must be at most {MAX_SCOPES} patterns, got {len(proto.scopes):,}"))
-    for index, scope in enumerate(proto.scopes[:MAX_SCOPES]):
-        check_text(scope, f"search.scopes[{index}]", found)
-    if spec.techniques:
-        known = sorted(lookups.techniques())
-        found += [
-            FieldViolation("search.techniques", f"unknown technique {name!r}; known are {known}")
-            for name in spec.techniques
-            if name not in known
-        ]
-    found += _mismatches(spec, model, dataset)
+    model = resolve(proto.model, ModelName, "search.model", lookups.find_model, found)
+    dataset = resolve(proto.dataset, DatasetName, "search.dataset", lookups.find_dataset, found)
+    spec = spec_from_proto(proto, "search", lookups, model, dataset, found)
     if found or model is None or dataset is None:
         raise InvalidRequestError(found)
     return ParsedSearch(SearchName(project, search_id).name, project, proto.display_name, model, dataset, spec)
 
 
-def _resolve(
+def spec_from_proto(
+    proto: search_pb2.Search,
+    prefix: str,
+    lookups: Lookups,
+    model: StoredInput | None,
+    dataset: StoredInput | None,
+    found: list[FieldViolation],
+) -> SearchSpec:
+    """What is asked for; every bad field is noted below ``prefix``. None stands for a model or dataset that is not known (yet)."""
+    spec = SearchSpec(
+        model_sha256=model.facts["canonical_sha256"] if model else NOBODY,
+        dataset_sha256=dataset.facts["canonical_sha256"] if dataset else NOBODY,
+        target=_target(proto.target, f"{prefix}.target", lookups, found),
+        budget=budget_from_proto(proto.budget, f"{prefix}.budget", found),
+        effort=effort_from_proto(proto.effort),
+        metric=enums.METRICS.word(proto.metric, f"{prefix}.metric", found),
+        preference=enums.PREFERENCES.word(proto.preference, f"{prefix}.preference", found),
+        expected_accuracy=proto.expected_accuracy if proto.HasField("expected_accuracy") else None,
+        scopes=tuple(proto.scopes) or ("*",),
+        techniques=tuple(proto.techniques),
+    )
+    found += [_prefixed(violation, prefix) for violation in spec.violations()]
+    check_text(proto.display_name, f"{prefix}.display_name", found)
+    if len(proto.scopes) > MAX_SCOPES:
+        found.append(FieldViolation(f"{prefix}.scopes", f"must be at most {MAX_SCOPES} patterns, got {len(proto.scopes):,}"))
+    for index, scope in enumerate(proto.scopes[:MAX_SCOPES]):
+        check_text(scope, f"{prefix}.scopes[{index}]", found)
+    if spec.techniques:
+        known = sorted(lookups.techniques())
+        found += [
+            FieldViolation(f"{prefix}.techniques", f"unknown technique {name!r}; known are {known}")
+            for name in spec.techniques
+            if name not in known
+        ]
+    found += [_prefixed(violation, prefix) for violation in mismatches(spec, model, dataset)]
+    return spec
+
+
+def resolve(
     name: str,
     kind: type[ModelName] | type[DatasetName],
     field: str,
     find: Callable[[str], StoredInput | None],
     found: list[FieldViolation],
 ) -> StoredInput | None:
+    """What a field names; a violation is noted for what cannot be a name, or is none."""
     try:
         kind.from_name(name, field)
     except InvalidRequestError as error:
@@ -118,56 +132,24 @@ def _resolve(
     return stored
 
 
-def _target(name: str, lookups: Lookups, found: list[FieldViolation]) -> str:
+def _target(name: str, field: str, lookups: Lookups, found: list[FieldViolation]) -> str:
     try:
-        target = TargetName.from_name(name, "search.target").target
+        target = TargetName.from_name(name, field).target
     except InvalidRequestError as error:
         found.extend(error.violations)
         return ""
     attached = sorted(name for name, known in lookups.targets.items() if known.attached)
     if target not in lookups.targets:
-        found.append(FieldViolation("search.target", f"unknown target {target!r}; attached are {attached}"))
+        found.append(FieldViolation(field, f"unknown target {target!r}; attached are {attached}"))
     elif target not in attached:
         words = f"{target!r} is known from its data sheet only, and a search measures its finalists; attached are {attached}"
-        found.append(FieldViolation("search.target", words))
+        found.append(FieldViolation(field, words))
     return target
 
 
-def _mismatches(spec: SearchSpec, model: StoredInput | None, dataset: StoredInput | None) -> list[FieldViolation]:
-    """What is wrong only in combination."""
-    found: list[FieldViolation] = []
-    label_free = spec.metric == "agreement"
-    if label_free and spec.expected_accuracy is not None:
-        found.append(FieldViolation("search.expected_accuracy", "means nothing for AGREEMENT: the original agrees with itself"))
-    if model and not model.facts["is_classifier"] and not label_free:
-        found.append(FieldViolation("search.metric", "the model is no single-logit classifier; take AGREEMENT"))
-    if dataset and not dataset.facts["labeled"] and not label_free:
-        found.append(FieldViolation("search.metric", "the dataset has no labels; take AGREEMENT"))
-    if model and dataset:
-        found += _misfits(spec, model, dataset)
-    return found
-
-
-def _misfits(spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> list[FieldViolation]:
-    found: list[FieldViolation] = []
-    given = Preprocessing.from_json(dataset.facts["preprocessing"])
-    shape = tuple(model.facts["input_shape"])
-    if (given.channels, given.height, given.width) != shape:
-        words = f"gives {(given.channels, given.height, given.width)} images, the model reads {shape}; upload it with that size"
-        found.append(FieldViolation("search.dataset", words))
-    classes = len(dataset.facts["class_names"])
-    if classes > model.facts["outputs"]:
-        found.append(FieldViolation("search.dataset", f"has {classes} classes, the model {model.facts['outputs']} outputs"))
-    chance = 1 / classes if classes and spec.metric == "top1" else 0.0
-    if spec.expected_accuracy is not None and 0 < spec.expected_accuracy <= chance:
-        words = f"{spec.expected_accuracy:g} is not above chance ({chance:g} for {classes} classes)"
-        found.append(FieldViolation("search.expected_accuracy", words))
-    return found
-
-
-def _renamed(violation: FieldViolation) -> FieldViolation:
+def _prefixed(violation: FieldViolation, prefix: str) -> FieldViolation:
     field = _PROTO_FIELDS.get(violation.field, violation.field)
-    return replace(violation, field=f"search.{field}")
+    return replace(violation, field=f"{prefix}.{field}")
 
 
 def budget_from_proto(proto: search_pb2.Budget, prefix: str, found: list[FieldViolation]) -> Budget:
@@ -230,15 +212,13 @@ def duration(seconds: float) -> Duration:
     return result
 
 
-def search_to_proto(stored: StoredSearch) -> search_pb2.Search:
-    """A stored search."""
-    spec, outcome = stored.spec, stored.outcome
-    result = search_pb2.Search(
-        name=stored.name,
-        display_name=stored.display_name,
-        model=stored.model,
-        dataset=stored.dataset,
-        target=TargetName(stored.project, spec.target).name,
+def asked_to_proto(project: str, model: str, dataset: str, display_name: str, spec: SearchSpec) -> search_pb2.Search:
+    """What a user asks for in a search."""
+    return search_pb2.Search(
+        display_name=display_name,
+        model=model,
+        dataset=dataset,
+        target=TargetName(project, spec.target).name,
         budget=budget_to_proto(spec.budget),
         metric=enums.METRICS.number(spec.metric),
         preference=enums.PREFERENCES.number(spec.preference),
@@ -251,6 +231,15 @@ def search_to_proto(stored: StoredSearch) -> search_pb2.Search:
             seed=spec.effort.seed,
             max_epochs=spec.effort.max_epochs,
         ),
+    )
+
+
+def search_to_proto(stored: StoredSearch) -> search_pb2.Search:
+    """A stored search."""
+    outcome = stored.outcome
+    result = asked_to_proto(stored.project, stored.model, stored.dataset, stored.display_name, stored.spec)
+    told = search_pb2.Search(
+        name=stored.name,
         state=search_pb2.Search.State.Value(stored.state),
         state_message=stored.state_message,
         candidate_count=stored.candidate_count,
@@ -261,6 +250,7 @@ def search_to_proto(stored: StoredSearch) -> search_pb2.Search:
         end_time=enums.timestamp(stored.end_time),
         etag=stored.etag,
     )
+    result.MergeFrom(told)
     if outcome:
         _set_outcome(result, outcome)
     return result

@@ -19,15 +19,13 @@ from service.converters.candidates import candidate_to_proto
 from service.converters.inputs import parse_parent
 from service.converters.searches import (
     Lookups,
-    ParsedSearch,
     broken_limits_to_proto,
     pick_from_proto,
     search_from_proto,
     search_to_proto,
 )
 from service.errors import InvalidRequestError, NotFoundError, PreconditionError
-from service.estimate import Workload, estimated_duration_s
-from service.predictors import PredictorFiles
+from service.estimate import Estimator
 from service.resources import CandidateName, ProjectName, SearchName
 from service.store.input_store import InputStore
 from service.store.pages import PageRequest
@@ -49,11 +47,14 @@ class SearchStores:
     models: InputStore
     datasets: InputStore
     blobs: BlobStore
-    predictors: PredictorFiles
+    estimator: Estimator
     targets: TargetDirectory
     techniques: Callable[[], Collection[str]]
-    cpus: int
-    calibration_s: float
+
+    def lookups(self, project: str) -> Lookups:
+        """How the requests of a project are resolved."""
+        targets = {name: known.target for name, known in self.targets.all(project).items()}
+        return Lookups(self.models.find, self.datasets.find, targets, self.techniques)
 
 
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
@@ -74,8 +75,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         if known is not None:
             return known
         stores = self._stores
-        targets = {name: known.target for name, known in stores.targets.all(project).items()}
-        parsed = search_from_proto(request, Lookups(stores.models.find, stores.datasets.find, targets, stores.techniques))
+        parsed = search_from_proto(request, stores.lookups(project))
         new = NewSearch(
             name=parsed.name,
             project=parsed.project,
@@ -83,25 +83,13 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             model=parsed.model.name,
             dataset=parsed.dataset.name,
             spec=parsed.spec,
-            estimated_duration_s=self._estimate(parsed),
+            estimated_duration_s=stores.estimator.duration_s(parsed.spec, parsed.model, parsed.dataset),
             dataset_notes=tuple(parsed.dataset.facts["notes"]),
             trace=current_trace(),
         )
         if request.validate_only:
             return StoredSearch(**vars(new))
         return self._searches.create(new, request.request_id, digest)
-
-    def _estimate(self, parsed: ParsedSearch) -> float:
-        splits = parsed.dataset.facts["split_sizes"]
-        calibrated = self._stores.predictors.exists(parsed.spec.target)
-        workload = Workload(
-            macs=parsed.model.facts["macs"],
-            train_images=splits.get("train", 0),
-            validation_images=splits.get("validation", 0),
-            cpus=self._stores.cpus,
-            calibration_s=0.0 if calibrated else self._stores.calibration_s,
-        )
-        return estimated_duration_s(workload, parsed.spec.effort)
 
     async def GetSearch(self, request: search_pb2.GetSearchRequest, context: Any) -> search_pb2.Search:
         """One by name."""

@@ -201,3 +201,44 @@ class CalibrationRow(Base):
     create_time: Mapped[float] = mapped_column(Float)
     start_time: Mapped[float | None] = mapped_column(Float, default=None)
     end_time: Mapped[float | None] = mapped_column(Float, default=None)
+
+
+class ScheduleRow(Base):
+    """A schedule. ``revision`` counts what users changed; ``next_run_time`` is empty while it is paused and once it has ended."""
+
+    __tablename__ = "schedules"
+
+    id: Mapped[int] = mapped_column(_KEY, primary_key=True, autoincrement=True)
+    project: Mapped[str] = mapped_column(String(64), index=True)
+    name: Mapped[str] = mapped_column(_NAME, unique=True)
+    spec_json: Mapped[str] = mapped_column(Text)
+    paused: Mapped[bool] = mapped_column(default=False)
+    next_run_time: Mapped[float | None] = mapped_column(Float, index=True)
+    source_version: Mapped[str] = mapped_column(Text, default="")
+    revision: Mapped[int] = mapped_column(Integer, default=1)
+    create_time: Mapped[float] = mapped_column(Float)
+
+
+class ScheduleRunRow(Base):
+    """What became of a due time. There is one row of each: that is why there is one search of each."""
+
+    __tablename__ = "schedule_runs"
+
+    id: Mapped[int] = mapped_column(_KEY, primary_key=True, autoincrement=True)
+    schedule_id: Mapped[int] = mapped_column(ForeignKey("schedules.id", ondelete="CASCADE"))
+    due_time: Mapped[float] = mapped_column(Float)
+    name: Mapped[str] = mapped_column(_NAME, unique=True)
+    manual: Mapped[bool] = mapped_column(default=False)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    message: Mapped[str] = mapped_column(Text, default="")
+    search: Mapped[str] = mapped_column(_NAME, default="", index=True)
+    source_version: Mapped[str] = mapped_column(Text, default="")
+    registration: Mapped[str] = mapped_column(String(16), default="", index=True)
+    registered_version: Mapped[str] = mapped_column(Text, default="")
+    registration_message: Mapped[str] = mapped_column(Text, default="")
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    lease_owner: Mapped[str] = mapped_column(String(128), default="")
+    lease_expires: Mapped[float] = mapped_column(Float, default=0.0)
+    create_time: Mapped[float] = mapped_column(Float)
+
+    __table_args__ = (UniqueConstraint("schedule_id", "due_time"),)

@@ -99,12 +99,7 @@ class SearchCatalogue:
             with self._database.write() as session:
                 known = requests.recall(session, new.project, "create_search", request_id, digest)
                 if known is None:
-                    self._quotas.check_search(session, new.project, new.spec.effort.max_wall_time_s)
-                    session.add(row := _row(new))
-                    session.flush()
-                    append_events(session, row.id, [Event("state", "queued", {"state": "QUEUED"})])
-                    if new.trace:
-                        session.add(PhaseRow(search_id=row.id, name=TRACE_PHASE, value_json=json.dumps(dict(new.trace))))
+                    queue_search(session, new, self._quotas)
                     requests.remember(session, new.project, "create_search", request_id, digest, new.name)
         except IntegrityError:
             raise AlreadyExistsError(f"{new.name} exists; choose another id") from None
@@ -139,13 +134,7 @@ class SearchCatalogue:
     def cancel(self, name: str, etag: str = "") -> StoredSearch:
         """Ask for the end: at once while it waits, otherwise its worker does it. Cancelling what has ended changes nothing."""
         with self._database.write() as session:
-            row = _find(session, name, etag)
-            if row.state == "QUEUED":
-                row.state, row.end_time, row.state_message = "CANCELLED", time.time(), "cancelled before it began"
-                row.revision += 1
-                append_events(session, row.id, [Event("state", row.state_message, {"state": "CANCELLED"})])
-            elif row.state == "RUNNING" and not row.cancel_requested:
-                row.cancel_requested, row.revision, row.state_message = True, row.revision + 1, "asked to stop"
+            cancel_search(session, _find(session, name, etag))
         return self.get(name)
 
     def extend(self, name: str, trials: int, wall_time_s: float, etag: str, request_id: str, digest: str) -> StoredSearch:
@@ -214,6 +203,30 @@ class SearchCatalogue:
             if row is None:
                 raise NotFoundError(f"{search_name}/candidates/{candidate_id} does not exist")
             return candidate_from_json(row.record_json)
+
+
+def queue_search(session: Session, new: NewSearch, quotas: Quotas) -> None:
+    """Queue a search within a write transaction.
+
+    Raises:
+        QuotaExceededError: it would be more than the project may have.
+    """
+    quotas.check_search(session, new.project, new.spec.effort.max_wall_time_s)
+    session.add(row := _row(new))
+    session.flush()
+    append_events(session, row.id, [Event("state", "queued", {"state": "QUEUED"})])
+    if new.trace:
+        session.add(PhaseRow(search_id=row.id, name=TRACE_PHASE, value_json=json.dumps(dict(new.trace))))
+
+
+def cancel_search(session: Session, row: SearchRow) -> None:
+    """Ask for a search's end within a write transaction: at once while it waits, otherwise its worker does it."""
+    if row.state == "QUEUED":
+        row.state, row.end_time, row.state_message = "CANCELLED", time.time(), "cancelled before it began"
+        row.revision += 1
+        append_events(session, row.id, [Event("state", row.state_message, {"state": "CANCELLED"})])
+    elif row.state == "RUNNING" and not row.cancel_requested:
+        row.cancel_requested, row.revision, row.state_message = True, row.revision + 1, "asked to stop"
 
 
 def _find(session: Session, name: str, etag: str = "") -> SearchRow:

@@ -15,11 +15,14 @@ from hw_models.kernels import FEATURES
 from hw_models.predictor import CalibrationSummary, Predictor
 from hw_models.targets import Target
 from search.environment import SearchEnvironment, SearchOutcome
+from search.errors import SearchError
 from search.protocols import BlobStore, CandidateRecord, Event, Measurement
 from search.spec import SearchSpec
 from search.tracking.base import Tracker
+from search.tracking.registry import ModelRegistry, OnnxModel, RegistryRefusedError
 from service.calibrating import Calibrate, Progress, ShouldStop
 from service.converters.inputs import DatasetRequest, ModelUpload
+from service.importing import Importer
 from service.intake.errors import IntakeError, Problem
 from service.settings import Settings
 
@@ -152,12 +155,43 @@ class MeasuresUntilStopped:
 
 
 @dataclass
+class FakeRegistry(ModelRegistry):
+    """Versions of models in memory: ``files`` by name and version, ``aliases`` by name and alias."""
+
+    files: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    aliases: dict[tuple[str, str], str] = field(default_factory=dict)
+    results: dict[str, bytes] = field(default_factory=dict)
+    is_away: bool = False
+
+    def version_of(self, model_name: str, alias: str) -> str:
+        if self.is_away:
+            raise SearchError("the registry is away")
+        if (model_name, alias) not in self.aliases:
+            raise RegistryRefusedError(f"models:/{model_name}@{alias}: no such alias")
+        return self.aliases[model_name, alias]
+
+    def download(self, model_name: str, version: str, folder: Path, max_bytes: int) -> OnnxModel:
+        if (model_name, version) not in self.files:
+            raise RegistryRefusedError(f"models:/{model_name}/{version}: no such version")
+        (folder / "model.onnx").write_bytes(self.files[model_name, version])
+        return OnnxModel(folder, folder / "model.onnx")
+
+    def register(self, model_name: str, alias: str, search_name: str, onnx_path: Path) -> str:
+        if self.is_away:
+            raise SearchError("the registry is away")
+        self.results.setdefault(search_name, onnx_path.read_bytes())
+        self.aliases[model_name, alias] = str(len(self.results))
+        return self.aliases[model_name, alias]
+
+
+@dataclass
 class FakeTools:
     """A worker's tools: ``run`` is the search, ``measure`` the calibration."""
 
     run: RunSearch
     measure: Calibrate = measures_at_once
     calibrated: list[str] = field(default_factory=list)
+    models: FakeRegistry = field(default_factory=FakeRegistry)
 
     def run_search(self, spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcome:
         return self.run(spec, environment)
@@ -168,6 +202,12 @@ class FakeTools:
 
     def tracker(self, settings: Settings) -> Tracker:
         return NoTracker()
+
+    def registry(self, settings: Settings) -> ModelRegistry:
+        return self.models
+
+    def importer(self, settings: Settings, blobs: BlobStore) -> Importer:
+        return FakeImporter()
 
 
 def finds_three(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcome:

@@ -1,0 +1,40 @@
+"""Whether a search, its model and its dataset go together."""
+
+from __future__ import annotations
+
+from search.errors import FieldViolation
+from search.preprocessing import Preprocessing
+from search.spec import SearchSpec
+from service.store.input_store import StoredInput
+
+
+def mismatches(spec: SearchSpec, model: StoredInput | None, dataset: StoredInput | None) -> list[FieldViolation]:
+    """What is wrong only in combination; None stands for what is not known yet."""
+    found: list[FieldViolation] = []
+    label_free = spec.metric == "agreement"
+    if label_free and spec.expected_accuracy is not None:
+        found.append(FieldViolation("expected_accuracy", "means nothing for AGREEMENT: the original agrees with itself"))
+    if model and not model.facts["is_classifier"] and not label_free:
+        found.append(FieldViolation("metric", "the model is no single-logit classifier; take AGREEMENT"))
+    if dataset and not dataset.facts["labeled"] and not label_free:
+        found.append(FieldViolation("metric", "the dataset has no labels; take AGREEMENT"))
+    if model and dataset:
+        found += _misfits(spec, model, dataset)
+    return found
+
+
+def _misfits(spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> list[FieldViolation]:
+    found: list[FieldViolation] = []
+    given = Preprocessing.from_json(dataset.facts["preprocessing"])
+    shape = tuple(model.facts["input_shape"])
+    if (given.channels, given.height, given.width) != shape:
+        words = f"gives {(given.channels, given.height, given.width)} images, the model reads {shape}; upload it with that size"
+        found.append(FieldViolation("dataset", words))
+    classes = len(dataset.facts["class_names"])
+    if classes > model.facts["outputs"]:
+        found.append(FieldViolation("dataset", f"has {classes} classes, the model {model.facts['outputs']} outputs"))
+    chance = 1 / classes if classes and spec.metric == "top1" else 0.0
+    if spec.expected_accuracy is not None and 0 < spec.expected_accuracy <= chance:
+        words = f"{spec.expected_accuracy:g} is not above chance ({chance:g} for {classes} classes)"
+        found.append(FieldViolation("expected_accuracy", words))
+    return found

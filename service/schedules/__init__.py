@@ -1,0 +1,1 @@
+"""Searches that are started at due times."""
