@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 
 from benchmarks.harness import Row
-from paretopress.v1 import dataset_pb2, model_pb2, search_pb2
+from paretopress.v1 import dataset_pb2, model_pb2, schedule_pb2, search_pb2
 from service.intake.sandbox import warm_up
 from service.testing import InProcessServer
 from tests.fuzzing.calls import Answer, send_all
@@ -91,7 +91,7 @@ def _requests(corpus: Corpus, folder: Path, count: int, seed: int) -> Row:
 
 
 def existing_names(server: InProcessServer, corpus: Corpus, folder: Path) -> Names:
-    """A model, a dataset, a target, a calibration and a search that has ended."""
+    """A model, a dataset, a target, a calibration, a schedule and a search that has ended."""
     (folder / "model.pt2").write_bytes(pt2_archive(corpus.pt2))
     (folder / "data.npz").write_bytes(saved_arrays(corpus.arrays))
     preprocessing = dataset_pb2.Preprocessing(height=8, width=8, channels=1, resize=dataset_pb2.Preprocessing.STRETCH)
@@ -103,11 +103,13 @@ def existing_names(server: InProcessServer, corpus: Corpus, folder: Path) -> Nam
         wanted = search_pb2.Search(model=model, dataset=dataset, target=target, budget=budget)
         search = client.create_search(wanted, search_id="ended").name
         client.cancel_search(search)
+        schedule = client.create_schedule(schedule_pb2.Schedule(cron="0 0 * * *", template=wanted), schedule_id="nightly").name
         calibration = client.calibrate_target(target).name
         board = next(one.name for one in client.list_targets() if not one.attached)
     return {
         "candidate": f"{search}/candidates/baseline",
         "calibration": calibration,
+        "schedule": schedule,
         "search": search,
         "model": model,
         "dataset": dataset,

@@ -177,7 +177,8 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
     upkeep = Upkeep(settings, database, blobs)
     upkeep.start()
     scheduler = Scheduler(schedules.schedules, schedules.runs)
-    scheduler.start()
+    if settings.run_schedules:
+        scheduler.start()
     readiness.start()
     mlflow_address = f"http://127.0.0.1:{settings.mlflow_port}" if any(p.name == "mlflow" for p in processes) else ""
     own = (server, health_servicer, processes, settings.shutdown_grace_s, upkeep, scheduler, gate, events, readiness, monitoring)

@@ -88,6 +88,7 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("PARETOPRESS_MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_URI"),
         description="Where candidates are tracked; SQLite in the data directory when empty.",
     )
+    run_schedules: bool = Field(default=True, description="Start what is due; false for a server that should only answer calls.")
     registry_projects: tuple[str, ...] | None = Field(
         default=None,
         description="Projects whose schedules may use the MLflow model registry (JSON list); all where there is no authentication, "

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from paretopress.cli import candidates, datasets, models, searches, targets, tokens
+from paretopress.cli import candidates, datasets, models, schedules, searches, targets, tokens
 from paretopress.cli.context import CliState, wants_json
 from paretopress.cli.search import search
 from paretopress.cli.serve import serve
@@ -30,6 +30,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(targets.app, name="targets")
 app.add_typer(searches.app, name="searches")
+app.add_typer(schedules.app, name="schedules")
 app.add_typer(candidates.app, name="candidates")
 app.add_typer(tokens.app, name="tokens")
 app.command()(search)

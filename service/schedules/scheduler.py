@@ -34,15 +34,16 @@ class Scheduler:
     async def stop(self) -> None:
         """End; what is due goes to another server, or to the next one here."""
         self._stopping.set()
-        await asyncio.to_thread(self._thread.join, _END_S)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, _END_S)
 
-    def run_due(self) -> int:
-        """Start everything that is due now; how many runs that were.
+    def run_due(self, now: float) -> int:
+        """Start everything that is due by now; how many runs that were.
 
         Raises:
             StoreUnavailableError: the store does not answer; what has been started stays so.
         """
-        now, count = time.time(), 0
+        count = 0
         while not self._stopping.is_set() and (numbers := self._schedules.due(now)):
             count += sum(self._fire(number, now) for number in numbers)
         return count
@@ -63,7 +64,7 @@ class Scheduler:
         pause_s = 0.0
         while not self._stopping.wait(pause_s):
             try:
-                count = self.run_due()
+                count = self.run_due(time.time())
                 if count:
                     _LOG.info("started %d scheduled run(s)", count)
                 next_due = self._schedules.next_due()

@@ -17,11 +17,15 @@ from service.store.schema import (
     PhaseRow,
     ProcessGroupRow,
     RequestRow,
+    ScheduleRow,
+    ScheduleRunRow,
     SearchRow,
     UploadRow,
 )
 from service.store.search_catalogue import ENDED
 
+_RUN_STATES = frozenset({"RESOLVING", "SEARCH_CREATED", "UNCHANGED", "SKIPPED", "FAILED"})
+_REGISTRATIONS = frozenset({"", "WAITING", "DONE", "NOTHING", "FAILED"})
 _CALIBRATION_ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 
@@ -35,6 +39,7 @@ def violations(session: Session) -> list[str]:
         _trial_numbers,
         _requests,
         _inputs,
+        _schedules,
     )
     return [sentence for check in checks for sentence in check(session)]
 
@@ -118,3 +123,21 @@ def _inputs(session: Session) -> Iterator[str]:
     for upload in session.scalars(select(UploadRow).where(UploadRow.resource != "")):
         if not upload.resource.startswith(f"projects/{upload.project}/{upload.kind}s/"):
             yield f"upload {upload.upload_id!r} of {upload.project}: became {upload.resource!r}"
+
+
+def _schedules(session: Session) -> Iterator[str]:
+    """A run stands for its due time and nothing else; a paused schedule is not due. Searches may have been deleted since."""
+    for row in session.scalars(select(ScheduleRow)):
+        if row.paused and row.next_run_time is not None:
+            yield f"{row.name}: paused, but due"
+    query = select(ScheduleRunRow, ScheduleRow.project).join(ScheduleRow, ScheduleRow.id == ScheduleRunRow.schedule_id)
+    for run, project in session.execute(query):
+        waits = run.state == "RESOLVING" or run.registration == "WAITING"
+        if run.state not in _RUN_STATES or run.registration not in _REGISTRATIONS:
+            yield f"{run.name}: unknown state {run.state!r}, registration {run.registration!r}"
+        if run.lease_owner and not waits:
+            yield f"{run.name}: {run.state} with a lease of {run.lease_owner!r}"
+        if bool(run.search) != (run.state == "SEARCH_CREATED") or (
+            run.search and not run.search.startswith(f"projects/{project}/")
+        ):
+            yield f"{run.name}: {run.state}, but its search is {run.search!r}"

@@ -203,7 +203,7 @@ class Filler:
         if field in self.names:
             return self.names[field]
         if field == "parent":
-            kinds = {"Candidates": "search", "Calibrations": "target"}
+            kinds = {"Candidates": "search", "Calibrations": "target", "Runs": "schedule"}
             return self.names[next((kind for word, kind in kinds.items() if word in self.method.name), "project")]
         if field == "name":
             kinds = {kind.capitalize(): kind for kind in self.names} | {"Artifact": "candidate", "Best": "search"}
@@ -222,7 +222,7 @@ class Filler:
     def _token(self) -> str:
         """A token whose digest is right for some list, with a key that no list would give."""
         random = self.random
-        kind = random.choice(("searches", "models", "datasets", "targets", "candidates", "calibrations"))
+        kind = random.choice(("searches", "models", "datasets", "targets", "candidates", "calibrations", "schedules", "runs"))
         scope = f"{kind} of {random.choice(list(self.names.values()))}" + random.choice(("", ", front only: False"))
         key = random.choice((10**30, -1, "x", "\0", True, None, 1.5, [], "9" * 5000))
         digest = hashlib.sha256(scope.encode()).hexdigest()[:12]

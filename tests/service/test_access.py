@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from hypothesis import given, settings, strategies
 
 from paretopress.client import Client
-from paretopress.v1 import access_pb2, model_pb2, search_pb2, target_pb2
+from paretopress.v1 import access_pb2, model_pb2, schedule_pb2, search_pb2, target_pb2
 from service.access.principal import Scope
 from service.access.rules import RULES, rule_of
 from service.resources import (
@@ -26,6 +26,7 @@ from service.resources import (
     DatasetName,
     ModelName,
     ProjectName,
+    ScheduleName,
     SearchName,
     TargetName,
     TokenName,
@@ -36,7 +37,7 @@ from tests.service.callers import call, channel_of, methods, outcome, refusal, r
 from tests.service.conftest import upload_inputs
 from tests.service.fakes import FakeImporter, FakeTools, finds_three
 
-NAMES = (ProjectName, ModelName, DatasetName, TargetName, CalibrationName, SearchName, CandidateName, TokenName)
+NAMES = (ProjectName, ModelName, DatasetName, TargetName, CalibrationName, SearchName, CandidateName, ScheduleName, TokenName)
 OPEN = [method for method in methods() if rule_of(method).is_open]
 GUARDED = [method for method in methods() if not rule_of(method).is_open]
 REFUSED = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
@@ -69,6 +70,11 @@ class World:
             "CompareTargets": "Model",
             "CalibrateTarget": "Target",
             "ListCalibrations": "Target",
+            "UpdateSchedule": "Schedule",
+            "PauseSchedule": "Schedule",
+            "ResumeSchedule": "Schedule",
+            "RunSchedule": "Schedule",
+            "ListScheduleRuns": "Schedule",
         }
         name = method.rpartition("/")[2]
         verbless = name.removeprefix("Get").removeprefix("Delete").removeprefix("Cancel").removeprefix("Revoke")
@@ -108,6 +114,7 @@ def one_of_everything(client: Client, folder: Path) -> dict[str, str]:
     target = target_pb2.Target(display_name="board", device="board", runtime="onnxruntime")
     target.peaks.CopyFrom(client.get_target("projects/theirs/targets/raspberry-pi-4").peaks)
     calibration = client.calibrate_target(search.target, 10)
+    schedule = schedule_pb2.Schedule(cron="0 0 * * *", template=search)
     return {
         "Model": search.model,
         "Dataset": search.dataset,
@@ -115,6 +122,7 @@ def one_of_everything(client: Client, folder: Path) -> dict[str, str]:
         "Search": made.name,
         "Candidate": made.best,
         "Calibration": calibration.name,
+        "Schedule": client.create_schedule(schedule).name,
         "Token": client.create_token(access_pb2.Token.READ).token.name,
     }
 
@@ -222,6 +230,14 @@ def test_a_search_cannot_name_what_is_another_projects(world: World, field: str)
     setattr(search, field, world.names[field.capitalize()])
     request = search_pb2.CreateSearchRequest(parent="projects/mine", search=search)
     error = refusal(world.channel, "/paretopress.v1.SearchService/CreateSearch", request, world.stranger)
+    assert (error.code, error.message) == (grpc.StatusCode.NOT_FOUND, f"{world.names[field.capitalize()]} does not exist")
+
+
+@pytest.mark.parametrize("field", ["model", "dataset", "target"])
+def test_a_schedule_cannot_name_what_is_another_projects(world: World, field: str) -> None:
+    request = schedule_pb2.CreateScheduleRequest(parent="projects/mine")
+    setattr(request.schedule.template, field, world.names[field.capitalize()])
+    error = refusal(world.channel, "/paretopress.v1.ScheduleService/CreateSchedule", request, world.stranger)
     assert (error.code, error.message) == (grpc.StatusCode.NOT_FOUND, f"{world.names[field.capitalize()]} does not exist")
 
 

@@ -1,4 +1,4 @@
-"""Uploads, searches, workers, clocks and restarts in any order: whatever happens, the store never contradicts itself.
+"""Uploads, searches, schedules, workers, clocks and restarts in any order: whatever happens, the store never contradicts itself.
 
 `PARETOPRESS_TEST_DATABASE=postgresql` runs it on PostgreSQL, `--hypothesis-profile long` for minutes.
 """
@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,22 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from benchmarks.postgresql import PostgresServer
 from paretopress.client import ENDED_STATES
 from paretopress.errors import RequestRefusedError
-from paretopress.v1 import dataset_pb2, model_pb2, model_pb2_grpc, search_pb2, upload_pb2
+from paretopress.v1 import dataset_pb2, model_pb2, model_pb2_grpc, schedule_pb2, search_pb2, upload_pb2
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import SearchError
 from search.protocols import Event
 from search.spec import SearchSpec
+from service.estimate import Estimator
+from service.predictors import PredictorFiles
+from service.schedules.maker import SearchMaker
+from service.schedules.scheduler import Scheduler
 from service.store.blobs import blob_store
 from service.store.database import Database
+from service.store.input_store import InputStore
 from service.store.invariants import violations
 from service.store.retention import Collector, RetentionPolicy
+from service.store.schedule_runs import ScheduleRuns
+from service.store.schedule_store import ScheduleStore
 from service.store.search_queue import SearchQueue
 from service.store.search_store import LeaseLostError, SqlCandidateStore
 from service.store.upload_store import STALE_AFTER_S, UploadStore
@@ -43,6 +51,7 @@ from service.worker import Worker
 from tests.service.fakes import FakeImporter, FakeTools, finds_three, record
 
 PARENT = "projects/default"
+Schedule = schedule_pb2.Schedule
 LEASE_S, DAY_S = 15.0, 24 * 3600.0
 LONG = settings.get_current_profile_name() == "long"
 REQUEST_IDS = st.sampled_from(["", "", "r1", "r2", "r3"])
@@ -66,6 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
     datasets: Bundle[str] = Bundle("datasets")
     searches: Bundle[str] = Bundle("searches")
     uploads: Bundle[tuple[str, bytes]] = Bundle("uploads")
+    schedules: Bundle[str] = Bundle("schedules")
 
     postgres: PostgresServer | None = None
 
@@ -77,7 +87,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._clock = Clock()
         self._resources.enter_context(mock.patch("time.time", self._clock))
         url = self.postgres.new_database() if self.postgres else f"sqlite:///{self._folder / 'store.db'}"
-        self._options = {"lease_s": LEASE_S, "database_url": url, "shutdown_grace_s": 0.0}
+        self._options = {"lease_s": LEASE_S, "database_url": url, "shutdown_grace_s": 0.0, "run_schedules": False}
         self._database = Database(url)
         self._resources.callback(self._database.close)
         self._start()
@@ -296,6 +306,93 @@ class StoreMachine(RuleBasedStateMachine):
             return None
         return self._client.get_search(name)
 
+    # --- schedules
+
+    @rule(
+        target=schedules,
+        model=models,
+        dataset=datasets,
+        cron=st.sampled_from(["* * * * *", "0 * * * *", "30 2 * * *"]),
+        misfire=st.sampled_from([Schedule.RUN_ONCE, Schedule.SKIP_MISSED, Schedule.RUN_ALL]),
+        overlap=st.sampled_from([Schedule.SKIP, Schedule.QUEUE, Schedule.CANCEL_PREVIOUS]),
+    )
+    def create_schedule(self, model: str, dataset: str, cron: str, misfire: Any, overlap: Any) -> Any:
+        """Due at the next time of its line."""
+        search = search_pb2.Search(model=model, dataset=dataset, target=f"{PARENT}/targets/cpu-ort-1t")
+        search.budget.latency_ms, search.budget.max_accuracy_drop_points = 1.5, 1.0
+        asked = Schedule(cron=cron, time_zone="Europe/Berlin", misfire_policy=misfire, overlap_policy=overlap, template=search)
+        if not self._exists(model):
+            with refused(grpc.StatusCode.INVALID_ARGUMENT):
+                self._client.create_schedule(asked)
+            return multiple()
+        return self._client.create_schedule(asked).name
+
+    @rule(servers=st.integers(1, 2))
+    def schedules_come_due(self, servers: int) -> None:
+        """Whoever looks, and however many at once: nothing that has come is left, and every run has a search of its own."""
+        with ThreadPoolExecutor(servers) as threads:
+            list(threads.map(lambda _: self._scheduler().run_due(self._clock()), range(servers)))
+        self._take_in_scheduled()
+        now = self._clock()
+        assert all(
+            s.next_run_time.ToNanoseconds() / 1e9 > now for s in self._client.list_schedules() if s.HasField("next_run_time")
+        )
+
+    def _scheduler(self) -> Scheduler:
+        models, datasets = InputStore(self._database, "model"), InputStore(self._database, "dataset")
+        maker = SearchMaker(models, datasets, Estimator(PredictorFiles(self._folder / "targets"), 1, 40.0))
+        return Scheduler(ScheduleStore(self._database), ScheduleRuns(self._database, maker.make))
+
+    def _take_in_scheduled(self) -> None:
+        """Searches that runs have made since the last look."""
+        made = []
+        for schedule in self._client.list_schedules():
+            runs = list(self._client.list_schedule_runs(schedule.name))
+            due_times = [run.due_time.ToNanoseconds() for run in runs]
+            assert len(set(due_times)) == len(due_times)
+            made += [run.search for run in runs if run.state == schedule_pb2.ScheduleRun.SEARCH_CREATED]
+        assert len(set(made)) == len(made)
+        self._accepted |= set(made)
+
+    @rule(target=searches, name=schedules)
+    def run_schedule(self, name: str) -> Any:
+        """Now, and once only."""
+        self._number += 1
+        if self._schedule(name) is None:
+            return multiple()
+        runs = [self._client.run_schedule(name, request_id=f"run{self._number}") for _ in range(2)]
+        assert runs[0].name == runs[1].name
+        self._take_in_scheduled()
+        return runs[0].search if runs[0].state == schedule_pb2.ScheduleRun.SEARCH_CREATED else multiple()
+
+    @rule(name=schedules, paused=st.booleans())
+    def pause_or_resume(self, name: str, paused: bool) -> None:
+        """What rests is not due."""
+        if self._schedule(name) is not None:
+            change = self._client.pause_schedule if paused else self._client.resume_schedule
+            assert change(name).HasField("next_run_time") is not paused
+
+    @rule(name=schedules, cron=st.sampled_from(["*/5 * * * *", "0 0 * * *"]))
+    def update_schedule(self, name: str, cron: str) -> None:
+        """Due at the times of the new line; a template whose model has gone cannot be kept."""
+        schedule = self._schedule(name)
+        if schedule is None:
+            return
+        if self._exists(schedule.template.model):
+            assert self._client.update_schedule(Schedule(name=name, cron=cron), ["cron"]).cron == cron
+        else:
+            with refused(grpc.StatusCode.INVALID_ARGUMENT):
+                self._client.update_schedule(Schedule(name=name, cron=cron), ["cron"])
+
+    @rule(name=consumes(schedules))
+    def delete_schedule(self, name: str) -> None:
+        """Its searches stay."""
+        if self._schedule(name) is not None:
+            self._client.delete_schedule(name)
+
+    def _schedule(self, name: str) -> Schedule | None:
+        return next((schedule for schedule in self._client.list_schedules() if schedule.name == name), None)
+
     # --- workers
 
     @rule(how=st.sampled_from(["finds", "finds", "refuses", "breaks", "is cancelled", "is stopped", "loses its lease"]))
@@ -369,10 +466,14 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def restart_server(self) -> None:
         """What it has answered is still so."""
-        before = {search.name: search.SerializeToString() for search in self._client.list_searches()}
+        before = self._answered()
         self._stop()
         self._start()
-        assert {search.name: search.SerializeToString() for search in self._client.list_searches()} == before
+        assert self._answered() == before
+
+    def _answered(self) -> dict[str, bytes]:
+        stored = [*self._client.list_searches(), *self._client.list_schedules()]
+        return {one.name: one.SerializeToString(deterministic=True) for one in stored}
 
     @invariant()
     def store_is_sound(self) -> None:
