@@ -1,7 +1,7 @@
 """A hundred schedules due in the same minute, two servers on one PostgreSQL, one of them killed in the middle.
 
-``python -m benchmarks.service_schedules`` prints one row. In each round the schedules are due at the next full minute; one server is
-killed with ``kill -9`` as soon as some of the runs are there, and started again once all are.
+``python -m benchmarks.service_schedules`` prints one row. In each round the schedules are due at the next full minute; one server
+is killed with ``kill -9`` as soon as some of the runs are there, and started again once all are.
 """
 
 from __future__ import annotations

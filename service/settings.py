@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     dataset_roots: tuple[Path, ...] = Field(
         default=(), description="Folders from which datasets on the server may be read (JSON list)."
     )
+    retention_run_days: float = Field(default=90.0, ge=0, description="Days after which runs of schedules are forgotten; 0: never.")
     max_upload_bytes: int = Field(default=2048 * MIB, gt=0, description="Largest file that may be uploaded.")
     max_message_bytes: int = Field(default=8 * MIB, gt=64 * 1024, description="Largest gRPC message.")
     embedded_worker: bool = Field(

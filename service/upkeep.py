@@ -27,6 +27,7 @@ def retention_policy(settings: Settings) -> RetentionPolicy:
     return RetentionPolicy(
         searches_s=settings.retention_search_days * DAY_S or None,
         requests_s=settings.retention_request_days * DAY_S or None,
+        runs_s=settings.retention_run_days * DAY_S or None,
         blob_grace_s=settings.blob_grace_hours * 3600.0,
     )
 

@@ -2,6 +2,7 @@
 
 - Searches that ended ``searches_s`` ago, with their candidates and events.
 - Answers to requests with a ``request_id``, and finished uploads' rows, after ``requests_s``.
+- Runs of schedules after ``runs_s``, but for the newest of each schedule and those that still wait for something.
 - Unfinished uploads that nobody touched for a week.
 - Work folders of searches that were deleted.
 - Blobs that no row speaks of and that were written, or written again, ``blob_grace_s`` ago.
@@ -20,13 +21,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 
 from service.resources import work_folder_name
 from service.store.blobs import BlobFacts, FsspecBlobStore
 from service.store.database import Database
 from service.store.references import referenced_digests
-from service.store.schema import RequestRow, SearchRow, UploadRow
+from service.store.schema import RequestRow, ScheduleRunRow, SearchRow, UploadRow
 from service.store.search_catalogue import ENDED
 from service.store.upload_store import UploadStore
 
@@ -40,6 +41,7 @@ class RetentionPolicy:
 
     searches_s: float | None = None
     requests_s: float | None = 30 * DAY_S
+    runs_s: float | None = 90 * DAY_S
     blob_grace_s: float = DAY_S
     recheck_s: float = 60.0
 
@@ -50,6 +52,7 @@ class Collected:
 
     searches: int = 0
     requests: int = 0
+    runs: int = 0
     uploads: int = 0
     work_folders: int = 0
     blobs: int = 0
@@ -57,7 +60,7 @@ class Collected:
 
     def __str__(self) -> str:
         size = f"{self.blob_bytes / 1e6:,.1f} MB"
-        rows = f"{self.searches} searches, {self.requests} answers, {self.uploads} uploads"
+        rows = f"{self.searches} searches, {self.requests} answers, {self.runs} scheduled runs, {self.uploads} uploads"
         return f"{rows}, {self.work_folders} work folders, {self.blobs} blobs ({size})"
 
 
@@ -91,12 +94,13 @@ class Collector:
         now = time.time() if now is None else now
         searches = self._searches(now, dry_run)
         requests = self._requests(now, dry_run)
+        runs = self._runs(now, dry_run)
         uploads = self._uploads.stale_count(now) if dry_run else self._uploads.remove_stale(now)
         folders = self._work_folders(dry_run)
         blobs = self._blobs_to_go(now, dry_run)
         if not dry_run:
             self._blobs.remove_leftovers(now - self._policy.blob_grace_s)
-        return Collected(searches, requests, uploads, folders, len(blobs), sum(blob.size_bytes for blob in blobs))
+        return Collected(searches, requests, runs, uploads, folders, len(blobs), sum(blob.size_bytes for blob in blobs))
 
     def _searches(self, now: float, dry_run: bool) -> int:
         if self._policy.searches_s is None:
@@ -132,6 +136,18 @@ class Collector:
         with self._database.write() as session:
             removed += int(session.execute(delete(UploadRow).where(*finished)).rowcount)  # type: ignore[attr-defined]
         return removed
+
+    def _runs(self, now: float, dry_run: bool) -> int:
+        if self._policy.runs_s is None:
+            return 0
+        newest = select(func.max(ScheduleRunRow.id)).group_by(ScheduleRunRow.schedule_id)
+        waits = or_(ScheduleRunRow.state == "RESOLVING", ScheduleRunRow.registration == "WAITING")
+        due = (ScheduleRunRow.create_time < now - self._policy.runs_s, ScheduleRunRow.id.not_in(newest), ~waits)
+        if dry_run:
+            with self._database.read() as session:
+                return session.scalar(select(func.count()).select_from(ScheduleRunRow).where(*due)) or 0
+        with self._database.write() as session:
+            return int(session.execute(delete(ScheduleRunRow).where(*due)).rowcount)  # type: ignore[attr-defined]
 
     def _work_folders(self, dry_run: bool) -> int:
         # Listed first: a search has a row before it has a folder.

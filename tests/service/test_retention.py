@@ -22,7 +22,18 @@ from service.store.database import Database
 from service.store.input_store import InputStore, NewInput
 from service.store.requests import recall
 from service.store.retention import DAY_S, Collected, Collector, RetentionPolicy
-from service.store.schema import Base, CandidateRow, EventRow, InputRow, PhaseRow, RequestRow, SearchRow, TargetRow
+from service.store.schema import (
+    Base,
+    CandidateRow,
+    EventRow,
+    InputRow,
+    PhaseRow,
+    RequestRow,
+    ScheduleRow,
+    ScheduleRunRow,
+    SearchRow,
+    TargetRow,
+)
 from service.store.search_catalogue import NewSearch, SearchCatalogue
 from service.store.search_queue import SearchQueue, process_identity
 from service.store.search_store import SqlCandidateStore
@@ -313,8 +324,8 @@ def test_the_server_collects_hourly(stores: Stores, tmp_path: Path, monkeypatch:
 
 def test_settings_say_how_long(tmp_path: Path) -> None:
     made = Settings(data_dir=tmp_path, retention_search_days=3, retention_request_days=0, blob_grace_hours=2)
-    assert retention_policy(made) == RetentionPolicy(3 * DAY_S, None, 7200.0)
-    assert retention_policy(Settings(data_dir=tmp_path)) == RetentionPolicy(None, 30 * DAY_S, DAY_S)
+    assert retention_policy(made) == RetentionPolicy(searches_s=3 * DAY_S, requests_s=None, blob_grace_s=7200.0)
+    assert retention_policy(Settings(data_dir=tmp_path)) == RetentionPolicy()
 
 
 def test_collecting_and_checking_by_hand(
@@ -332,6 +343,21 @@ def test_collecting_and_checking_by_hand(
     assert maintenance.main(["check"]) == 1
     assert "projects/p/searches/old: SUCCEEDED with a lease" in capsys.readouterr().out
     assert maintenance.main(["collect", "--dry-run"]) == 0
-    assert capsys.readouterr().out.startswith("would delete 1 searches, 0 answers, 0 uploads, 0 work folders, 0 blobs")
+    assert capsys.readouterr().out.startswith("would delete 1 searches, 0 answers, 0 scheduled runs, 0 uploads, 0 work folders, 0 blobs")
     assert names(database) == ["old"]
     database.close()
+
+
+def test_old_runs_of_schedules_are_forgotten_but_not_the_newest(stores: Stores) -> None:
+    old = time.time() - 91 * DAY_S
+    with stores.database.write() as session:
+        session.add(ScheduleRow(project="p", name="projects/p/schedules/t", spec_json="{}", create_time=old))
+        session.flush()
+        for number, (state, create_time) in enumerate([("SKIPPED", old), ("RESOLVING", old), ("FAILED", old), ("SKIPPED", old)]):
+            values = {"name": f"projects/p/schedules/t/runs/{number}", "due_time": float(number), "schedule_id": 1}
+            session.add(ScheduleRunRow(**values, state=state, create_time=create_time))
+    assert stores.collect(RetentionPolicy(), dry_run=True).runs == 2
+    assert stores.collect(RetentionPolicy()).runs == 2
+    with stores.database.read() as session:
+        kept = session.scalars(sa.select(ScheduleRunRow.name).order_by(ScheduleRunRow.id)).all()
+    assert [name.rpartition("/")[2] for name in kept] == ["1", "3"]
