@@ -6,6 +6,7 @@ Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` nothing is set up, and every span is the
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -29,6 +30,12 @@ def start_tracing(service_name: str) -> None:
     provider = TracerProvider(resource=Resource.create({"service.name": service_name}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+    logging.getLogger("opentelemetry.context").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A stream whose reader has gone is closed in another context than it was opened in: there is nothing to restore there."""
+    return record.getMessage() != "Failed to detach context"
 
 
 def stop_tracing() -> None:

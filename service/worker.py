@@ -9,6 +9,7 @@ A worker that is told to end (SIGTERM, or its server's death) lets go of its sea
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -42,6 +43,7 @@ from service.processes import MARKER, die_with_parent, end_process_group
 from service.resources import work_folder_name
 from service.schedules.jobs import RegistryWorker
 from service.schedules.maker import SearchMaker
+from service.search_spans import SearchSpans, TracedCandidateStore
 from service.settings import Settings
 from service.store.blobs import blob_store
 from service.store.database import Database
@@ -233,11 +235,12 @@ class Worker:
         _LOG.info("done with %s", claimed.name)
 
     def _outcome(self, claimed: ClaimedSearch) -> SearchOutcome:
-        try:
-            environment = self._environment(claimed)
-        except InterruptedError as error:
-            return SearchOutcome("CANCELLED", str(error))
-        return self._tools.run_search(claimed.spec, environment)
+        with contextlib.closing(SearchSpans()) as spans:
+            try:
+                environment = self._environment(claimed, spans)
+            except InterruptedError as error:
+                return SearchOutcome("CANCELLED", str(error))
+            return self._tools.run_search(claimed.spec, environment)
 
     def _go_on_later(self, claimed: ClaimedSearch, error: RuntimeLostError) -> None:
         """The next claim resumes the search; one that loses its runtime again and again has a reason of its own."""
@@ -256,8 +259,9 @@ class Worker:
         else:
             self._queue.fail(claimed.search_id, message)
 
-    def _environment(self, claimed: ClaimedSearch) -> SearchEnvironment:
-        store = SqlCandidateStore(self._database, claimed.search_id, self._queue.owner, self._stopping.is_set)
+    def _environment(self, claimed: ClaimedSearch, spans: SearchSpans) -> SearchEnvironment:
+        bound = (self._database, claimed.search_id, self._queue.owner, self._stopping.is_set)
+        store = TracedCandidateStore(*bound, spans=spans)
         return SearchEnvironment(
             search_name=claimed.name,
             store=store,

@@ -343,7 +343,9 @@ def test_collecting_and_checking_by_hand(
     assert maintenance.main(["check"]) == 1
     assert "projects/p/searches/old: SUCCEEDED with a lease" in capsys.readouterr().out
     assert maintenance.main(["collect", "--dry-run"]) == 0
-    assert capsys.readouterr().out.startswith("would delete 1 searches, 0 answers, 0 scheduled runs, 0 uploads, 0 work folders, 0 blobs")
+    assert capsys.readouterr().out.startswith(
+        "would delete 1 searches, 0 answers, 0 scheduled runs, 0 uploads, 0 work folders, 0 blobs"
+    )
     assert names(database) == ["old"]
     database.close()
 
