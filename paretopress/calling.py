@@ -82,11 +82,16 @@ class Caller:
             except grpc.RpcError as error:
                 refused: RequestRefusedError = from_rpc_error(error)
                 pause_s = max(pause_s, refused.retry_after_s or 0.0)
-                worth_it = isinstance(refused, ServerUnavailableError) or refused.retry_after_s is not None
-                if not worth_it or time.monotonic() + pause_s > deadline:
+                if not _is_worth_repeating(refused) or time.monotonic() + pause_s > deadline:
                     raise refused from error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _is_worth_repeating(refused: RequestRefusedError) -> bool:
+    """An upload whose broken stream the server has not let go of yet can be gone on with in a moment."""
+    may_pass = isinstance(refused, ServerUnavailableError) or refused.reason == "UPLOAD_CONFLICT"
+    return may_pass or refused.retry_after_s is not None
 
 
 def new_request_id() -> str:

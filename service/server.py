@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -322,10 +323,10 @@ async def serve(settings: Settings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end)
-    warming = asyncio.create_task(asyncio.to_thread(_warm_up))
+    # A thread of its own: nobody waits for it when the server stops meanwhile.
+    threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
     await stop.wait()
     print("stopping", flush=True)
-    warming.cancel()
     await running.stop()
     stop_tracing()
 
