@@ -35,7 +35,7 @@ class SearchSpans:
         took_s = record.duration_s - self._durations_s.get(record.candidate_id, 0.0)
         self._durations_s[record.candidate_id] = record.duration_s
         parent = trace.set_span_in_context(self._phase, self._parent) if self._phase else self._parent
-        attributes = {"candidate": record.candidate_id, "rung": record.rung, "recipe": record.recipe_json}
+        attributes: dict[str, str | int] = {"candidate": record.candidate_id, "rung": record.rung, "recipe": record.recipe_json}
         begin_ns = end_ns - round(took_s * 1e9)
         self._tracer.start_span("trial", context=parent, attributes=attributes, start_time=begin_ns).end(end_ns)
 
