@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import signal
@@ -294,6 +295,7 @@ async def serve(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     start_tracing("paretopress-server")
     running = await start(settings)
+    _spare_collector()
     print(f"Paretopress listens on {running.address}; data in {settings.data_dir.absolute()}", flush=True)
     tracking = running.mlflow_address or settings.mlflow_tracking_uri or settings.resolved_tracking_uri
     print(f"MLflow: {_without_password(tracking)}", flush=True)
@@ -312,6 +314,12 @@ async def serve(settings: Settings) -> None:
     warming.cancel()
     await running.stop()
     stop_tracing()
+
+
+def _spare_collector() -> None:
+    """What was imported and built so far stays for good: every full collection would walk through it, and all calls would wait."""
+    gc.collect()
+    gc.freeze()
 
 
 def _warm_up() -> None:
