@@ -25,8 +25,6 @@ _LOG = logging.getLogger("paretopress.watching")
 POLL_S = 0.1
 WINDOW_EVENTS = 256
 PAGE_EVENTS = 64
-_WOKEN_AT_ONCE = 16
-_WAKE_PAUSE_S = 0.001
 _READERS = 2
 _AFTER_FAILURE_S = 1.0
 Answer = TypeVar("Answer")
@@ -184,9 +182,8 @@ class EventHub:
 
 
 async def _wake(waiting: Iterable[asyncio.Future[None]]) -> None:
-    """Wake streams a few at a time, so that the calls of others come in between."""
-    for number, waiter in enumerate(list(waiting), 1):
+    """Wake one stream in each turn of the loop, so that the calls of others come in between."""
+    for waiter in list(waiting):
         with contextlib.suppress(asyncio.InvalidStateError):
             waiter.set_result(None)
-        if number % _WOKEN_AT_ONCE == 0:
-            await asyncio.sleep(_WAKE_PAUSE_S)
+        await asyncio.sleep(0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from grpc import aio
@@ -21,20 +21,20 @@ from service.errors import (
 )
 from service.interceptors.auth import current_resource
 from service.interceptors.request_id import current_request_id
-from service.interceptors.wrapping import WrappingInterceptor
+from service.interceptors.wrapping import Concern
 from service.resources import project_of
 
 _REFUSALS = (UnauthenticatedError, PermissionDeniedError, ForeignProjectError, QuotaExceededError)
 
 
-class AuditInterceptor(WrappingInterceptor):
+class AuditConcern(Concern):
     """Stands inside the error translation and outside of the gate, so that it sees who was turned away."""
 
     def __init__(self, log: AuditLog) -> None:
         self._log = log
 
-    @asynccontextmanager
-    async def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> Iterator[None]:
         """Write how the call ended, if it is of the kind that is written."""
         rule = rule_of(method)
         if rule.is_open:

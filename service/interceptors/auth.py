@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
@@ -17,26 +16,26 @@ from service.access.principal import current_principal
 from service.access.rules import Rule, rule_of
 from service.access.setup import Gate
 from service.access.token_verifier import REMEMBERED_S
-from service.interceptors.wrapping import remade
+from service.interceptors.wrapping import Layer, remade
 
 if TYPE_CHECKING:
-    from service.interceptors.wrapping import Continuation, Handler
+    from service.interceptors.wrapping import Handler
 
 current_resource: ContextVar[str] = ContextVar("current_resource", default="")
 """What the call is about: its name or parent, after a creation what was created."""
 
 
-class AuthInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
+class AuthInterceptor(Layer):
     """Stands inside error translation and audit, outside of the decoding: nobody unknown learns what is wrong with a request."""
 
     def __init__(self, gate: Gate) -> None:
+        super().__init__()
         self._gate = gate
 
-    async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Replace the handler by one behind the gate."""
-        handler = await continuation(handler_call_details)
-        rule = rule_of(handler_call_details.method)
-        return handler if handler is None or rule.is_open else self._guarded(handler, handler_call_details.method, rule)
+    def replaced(self, handler: Handler, method: str) -> Handler:
+        """The handler behind the gate."""
+        rule = rule_of(method)
+        return handler if rule.is_open else self._guarded(handler, method, rule)
 
     def _guarded(self, handler: Handler, method: str, rule: Rule) -> Handler:
         streams = handler.request_streaming or handler.response_streaming

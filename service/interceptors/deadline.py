@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from grpc import aio
 
 from service.calls import Call, current_call
-from service.interceptors.wrapping import WrappingInterceptor
+from service.interceptors.wrapping import Concern
 
 
-class DeadlineInterceptor(WrappingInterceptor):
+class DeadlineConcern(Concern):
     """Sets `current_call`. gRPC cancels a call whose deadline has passed, but not the thread that it waits for."""
 
-    @asynccontextmanager
-    async def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> Iterator[None]:
         """Note when the caller goes."""
         remaining_s = context.time_remaining()
         call = Call(None if remaining_s is None else time.monotonic() + remaining_s)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
-import grpc
 from google.protobuf.message import DecodeError
-from grpc import aio
 
 from service.errors import MalformedRequestError
-from service.interceptors.wrapping import remade
+from service.interceptors.wrapping import Layer, remade
 
 if TYPE_CHECKING:
-    from service.interceptors.wrapping import Continuation, Handler
+    from service.interceptors.wrapping import Handler
 
 
 class _Malformed:
@@ -23,26 +21,17 @@ class _Malformed:
         self.error = error
 
 
-class DecodingInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Stands right inside the error translation: whoever is further in sees sound messages only."""
+class DecodingInterceptor(Layer):
+    """Stands right inside the gate: whoever is further in sees sound messages only."""
 
-    async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Replace the handler by one that checks what was decoded."""
-        handler = await continuation(handler_call_details)
-        return None if handler is None else _checked(handler)
+    def replaced(self, handler: Handler, method: str) -> Handler:
+        """A handler that checks what was decoded. The messages that it sends pass no generator of its own."""
+        sound = _sound_stream if handler.request_streaming else _sound
 
+        def checked(inner: Any, request: Any, context: Any) -> Any:
+            return inner(sound(request), context)
 
-def _checked(handler: Handler) -> Handler:
-    sound = _sound_stream if handler.request_streaming else _sound
-
-    async def unary(inner: Any, request: Any, context: Any) -> Any:
-        return await inner(sound(request), context)
-
-    async def stream(inner: Any, request: Any, context: Any) -> AsyncIterator[Any]:
-        async for response in inner(sound(request), context):
-            yield response
-
-    return remade(handler, unary, stream, _tolerant(handler.request_deserializer))
+        return remade(handler, checked, checked, _tolerant(handler.request_deserializer))
 
 
 def _tolerant(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:

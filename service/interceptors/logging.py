@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from grpc import aio
 
 from service.errors import describe_error
 from service.interceptors.request_id import current_request_id
-from service.interceptors.wrapping import WrappingInterceptor
+from service.interceptors.wrapping import Concern
 
 _LOG = logging.getLogger("paretopress.calls")
 
 
-class LoggingInterceptor(WrappingInterceptor):
+class LoggingConcern(Concern):
     """Stands inside the error translation, so that it sees the domain's errors."""
 
-    @asynccontextmanager
-    async def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> Iterator[None]:
         """Log the call when it has ended."""
         begin, outcome = time.monotonic(), "OK"
         try:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from grpc import aio
 
 from service.errors import StoreUnavailableError, describe_error
-from service.interceptors.wrapping import WrappingInterceptor
+from service.interceptors.wrapping import Concern
 from service.metrics import DATABASE_ERRORS, RPC_SECONDS, RPCS, RPCS_IN_FLIGHT
 
 
-class MetricsInterceptor(WrappingInterceptor):
+class MetricsConcern(Concern):
     """Stands inside the error translation, so that it sees the domain's errors. Only methods that exist come here."""
 
-    @asynccontextmanager
-    async def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> Iterator[None]:
         """Count the call."""
         name = method.rpartition("/")[2]
         begin, code = time.monotonic(), "OK"

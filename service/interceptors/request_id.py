@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from grpc import aio
 
-from service.interceptors.wrapping import WrappingInterceptor
+from service.interceptors.wrapping import Concern
 
 HEADER = "x-request-id"
 current_request_id: ContextVar[str] = ContextVar("current_request_id", default="-")
 
 
-class RequestIdInterceptor(WrappingInterceptor):
+class RequestIdConcern(Concern):
     """Sets `current_request_id` for the call and tells it to the caller in the trailing metadata."""
 
-    @asynccontextmanager
-    async def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> Iterator[None]:
         """Take or make the id."""
         given = str(dict(context.invocation_metadata() or ()).get(HEADER, ""))
         request_id = given if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", given) else secrets.token_hex(8)

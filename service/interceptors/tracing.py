@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from grpc import aio
 from opentelemetry.trace import SpanKind
 
 from service.interceptors.request_id import current_request_id
-from service.interceptors.wrapping import WrappingInterceptor
+from service.interceptors.wrapping import Concern
 from service.tracing import carrier_of, span
 
 
-class TracingInterceptor(WrappingInterceptor):
+class TracingConcern(Concern):
     """Stands inside the error translation, so that the span has the domain's error."""
 
-    @asynccontextmanager
-    async def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> Iterator[None]:
         """Open the span."""
         service, _, name = method.removeprefix("/").partition("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name, "request_id": current_request_id.get()}

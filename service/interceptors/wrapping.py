@@ -1,11 +1,15 @@
-"""Wraps all four kinds of gRPC handlers with one asynchronous context manager, so that an interceptor is a few lines."""
+"""Wraps all four kinds of gRPC handlers, so that what happens around calls is a few lines for each concern.
+
+A layer costs every message of every stream a generator's turn, and memory for each stream that is open: there are few layers, and
+the concerns that do nothing per message share one.
+"""
 
 from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,26 +52,60 @@ async def _written(inner: Any, request: Any, context: Any) -> AsyncIterator[Any]
         yield response
 
 
-class WrappingInterceptor(aio.ServerInterceptor, ABC):  # type: ignore[type-arg]
-    """Runs `around` around every call; exceptions of the call are raised inside it."""
+class Layer(aio.ServerInterceptor, ABC):  # type: ignore[type-arg]
+    """Replaces each handler once: gRPC asks again at every call."""
+
+    def __init__(self) -> None:
+        self._replaced: dict[str, tuple[Handler, Handler]] = {}
 
     @abstractmethod
-    def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> AbstractAsyncContextManager[None]:
-        """What happens around one call of ``/package.Service/Method``."""
+    def replaced(self, handler: Handler, method: str) -> Handler:
+        """What answers ``/package.Service/Method`` instead of a handler."""
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Replace the handler by one that is wrapped."""
+        """The handler's replacement; none where there is no such method."""
         handler = await continuation(handler_call_details)
-        return None if handler is None else self._wrap(handler, handler_call_details.method)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        known = self._replaced.get(method)
+        if known is None or known[0] is not handler:
+            known = self._replaced[method] = (handler, self.replaced(handler, method))
+        return known[1]
 
-    def _wrap(self, handler: Handler, method: str) -> Handler:
+
+class Concern(ABC):
+    """Something that happens around every call."""
+
+    @abstractmethod
+    def around(self, method: str, context: aio.ServicerContext[Any, Any]) -> AbstractContextManager[None]:
+        """Runs around one call of ``/package.Service/Method``; its exceptions are raised inside."""
+
+
+class Surroundings(Layer):
+    """Runs concerns around every call, the first one outermost."""
+
+    def __init__(self, concerns: Sequence[Concern]) -> None:
+        super().__init__()
+        self._concerns = tuple(concerns)
+
+    def replaced(self, handler: Handler, method: str) -> Handler:
+        """The handler amid all concerns."""
+
         async def unary(inner: Any, request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-            async with self.around(method, context):
+            with self._around(method, context):
                 return await inner(request, context)
 
         async def stream(inner: Any, request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            async with self.around(method, context):
+            with self._around(method, context):
                 async for response in inner(request, context):
                     yield response
 
         return remade(handler, unary, stream)
+
+    @contextmanager
+    def _around(self, method: str, context: aio.ServicerContext[Any, Any]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for concern in self._concerns:
+                stack.enter_context(concern.around(method, context))
+            yield

@@ -55,9 +55,11 @@ async def receive(store: UploadStore, spec: UploadSpec, offset: int, requests: A
                 raise TooLargeError(f"more than the announced {spec.size_bytes} bytes have arrived")
             await blocks.add(chunk)
     finally:
-        await blocks.close()
-        await asyncio.to_thread(file.close)
-        UPLOAD_BYTES.labels(spec.kind).inc(file.size_bytes - offset)
+        try:
+            await blocks.close()
+        finally:
+            await asyncio.to_thread(file.close)
+            UPLOAD_BYTES.labels(spec.kind).inc(file.size_bytes - offset)
     await asyncio.to_thread(store.verify, spec, path, file.sha256)
 
 
@@ -81,12 +83,14 @@ class _Blocks:
             self._write()
 
     async def close(self) -> None:
-        """Write what is left, and make it safe."""
-        await self._written()
-        self._write()
-        await self._written()
-        if self._syncing is not None:
-            await asyncio.shield(self._syncing)
+        """Write what is left, unless something before it could not be written, and make it safe."""
+        try:
+            await self._written()
+            self._write()
+            await self._written()
+        finally:
+            if self._syncing is not None:
+                await asyncio.shield(self._syncing)
         await asyncio.to_thread(self._file.sync)
 
     def _write(self) -> None:
@@ -98,10 +102,10 @@ class _Blocks:
         self._writing = asyncio.ensure_future(asyncio.to_thread(self._file.append, chunks))
 
     async def _written(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            # Shielded: a caller that goes must not leave a thread behind that writes to a file which the next one continues.
-            await asyncio.shield(writing)
+        if self._writing is not None:
+            # Shielded, and kept until it is done: when the caller goes meanwhile, the next block must still wait for this one.
+            await asyncio.shield(self._writing)
+            self._writing = None
 
 
 class Intakes:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import sleep as pause
-from typing import Any
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, Row, Select, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -29,6 +29,8 @@ _WRITE_LOCK = 0x70726573
 """Key of the advisory lock that every write transaction on PostgreSQL holds ("pres" in ASCII)."""
 _POOL = {"pool_size": 8, "max_overflow": 24, "pool_timeout": 10.0, "pool_pre_ping": True}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+AnyRow = Row[*tuple[Any, ...]]
+OpenT = TypeVar("OpenT", Session, Connection)
 
 
 class Database:
@@ -55,6 +57,7 @@ class Database:
         self.engine = _engine(parsed)
         self._writer = self.engine.execution_options(paretopress_write=True)
         self._reader = self.engine if _is_sqlite(parsed) else self.engine.execution_options(**_SNAPSHOT)
+        self._single = self.engine.execution_options(paretopress_single=True)
         self._probe = Probe("the database", self._look)
 
     def migrate(self) -> None:
@@ -68,6 +71,17 @@ class Database:
         with self.write() as session:
             config.attributes["connection"] = session.connection()
             command.upgrade(config, "head")
+
+    def rows(self, statement: Select[*tuple[Any, ...]], **parameters: Any) -> Sequence[AnyRow]:
+        """What one statement finds. That is a snapshot in itself: SQLite needs no transaction around it.
+
+        For what is asked often: every further statement is another wait of the thread for the interpreter's lock.
+
+        Raises:
+            StoreUnavailableError: the database does not answer.
+        """
+        with _own_errors(), self._patiently(self._single.connect) as connection:
+            return connection.execute(statement, parameters).all()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -113,19 +127,27 @@ class Database:
 
     def _begun(self, engine: Engine) -> Session:
         """A session whose transaction has begun, the lock of writers held."""
-        deadline, pause_s = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
-        while True:
+
+        def begin() -> Session:
             session = Session(engine, expire_on_commit=False)
             try:
                 session.connection()
-                return session
-            except DBAPIError as error:
-                session.close()
-                if not is_restarting(error) or time.monotonic() + pause_s > deadline:
-                    raise
             except BaseException:
                 session.close()
                 raise
+            return session
+
+        return self._patiently(begin)
+
+    def _patiently(self, connect: Callable[[], OpenT]) -> OpenT:
+        """Connect again for a while if the database restarts."""
+        deadline, pause_s = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
+        while True:
+            try:
+                return connect()
+            except DBAPIError as error:
+                if not is_restarting(error) or time.monotonic() + pause_s > deadline:
+                    raise
             pause(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -205,14 +227,15 @@ def _write_ahead(cursor: Any) -> None:
         pause(_FIRST_PAUSE_S)
 
 
-def _writes(connection: Connection) -> bool:
-    return bool(connection.get_execution_options().get("paretopress_write", False))
+def _has(connection: Connection, option: str) -> bool:
+    return bool(connection.get_execution_options().get(option, False))
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
+    if not _has(connection, "paretopress_single"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if _has(connection, "paretopress_write") else "BEGIN")
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    if _writes(connection):
+    if _has(connection, "paretopress_write"):
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})")

@@ -6,15 +6,24 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Row, select
+from sqlalchemy import bindparam, select
 
 from service.errors import NotFoundError
-from service.store.database import Database
+from service.store.database import AnyRow, Database
 from service.store.schema import EventRow, SearchRow
 from service.store.search_catalogue import ENDED, StoredEvent
 
 _HEAD = (SearchRow.id, SearchRow.last_sequence, SearchRow.state)
+_HEAD_OF = select(*_HEAD).where(SearchRow.name == bindparam("name"))
+_HEADS_OF = select(*_HEAD).where(SearchRow.id.in_(bindparam("search_ids", expanding=True)))
 _EVENT = (EventRow.sequence, EventRow.kind, EventRow.message, EventRow.payload_json, EventRow.time)
+
+_EVENTS_AFTER = (
+    select(*_EVENT)
+    .where(EventRow.search_id == bindparam("search_id"), EventRow.sequence > bindparam("sequence"))
+    .order_by(EventRow.sequence)
+    .limit(bindparam("most"))
+)
 
 
 @dataclass(frozen=True)
@@ -38,25 +47,20 @@ class EventReader:
         Raises:
             NotFoundError: there is none.
         """
-        with self._database.read() as session:
-            row = session.execute(select(*_HEAD).where(SearchRow.name == name)).one_or_none()
-        if row is None:
+        rows = self._database.rows(_HEAD_OF, name=name)
+        if not rows:
             raise NotFoundError(f"{name} does not exist")
-        return _head(row)
+        return _head(rows[0])
 
     def heads(self, search_ids: Collection[int]) -> Mapping[int, SearchHead]:
         """Those of them that still exist, in one query."""
-        with self._database.read() as session:
-            rows = session.execute(select(*_HEAD).where(SearchRow.id.in_(search_ids))).all()
-        return {row.id: _head(row) for row in rows}
+        return {row.id: _head(row) for row in self._database.rows(_HEADS_OF, search_ids=tuple(search_ids))}
 
     def after(self, search_id: int, sequence: int, limit: int) -> tuple[StoredEvent, ...]:
         """At most ``limit`` events behind a number, in order; none where the search was deleted."""
-        query = select(*_EVENT).where(EventRow.search_id == search_id, EventRow.sequence > sequence)
-        with self._database.read() as session:
-            rows = session.execute(query.order_by(EventRow.sequence).limit(limit)).all()
+        rows = self._database.rows(_EVENTS_AFTER, search_id=search_id, sequence=sequence, most=limit)
         return tuple(StoredEvent(r.sequence, r.kind, r.message, json.loads(r.payload_json), r.time) for r in rows)
 
 
-def _head(row: Row[int, int, str]) -> SearchHead:
+def _head(row: AnyRow) -> SearchHead:
     return SearchHead(row[0], row[1], row[2] in ENDED)

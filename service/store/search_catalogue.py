@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,7 +16,7 @@ from search.protocols import BASELINE, CandidateRecord, Event
 from search.spec import SearchSpec
 from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
 from service.store import requests
-from service.store.database import Database
+from service.store.database import AnyRow, Database
 from service.store.events import append_events
 from service.store.pages import Page, PageRequest
 from service.store.quotas import NO_QUOTAS, Quotas
@@ -26,6 +25,16 @@ from service.store.schema import CandidateRow, EventRow, PhaseRow, SearchRow
 
 TRACE_PHASE = "trace"
 """Name of the phase whose result is the context of the trace in which the search was queued."""
+_CANDIDATES = select(func.count()).where(CandidateRow.search_id == SearchRow.id, CandidateRow.candidate_id != BASELINE)
+_STORED = select(*SearchRow.__table__.c, _CANDIDATES.scalar_subquery().label("candidate_count"))
+"""Searches with the number of their candidates, the original apart."""
+_GET = _STORED.where(SearchRow.name == bindparam("name"))
+_LIST = (
+    _STORED.where(SearchRow.project == bindparam("project"), SearchRow.id < bindparam("before"))
+    .order_by(SearchRow.id.desc())
+    .limit(bindparam("most"))
+)
+_BEHIND_ALL = (1 << 63) - 1
 ENDED = frozenset({"SUCCEEDED", "INFEASIBLE", "FAILED", "CANCELLED"})
 
 
@@ -117,19 +126,17 @@ class SearchCatalogue:
         Raises:
             NotFoundError: there is none.
         """
-        with self._database.read() as session:
-            row = _find(session, name)
-            return _stored(row, _candidate_counts(session, [row])[row.id])
+        rows = self._database.rows(_GET, name=name)
+        if not rows:
+            raise NotFoundError(f"{name} does not exist")
+        return _stored(rows[0])
 
     def list(self, project: str, page: PageRequest) -> Page[StoredSearch]:
         """A page, newest first."""
-        with self._database.read() as session:
-            query = select(SearchRow).filter_by(project=project).order_by(SearchRow.id.desc())
-            if page.after_id is not None:
-                query = query.where(SearchRow.id < page.after_id)
-            rows = page.page(session.scalars(query.limit(page.size + 1)).all(), lambda row: row.id)
-            counts = _candidate_counts(session, rows.items)
-            return Page(tuple(_stored(row, counts[row.id]) for row in rows.items), rows.next_page_token)
+        before = _BEHIND_ALL if page.after_id is None else page.after_id
+        rows = self._database.rows(_LIST, project=project, before=before, most=page.size + 1)
+        found = page.page(rows, lambda row: int(row.id))
+        return Page(tuple(map(_stored, found.items)), found.next_page_token)
 
     def cancel(self, name: str, etag: str = "") -> StoredSearch:
         """Ask for the end: at once while it waits, otherwise its worker does it. Cancelling what has ended changes nothing."""
@@ -260,14 +267,7 @@ def _row(new: NewSearch) -> SearchRow:
     )
 
 
-def _candidate_counts(session: Session, rows: Sequence[SearchRow]) -> Counter[int]:
-    """Candidates of each search, the original apart."""
-    wanted = (CandidateRow.search_id.in_([row.id for row in rows]), CandidateRow.candidate_id != BASELINE)
-    query = select(CandidateRow.search_id, func.count()).where(*wanted).group_by(CandidateRow.search_id)
-    return Counter({row[0]: row[1] for row in session.execute(query)})
-
-
-def _stored(row: SearchRow, candidate_count: int) -> StoredSearch:
+def _stored(row: AnyRow) -> StoredSearch:
     return StoredSearch(
         name=row.name,
         project=row.project,
@@ -280,7 +280,7 @@ def _stored(row: SearchRow, candidate_count: int) -> StoredSearch:
         search_id=row.id,
         state=row.state,
         state_message=row.state_message,
-        candidate_count=candidate_count,
+        candidate_count=row.candidate_count,
         last_sequence=row.last_sequence,
         revision=row.revision,
         create_time=row.create_time,

@@ -13,7 +13,7 @@ from paretopress.errors import RequestRefusedError
 from paretopress.v1 import search_pb2
 from search.protocols import Event
 from service.errors import StoreUnavailableError
-from service.interceptors.metrics import MetricsInterceptor
+from service.interceptors.metrics import MetricsConcern
 from service.metrics import REGISTRY, StoreCollector
 from service.predictors import PredictorFiles
 from service.store.database import Database
@@ -120,11 +120,11 @@ def test_a_store_that_is_away_leaves_its_figures_out(tmp_path: Path) -> None:
     assert [family.name for family in collector.collect()] == ["paretopress_predictor_error_percent"]
 
 
-async def test_calls_that_the_store_did_not_answer_are_counted() -> None:
+def test_calls_that_the_store_did_not_answer_are_counted() -> None:
     before = REGISTRY.get_sample_value("paretopress_database_errors_total") or 0.0
-    with pytest.raises(StoreUnavailableError):
-        async with MetricsInterceptor().around("/paretopress.v1.SearchService/GetSearch", None):  # type: ignore[arg-type]
-            raise StoreUnavailableError("the database does not answer")
+    around = MetricsConcern().around("/paretopress.v1.SearchService/GetSearch", None)  # type: ignore[arg-type]
+    with pytest.raises(StoreUnavailableError), around:
+        raise StoreUnavailableError("the database does not answer")
     assert REGISTRY.get_sample_value("paretopress_database_errors_total") == before + 1
 
 

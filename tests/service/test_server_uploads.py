@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from paretopress.client import Client
 from paretopress.errors import RequestRefusedError, from_rpc_error
 from paretopress.v1 import dataset_pb2, model_pb2, upload_pb2
 from service.converters.inputs import ModelUpload
+from service.servicers.uploads import _BLOCK_BYTES, _Blocks
 from service.testing import InProcessServer
 from tests.service.fakes import FakeImporter
 
@@ -242,3 +245,30 @@ def test_a_model_that_is_being_opened_is_opened_once_though_its_stream_broke_off
         assert client.get_model(model.name) == model
         assert importer.received == [DATA]
         assert [m.name for m in client.list_models()] == [model.name]
+
+
+class SlowFile:
+    """Notes when blocks begin and end."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def append(self, chunks: Sequence[bytes]) -> None:
+        self.notes.append(f"begin {chunks[0][:1]!r}")
+        time.sleep(0.2)
+        self.notes.append(f"end {chunks[0][:1]!r}")
+
+    def sync(self) -> None:
+        self.notes.append("sync")
+
+
+async def test_blocks_are_written_one_behind_the_other_though_the_caller_goes() -> None:
+    file = SlowFile()
+    blocks = _Blocks(file)  # type: ignore[arg-type]
+    await blocks.add(b"a" * _BLOCK_BYTES)
+    second = asyncio.create_task(blocks.add(b"b" * _BLOCK_BYTES))
+    await asyncio.sleep(0.05)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    await blocks.close()
+    assert file.notes == ["begin b'a'", "end b'a'", "begin b'b'", "end b'b'", "sync"]
