@@ -45,7 +45,7 @@ class Technique(ABC, Generic[ConfigT]):
             raise ConfigError(f"{self.name}: unknown config fields {unknown}; known are {sorted(known)}")
         try:
             config: ConfigT = self.config_type(**data)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
             raise ConfigError(f"{self.name}: {error}") from error
         return config
 

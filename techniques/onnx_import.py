@@ -164,7 +164,7 @@ def _build(model: onnx.ModelProto, input_name: str, shape: tuple[int, ...]) -> f
 def _array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
     try:
         return np.array(numpy_helper.to_array(tensor))
-    except (ValueError, TypeError, KeyError) as error:  # KeyError: a type that does not exist
+    except (ValueError, TypeError, KeyError, OverflowError) as error:  # KeyError: a type that does not exist
         raise UnsafeModelError(f"initializer {tensor.name[:120]!r}: {type(error).__name__}: {str(error)[:120]}") from None
 
 

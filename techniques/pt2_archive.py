@@ -166,7 +166,7 @@ def _checked_config(
             is_param = payload["is_param"] is True
             cleaned[tensor_name] = {"path_name": path, "is_param": is_param, "use_pickle": False, "tensor_meta": meta}
             used.append(f"{folder}/{path}")
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise UnsafeModelError(f"{name}: not a payload configuration ({type(error).__name__})") from None
     return json.dumps({"config": cleaned}).encode(), sorted(set(used))
 
@@ -245,5 +245,5 @@ def _network_facts(text: bytes) -> dict[str, Any]:
         if not all(isinstance(note, str) and len(note) <= 1000 for note in notes[:100]):
             raise ValueError("notes must be texts of at most 1000 characters")
         return {**names, "size_note": notes[0], "erased": tuple(notes[1:100])}
-    except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise UnsafeModelError(f"extra/network.json: {str(error)[:80]}") from None

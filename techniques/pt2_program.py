@@ -105,7 +105,7 @@ def checked_program(entry: str, text: bytes, limits: ArchiveLimits) -> tuple[str
         _walk(entry, {k: v for k, v in program.items() if k not in ("torch_version", "verifiers", "opset_version")}, "")
     except RecursionError:
         raise UnsafeModelError(f"{entry}: nested more than {sys.getrecursionlimit()} levels deep") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UnsafeModelError(f"{entry}: not an exported program ({type(error).__name__}: {str(error)[:100]})") from None
     return json.dumps(program), entry
 

@@ -64,7 +64,7 @@ class Recipe:
             if len(data["steps"]) > MAX_STEPS:
                 raise ConfigError(f"recipe: {len(data['steps'])} steps, at most {MAX_STEPS}")
             return Recipe(tuple(Step(s["technique"], s["config"], int(s["version"])) for s in data["steps"]))
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ConfigError(f"recipe: not a recipe ({error!r:.200})") from error
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from techniques.apply import compress, validate_recipe
 from techniques.base import Effort, TrainingMethod, Transform
@@ -103,6 +107,21 @@ def test_bad_configs_are_named(case: Case) -> None:
         validate_recipe(Recipe((Step(case.technique, case.bad_config),)), trained(), context())
     with pytest.raises(ConfigError, match="no_such_field"):
         technique.parse_config({**case.config, "no_such_field": 1})
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("technique", all_techniques(), ids=lambda t: t.name)
+@given(data=st.data())
+def test_whatever_json_a_config_is_it_is_taken_or_refused(technique: Any, data: st.DataObject) -> None:
+    fields = {field.name: JSON for field in dataclasses.fields(technique.config_type)}
+    with contextlib.suppress(ConfigError):
+        technique.parse_config(data.draw(st.fixed_dictionaries({}, optional=fields)))
 
 
 @pytest.mark.parametrize("case", TRANSFORMS, ids=case_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -265,3 +266,12 @@ def test_own_archives_hold_no_pickle_and_read_back_bit_for_bit(tmp_path: Path) -
     assert torch.equal(back(images), network(images))
     for fact in ("input_shape", "input_name", "output_name", "size_is_free", "size_note", "erased", "is_classifier"):
         assert getattr(back, fact) == getattr(network, fact)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", '"x"', "[]"])
+def test_sizes_that_are_no_sizes_are_refused(entries: Entries, tmp_path: Path, number: str) -> None:
+    name = "data/weights/model_weights_config.json"
+    text, count = re.subn(rb'"as_int": \d+', b'"as_int": ' + number.encode(), entries[name], count=1)
+    assert count == 1
+    with pytest.raises(UnsafeModelError, match="not a payload configuration"):
+        lift.from_pt2(_write(tmp_path / "m.pt2", {**entries, name: text}))
