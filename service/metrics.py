@@ -62,6 +62,9 @@ def _of_store(found: QueueStatistics) -> Iterable[Metric]:
     yield _family("paretopress_calibrations", "Calibrations by state.", "state", found.calibrations)
     oldest = "Seconds for which the oldest search in the queue has waited."
     yield GaugeMetricFamily("paretopress_oldest_queued_seconds", oldest, value=found.oldest_queued_s)
+    yield _family("paretopress_schedule_runs", "What became of due times, by state.", "state", found.schedule_runs)
+    late = "Seconds for which the oldest due time of all schedules has been due without a run."
+    yield GaugeMetricFamily("paretopress_schedules_late_seconds", late, value=found.schedules_late_s)
 
 
 def _of_workers(count: int) -> Iterable[Metric]:

@@ -11,18 +11,25 @@ from sqlalchemy import Row, func, select
 from search.protocols import BASELINE
 from service.store.database import Database
 from service.store.records import candidate_from_json
-from service.store.schema import CalibrationRow, CandidateRow, SearchRow
+from service.store.schema import CalibrationRow, CandidateRow, ScheduleRow, ScheduleRunRow, SearchRow
 
 
 @dataclass(frozen=True)
 class QueueStatistics:
-    """Counts by state; ``rungs`` counts the candidates of running searches by the rung that they have reached."""
+    """Counts by state; ``rungs`` counts the candidates of running searches by the rung that they have reached.
+
+    Attributes:
+        oldest_queued_s: for so long the oldest search in the queue has waited.
+        schedules_late_s: for so long the oldest due time has been due without a run.
+    """
 
     searches: Mapping[str, int] = field(default_factory=dict)
     candidates: Mapping[str, int] = field(default_factory=dict)
     calibrations: Mapping[str, int] = field(default_factory=dict)
     rungs: Mapping[str, int] = field(default_factory=dict)
     oldest_queued_s: float = 0.0
+    schedule_runs: Mapping[str, int] = field(default_factory=dict)
+    schedules_late_s: float = 0.0
 
 
 class StatisticsReader:
@@ -41,12 +48,16 @@ class StatisticsReader:
             candidates = session.execute(select(CandidateRow.state, func.count()).where(trials).group_by(CandidateRow.state)).all()
             records = session.scalars(select(CandidateRow.record_json).where(trials, CandidateRow.search_id.in_(running))).all()
             oldest = session.scalar(select(func.min(SearchRow.create_time)).where(SearchRow.state == "QUEUED"))
+            runs = session.execute(select(ScheduleRunRow.state, func.count()).group_by(ScheduleRunRow.state)).all()
+            due = session.scalar(select(func.min(ScheduleRow.next_run_time)))
         return QueueStatistics(
             searches=_counts(searches),
             candidates=_counts(candidates),
             calibrations=_counts(calibrations),
             rungs=Counter(str(candidate_from_json(text).rung) for text in records),
             oldest_queued_s=max(0.0, now - oldest) if oldest is not None else 0.0,
+            schedule_runs=_counts(runs),
+            schedules_late_s=max(0.0, now - due) if due is not None else 0.0,
         )
 
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from paretopress.client import Client
 from paretopress.errors import RequestRefusedError
-from paretopress.v1 import search_pb2
+from paretopress.v1 import schedule_pb2, search_pb2
 from search.protocols import Event
 from service.errors import StoreUnavailableError
 from service.interceptors.metrics import MetricsConcern
@@ -104,6 +104,18 @@ def test_trials_rungs_and_predictors_are_read_from_the_store(monitored: tuple[In
     assert found["paretopress_predictor_error_percent", "cpu-ort-1t"] == 3.5
     with database.write() as session:
         assert session.get(CandidateRow, (claimed.search_id, "c0000")) is not None
+    database.close()
+
+
+def test_schedules_are_counted_and_their_lateness_told(server: InProcessServer, client: Client, tmp_path: Path) -> None:
+    schedule = schedule_pb2.Schedule(cron="0 0 * * *", template=upload_inputs(client, tmp_path))
+    made = client.create_schedule(schedule)
+    client.run_schedule(made.name)
+    database = Database(server.settings.resolved_database_url)
+    due = made.next_run_time.seconds
+    assert StatisticsReader(database).read(due - 5.0).schedules_late_s == 0
+    late = StatisticsReader(database).read(due + 5.0)
+    assert (late.schedules_late_s, late.schedule_runs) == (5, {"SEARCH_CREATED": 1})
     database.close()
 
 
