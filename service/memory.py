@@ -7,7 +7,7 @@ import gc
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Names of glibc's settings, see mallopt(3)."""
-_KEPT_BYTES = 64 << 20
+_KEPT_BYTES = 8 << 20
 _MAPPED_BYTES = 16 << 20
 _FULL_COLLECTION_AFTER = 100
 
