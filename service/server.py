@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import os
 import signal
@@ -44,6 +43,7 @@ from service.importing import Importer, SandboxImporter
 from service.intake.sandbox import run_in_sandbox, warm_up
 from service.interceptors import default_interceptors
 from service.logs import configure_logging
+from service.memory import keep_freed_memory, make_pauses_rare
 from service.metrics import StoreCollector
 from service.monitoring import MonitoringServer
 from service.predictors import PredictorFiles
@@ -79,7 +79,6 @@ from service.watching import EventHub
 from service.workers import WorkerRegistry
 
 _LOG = logging.getLogger("paretopress.server")
-_FULL_COLLECTION_AFTER = 100
 SERVICE_NAMES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
     for file, name in (
@@ -155,6 +154,7 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
     """
     for warning in check_exposure(settings):
         _LOG.warning(warning)
+    keep_freed_memory()
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.resolved_database_url)
     await asyncio.to_thread(database.migrate)
@@ -313,7 +313,7 @@ async def serve(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     start_tracing("paretopress-server")
     running = await start(settings)
-    _make_pauses_rare()
+    make_pauses_rare()
     print(f"Paretopress listens on {running.address}; data in {settings.data_dir.absolute()}", flush=True)
     tracking = running.mlflow_address or settings.mlflow_tracking_uri or settings.resolved_tracking_uri
     print(f"MLflow: {_without_password(tracking)}", flush=True)
@@ -332,18 +332,6 @@ async def serve(settings: Settings) -> None:
     print("stopping", flush=True)
     await running.stop()
     stop_tracing()
-
-
-def _make_pauses_rare() -> None:
-    """All calls wait for a full collection, which walks through every open stream: 50 ms for a thousand.
-
-    What was imported and built so far stays for good and is left out; the rest is looked through ten times less often than usual.
-    Garbage that is in no cycle, which is nearly all, is not affected.
-    """
-    gc.collect()
-    gc.freeze()
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, _FULL_COLLECTION_AFTER)
 
 
 def _warm_up() -> None:

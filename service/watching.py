@@ -25,6 +25,7 @@ _LOG = logging.getLogger("paretopress.watching")
 POLL_S = 0.1
 WINDOW_EVENTS = 256
 PAGE_EVENTS = 64
+_UNDER_WAY, _MOST_TURNS = 2, 16
 _READERS = 2
 _AFTER_FAILURE_S = 1.0
 Answer = TypeVar("Answer")
@@ -119,7 +120,7 @@ class EventHub:
             self._poller.cancel()
             await asyncio.gather(self._poller, return_exceptions=True)
         for watched in list(self._watched.values()):
-            await _wake(watched.waiting)
+            await _wake(watched)
         self._threads.shutdown(wait=False)
 
     def _join(self, head: SearchHead) -> _Watched:
@@ -161,7 +162,7 @@ class EventHub:
                 await self._take(watched, head)
             else:
                 continue
-            await _wake(watched.waiting)
+            await _wake(watched)
 
     async def _take(self, watched: _Watched, head: SearchHead) -> None:
         """Bring the window up to a head; what lies more than a window behind is left to the store."""
@@ -181,9 +182,13 @@ class EventHub:
         return await asyncio.get_running_loop().run_in_executor(self._threads, query, *arguments)
 
 
-async def _wake(waiting: Iterable[asyncio.Future[None]]) -> None:
-    """Wake one stream in each turn of the loop, so that the calls of others come in between."""
-    for waiter in list(waiting):
+async def _wake(watched: _Watched) -> None:
+    """Wake its streams, a few under way at a time, so that calls come in between; slow readers are not waited for for long."""
+    busy = watched.streams - len(watched.waiting)
+    for waiter in list(watched.waiting):
         with contextlib.suppress(asyncio.InvalidStateError):
             waiter.set_result(None)
-        await asyncio.sleep(0)
+        for _ in range(_MOST_TURNS):
+            await asyncio.sleep(0)
+            if watched.streams - len(watched.waiting) - busy < _UNDER_WAY:
+                break

@@ -64,13 +64,13 @@ async def receive(store: UploadStore, spec: UploadSpec, offset: int, requests: A
 
 
 class _Blocks:
-    """Collects chunks; while one block is written and hashed in a thread, the next one arrives."""
+    """Collects chunks; while one block is written in a thread and hashed in another, the next one arrives."""
 
     def __init__(self, file: PartialFile) -> None:
         self._file = file
         self._chunks: list[bytes] = []
         self._size_bytes = 0
-        self._writing: asyncio.Future[None] | None = None
+        self._writing: asyncio.Future[Any] | None = None
         self._syncing: asyncio.Future[None] | None = None
         self._unsynced_bytes = 0
 
@@ -99,7 +99,7 @@ class _Blocks:
             # The disk works while the rest arrives, so that the end need not wait for all of it.
             self._syncing, self._unsynced_bytes = asyncio.ensure_future(asyncio.to_thread(self._file.sync)), 0
         chunks, self._chunks, self._size_bytes = self._chunks, [], 0
-        self._writing = asyncio.ensure_future(asyncio.to_thread(self._file.append, chunks))
+        self._writing = asyncio.gather(asyncio.to_thread(self._file.append, chunks), asyncio.to_thread(self._file.hash, chunks))
 
     async def _written(self) -> None:
         if self._writing is not None:

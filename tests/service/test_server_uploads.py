@@ -16,6 +16,7 @@ from paretopress.client import Client
 from paretopress.errors import RequestRefusedError, from_rpc_error
 from paretopress.v1 import dataset_pb2, model_pb2, upload_pb2
 from service.converters.inputs import ModelUpload
+from service.errors import StoreUnavailableError
 from service.servicers.uploads import _BLOCK_BYTES, _Blocks
 from service.testing import InProcessServer
 from tests.service.fakes import FakeImporter
@@ -248,15 +249,20 @@ def test_a_model_that_is_being_opened_is_opened_once_though_its_stream_broke_off
 
 
 class SlowFile:
-    """Notes when blocks begin and end."""
+    """Notes when blocks begin and end; fails at those that say so."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
 
     def append(self, chunks: Sequence[bytes]) -> None:
         self.notes.append(f"begin {chunks[0][:1]!r}")
-        time.sleep(0.2)
+        time.sleep(0.1)
+        if chunks[0].startswith(b"!"):
+            raise StoreUnavailableError("the disk is full")
         self.notes.append(f"end {chunks[0][:1]!r}")
+
+    def hash(self, chunks: Sequence[bytes]) -> None:
+        pass
 
     def sync(self) -> None:
         self.notes.append("sync")
@@ -272,3 +278,14 @@ async def test_blocks_are_written_one_behind_the_other_though_the_caller_goes() 
     await asyncio.gather(second, return_exceptions=True)
     await blocks.close()
     assert file.notes == ["begin b'a'", "end b'a'", "begin b'b'", "end b'b'", "sync"]
+
+
+async def test_nothing_is_written_behind_a_block_that_could_not_be() -> None:
+    file = SlowFile()
+    blocks = _Blocks(file)  # type: ignore[arg-type]
+    await blocks.add(b"!" * _BLOCK_BYTES)
+    with pytest.raises(StoreUnavailableError):
+        await blocks.add(b"b" * _BLOCK_BYTES)
+    with pytest.raises(StoreUnavailableError):
+        await blocks.close()
+    assert file.notes == ["begin b'!'"]
