@@ -66,7 +66,11 @@ def _own_signal_handler() -> Iterator[None]:
 
 @contextmanager
 def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
-    """Connect to the cluster, or start an embedded runtime in the caller's process group and end it afterwards."""
+    """Connect to the cluster, or start an embedded runtime in the caller's process group and end it afterwards.
+
+    Raises:
+        RuntimeLostError: it did not start.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")
@@ -86,14 +90,23 @@ def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
             "_temp_dir": folder,
         }
     )
-    with _own_signal_handler(), _lost_runtime():
-        ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **own)
     try:
+        with _own_signal_handler(), _failed_start():
+            ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **own)
         yield
     finally:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _failed_start() -> Iterator[None]:
+    """Ray raises bare exceptions when one of its processes is killed while it starts."""
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeLostError(f"Ray did not start: {type(error).__name__}: {error}") from error
 
 
 @contextmanager

@@ -95,6 +95,23 @@ def test_a_process_killed_under_a_quiet_call_is_a_lost_runtime(settings: RunnerS
         run_quietly(die, settings)
 
 
+def test_a_runtime_that_is_killed_while_it_starts_is_a_lost_runtime(
+    settings: RunnerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by killing: Ray then raises a bare exception."""
+    folders: list[Path] = []
+
+    def init(**options: Any) -> None:
+        folders.append(Path(options["_temp_dir"]))
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with pytest.raises(RuntimeLostError, match="Ray did not start"), ray_runtime(settings):
+        pass
+    assert [folder.exists() for folder in folders] == [False]
+
+
 def test_a_trial_whose_process_is_killed_is_a_failed_candidate_and_the_rest_goes_on(settings: RunnerSettings) -> None:
     class Deadly(Evaluator):
         def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
