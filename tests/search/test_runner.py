@@ -103,7 +103,7 @@ def test_a_runtime_that_is_killed_while_it_starts_is_a_lost_runtime(
 
     def init(**options: Any) -> None:
         folders.append(Path(options["_temp_dir"]))
-        raise Exception("The current node timed out during startup.")  # noqa: TRY002 - as Ray does
+        raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr("ray.init", init)
     monkeypatch.setattr("ray.shutdown", lambda: None)

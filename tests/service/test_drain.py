@@ -90,5 +90,5 @@ def test_sigterm_ends_the_process_in_order(tmp_path: Path) -> None:
         assert " listens on 127.0.0.1:" in process.stdout.readline()
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.read() == "stopping\n"
+        assert process.stdout.readline() == "stopping\n"
         assert process.wait(30) == 0
