@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
+from service.converters.chunks import UPLOADS, chunk_or
 from service.errors import MalformedRequestError
 from service.interceptors.wrapping import Layer, remade
 
@@ -31,7 +32,8 @@ class DecodingInterceptor(Layer):
         def checked(inner: Any, request: Any, context: Any) -> Any:
             return inner(sound(request), context)
 
-        return remade(handler, checked, checked, _tolerant(handler.request_deserializer))
+        decode = handler.request_deserializer
+        return remade(handler, checked, checked, _tolerant(chunk_or(decode) if decode and method in UPLOADS else decode))
 
 
 def _tolerant(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:

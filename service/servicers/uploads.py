@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from service.calls import current_call
+from service.converters.chunks import Chunk
 from service.errors import InvalidRequestError, TooLargeError
 from service.metrics import UPLOAD_BYTES
 from service.store.input_store import StoredInput
@@ -27,7 +28,7 @@ async def first_metadata(requests: AsyncIterator[Any]) -> Any:
         InvalidRequestError: there is no message, or it is a chunk.
     """
     async for request in requests:
-        if request.WhichOneof("payload") == "metadata":
+        if not isinstance(request, Chunk) and request.WhichOneof("payload") == "metadata":
             return request.metadata
         break
     raise InvalidRequestError.of("metadata", "the first message must carry the metadata")
@@ -68,13 +69,13 @@ class _Blocks:
 
     def __init__(self, file: PartialFile) -> None:
         self._file = file
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | memoryview] = []
         self._size_bytes = 0
         self._writing: asyncio.Future[Any] | None = None
         self._syncing: asyncio.Future[None] | None = None
         self._unsynced_bytes = 0
 
-    async def add(self, chunk: bytes) -> None:
+    async def add(self, chunk: bytes | memoryview) -> None:
         """Take a chunk; waits when the disk is slower than the network."""
         self._chunks.append(chunk)
         self._size_bytes += len(chunk)

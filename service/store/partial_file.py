@@ -40,7 +40,7 @@ class PartialFile:
         """Of everything that was hashed so far, hexadecimal."""
         return self._hash.hexdigest()
 
-    def append(self, chunks: Sequence[bytes]) -> None:
+    def append(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Write behind what is there."""
         with _typed():
             for chunk in chunks:  # not all at once: that takes Linux several times as long
@@ -49,7 +49,7 @@ class PartialFile:
                     rest = rest[self._file.write(rest) :]
                 self.size_bytes += len(chunk)
 
-    def hash(self, chunks: Sequence[bytes]) -> None:
+    def hash(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Let the digest go on: what is appended must be hashed as well, by whatever thread."""
         for chunk in chunks:
             self._hash.update(chunk)
