@@ -35,7 +35,7 @@ from service.server import start
 from service.settings import Settings
 
 SIZE_BYTES = 1 << 30
-ROUNDS = 3
+ROUNDS = 8
 _ACK = b"done"
 
 
