@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import deque
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from service.store.partial_file import PartialFile
 from service.store.upload_store import UploadSpec, UploadStore
 
 MAX_CHUNK_BYTES = 4 << 20
-_BLOCK_BYTES = 2 << 20
+_BLOCK_BYTES = 1 << 20
+_BLOCKS_UNDER_WAY = 8
 _SYNC_BYTES = 64 << 20
 
 
@@ -35,7 +38,7 @@ async def first_metadata(requests: AsyncIterator[Any]) -> Any:
 
 
 async def receive(store: UploadStore, spec: UploadSpec, offset: int, requests: AsyncIterator[Any], path: Path) -> None:
-    """Append every chunk; what has arrived stays when the stream breaks off. Takes two blocks of memory, whatever the size.
+    """Append every chunk; what has arrived stays when the stream breaks off. Takes a few blocks of memory, whatever the size.
 
     Raises:
         InvalidRequestError: metadata again, or an empty or too large chunk.
@@ -65,13 +68,16 @@ async def receive(store: UploadStore, spec: UploadSpec, offset: int, requests: A
 
 
 class _Blocks:
-    """Collects chunks; while one block is written in a thread and hashed in another, the next one arrives."""
+    """Collects chunks into blocks; one thread writes them and another one hashes them, while the next ones arrive."""
 
     def __init__(self, file: PartialFile) -> None:
         self._file = file
         self._chunks: list[bytes | memoryview] = []
         self._size_bytes = 0
-        self._writing: asyncio.Future[Any] | None = None
+        # One thread each, so that blocks stay in their order.
+        self._writer, self._hasher = ThreadPoolExecutor(1, "upload-writer"), ThreadPoolExecutor(1, "upload-hasher")
+        self._under_way: deque[asyncio.Future[Any]] = deque()
+        self._has_failed = False
         self._syncing: asyncio.Future[None] | None = None
         self._unsynced_bytes = 0
 
@@ -80,33 +86,48 @@ class _Blocks:
         self._chunks.append(chunk)
         self._size_bytes += len(chunk)
         if self._size_bytes >= _BLOCK_BYTES:
-            await self._written()
-            self._write()
+            self._start()
+            while len(self._under_way) > _BLOCKS_UNDER_WAY:
+                await self._oldest_done()
 
     async def close(self) -> None:
         """Write what is left, unless something before it could not be written, and make it safe."""
         try:
-            await self._written()
-            self._write()
-            await self._written()
+            self._start()
+            while self._under_way:
+                await self._oldest_done()
         finally:
+            for threads in (self._writer, self._hasher):
+                await asyncio.to_thread(threads.shutdown)
             if self._syncing is not None:
                 await asyncio.shield(self._syncing)
         await asyncio.to_thread(self._file.sync)
 
-    def _write(self) -> None:
+    def _start(self) -> None:
+        if not self._chunks:
+            return
         self._unsynced_bytes += self._size_bytes
         if self._unsynced_bytes > _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
             # The disk works while the rest arrives, so that the end need not wait for all of it.
             self._syncing, self._unsynced_bytes = asyncio.ensure_future(asyncio.to_thread(self._file.sync)), 0
         chunks, self._chunks, self._size_bytes = self._chunks, [], 0
-        self._writing = asyncio.gather(asyncio.to_thread(self._file.append, chunks), asyncio.to_thread(self._file.hash, chunks))
+        run = asyncio.get_running_loop().run_in_executor
+        self._under_way.append(asyncio.gather(run(self._writer, self._append, chunks), run(self._hasher, self._file.hash, chunks)))
 
-    async def _written(self) -> None:
-        if self._writing is not None:
-            # Shielded, and kept until it is done: when the caller goes meanwhile, the next block must still wait for this one.
-            await asyncio.shield(self._writing)
-            self._writing = None
+    def _append(self, chunks: list[bytes | memoryview]) -> None:
+        """In the writer's thread. Behind a block that could not be written there must be no other one."""
+        if self._has_failed:
+            return
+        try:
+            self._file.append(chunks)
+        except BaseException:
+            self._has_failed = True
+            raise
+
+    async def _oldest_done(self) -> None:
+        # Shielded, and kept until it is done: when the caller goes meanwhile, it is waited for all the same.
+        await asyncio.shield(self._under_way[0])
+        self._under_way.popleft()
 
 
 class Intakes:

@@ -17,7 +17,7 @@ from paretopress.errors import RequestRefusedError, from_rpc_error
 from paretopress.v1 import dataset_pb2, model_pb2, upload_pb2
 from service.converters.inputs import ModelUpload
 from service.errors import StoreUnavailableError
-from service.servicers.uploads import _BLOCK_BYTES, _Blocks
+from service.servicers.uploads import _BLOCK_BYTES, _BLOCKS_UNDER_WAY, _Blocks
 from service.testing import InProcessServer
 from tests.service.fakes import FakeImporter
 
@@ -268,24 +268,31 @@ class SlowFile:
         self.notes.append("sync")
 
 
+async def add_all(blocks: _Blocks, letters: bytes) -> None:
+    for place in range(len(letters)):
+        await blocks.add(letters[place : place + 1] * _BLOCK_BYTES)
+
+
 async def test_blocks_are_written_one_behind_the_other_though_the_caller_goes() -> None:
     file = SlowFile()
     blocks = _Blocks(file)  # type: ignore[arg-type]
-    await blocks.add(b"a" * _BLOCK_BYTES)
-    second = asyncio.create_task(blocks.add(b"b" * _BLOCK_BYTES))
+    letters = b"abcdefghijkl"
+    adding = asyncio.create_task(add_all(blocks, letters))
     await asyncio.sleep(0.05)
-    second.cancel()
-    await asyncio.gather(second, return_exceptions=True)
+    assert not adding.done(), "it waits when too many blocks are under way"
+    adding.cancel()
+    await asyncio.gather(adding, return_exceptions=True)
     await blocks.close()
-    assert file.notes == ["begin b'a'", "end b'a'", "begin b'b'", "end b'b'", "sync"]
+    begun = [note for note in file.notes if note.startswith("begin")]
+    assert len(begun) > _BLOCKS_UNDER_WAY
+    assert file.notes == [f"{what} {letters[i : i + 1]!r}" for i in range(len(begun)) for what in ("begin", "end")] + ["sync"]
 
 
 async def test_nothing_is_written_behind_a_block_that_could_not_be() -> None:
     file = SlowFile()
     blocks = _Blocks(file)  # type: ignore[arg-type]
-    await blocks.add(b"!" * _BLOCK_BYTES)
     with pytest.raises(StoreUnavailableError):
-        await blocks.add(b"b" * _BLOCK_BYTES)
+        await add_all(blocks, b"!" + b"b" * (_BLOCKS_UNDER_WAY + 1))
     with pytest.raises(StoreUnavailableError):
         await blocks.close()
     assert file.notes == ["begin b'!'"]
