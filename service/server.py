@@ -312,11 +312,6 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the process at once."""
     configure_logging(settings.log_level, settings.log_format)
     start_tracing("paretopress-server")
-    running = await start(settings)
-    make_pauses_rare()
-    print(f"Paretopress listens on {running.address}; data in {settings.data_dir.absolute()}", flush=True)
-    tracking = running.mlflow_address or settings.mlflow_tracking_uri or settings.resolved_tracking_uri
-    print(f"MLflow: {_without_password(tracking)}", flush=True)
     stop = asyncio.Event()
 
     def end() -> None:
@@ -326,6 +321,11 @@ async def serve(settings: Settings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end)
+    running = await start(settings)
+    make_pauses_rare()
+    print(f"Paretopress listens on {running.address}; data in {settings.data_dir.absolute()}", flush=True)
+    tracking = running.mlflow_address or settings.mlflow_tracking_uri or settings.resolved_tracking_uri
+    print(f"MLflow: {_without_password(tracking)}", flush=True)
     # A thread of its own: nobody waits for it when the server stops meanwhile.
     threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
     await stop.wait()
