@@ -211,7 +211,7 @@ def test_a_registration_that_was_made_is_not_made_again(world: World) -> None:
 
 
 @pytest.fixture(scope="module")
-def mlflow_registry(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelRegistry, str]:
+def mlflow_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ModelRegistry, str]]:
     """The real one, on SQLite, with a model of the onnx flavour and one that is none."""
     import mlflow
     import numpy as np
@@ -225,6 +225,8 @@ def mlflow_registry(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelRegi
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save_model(model, folder / "result.onnx")  # before MLflow moves the weights out
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MLFLOW_TRACKING_URI", uri)  # MLflow sets it as well, and would leave it to other tests
     mlflow.set_tracking_uri(uri)
     mlflow.create_experiment("users", (folder / "artifacts").as_uri())
     mlflow.set_experiment("users")
@@ -236,7 +238,9 @@ def mlflow_registry(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelRegi
     settings_folder = folder / "data"
     settings_folder.mkdir()
     settings = Settings(data_dir=settings_folder, mlflow_tracking_uri=uri)
-    return RealTools().registry(settings), str(folder)
+    yield RealTools().registry(settings), str(folder)
+    mlflow.set_tracking_uri("")
+    patch.undo()
 
 
 def _add_one(model_input: list[str]) -> list[str]:
