@@ -90,7 +90,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("access")
-    options = {"auth": "tokens", "lease_s": 5.0}
+    options = {"auth": "tokens", "lease_s": 5.0, "run_schedules": False}
     with (
         InProcessServer(folder / "data", FakeImporter(), FakeTools(finds_three), **options) as server,
         channel_of(server) as channel,

@@ -26,7 +26,8 @@ def stream() -> Iterator[io.StringIO]:
     handler.addFilter(add_fields)
     handler.setFormatter(formatter("json"))
     logger = logging.getLogger("paretopress")
-    before, logger.level = logger.level, logging.INFO
+    before = logger.level
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     yield stream
     logger.removeHandler(handler)
