@@ -1,4 +1,4 @@
-"""Budget and effort options, shared by ``search`` and ``searches pick``."""
+"""Options of a search that several commands share: budget, effort, and what may be done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from google.protobuf.duration_pb2 import Duration
 
-from paretopress.cli.choices import SizeKind, number
+from paretopress.cli.choices import Metric, Preference, SizeKind, number
 from paretopress.v1 import search_pb2
 
 LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="most milliseconds of one run on the target")]
@@ -17,6 +17,15 @@ SizeKindOption = Annotated[SizeKind, typer.Option(help="which size --max-size li
 MacsOption = Annotated[int | None, typer.Option(help="most multiply-accumulates of one image")]
 MaxDropOption = Annotated[float | None, typer.Option("--max-drop", help="most percentage points below the original")]
 ConfidenceOption = Annotated[float, typer.Option(help="0 decides on the drop's estimate, 0.95 on its upper bound")]
+TargetOption = Annotated[str, typer.Option(help="see `paretopress targets list`")]
+MetricOption = Annotated[Metric, typer.Option(help="how accuracy is measured")]
+PreferenceOption = Annotated[Preference, typer.Option(help="which member of the front is best")]
+ScopeOption = Annotated[list[str] | None, typer.Option(help="pattern of modules that may be compressed; repeat")]
+TechniqueOption = Annotated[list[str] | None, typer.Option(help="technique that may be used; repeat")]
+TrialsOption = Annotated[int, typer.Option(help="most candidates; 0 = the server's default")]
+WallTimeOption = Annotated[float | None, typer.Option(help="most seconds")]
+SeedOption = Annotated[int, typer.Option(help="decides every random choice")]
+EpochsOption = Annotated[float | None, typer.Option(help="most passes over the train split for one candidate")]
 
 
 def make_budget(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from paretopress.v1 import access_pb2
 from search.errors import FieldViolation
 from service.access.principal import Scope
-from service.converters.enums import timestamp
+from service.converters.enums import seconds_of, timestamp
 from service.converters.inputs import parse_parent
 from service.errors import InvalidRequestError
 from service.store.access_store import StoredToken
@@ -51,7 +51,7 @@ def token_from_proto(request: access_pb2.CreateTokenRequest, now: float | None =
     if len(token.display_name) > _MOST_CHARACTERS:
         found.append(FieldViolation("token.display_name", f"must have at most {_MOST_CHARACTERS} characters"))
     given = token.HasField("expire_time")
-    expire_time = token.expire_time.seconds + token.expire_time.nanos / 1e9 if given else now + DEFAULT_LIFETIME_S
+    expire_time = seconds_of(token.expire_time) if given else now + DEFAULT_LIFETIME_S
     if not now < expire_time <= now + LONGEST_LIFETIME_S:
         found.append(FieldViolation("token.expire_time", "must be in the future, and at most ten years away"))
     if found or scope is None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from paretopress.v1 import dataset_pb2, measurement_pb2, model_pb2, search_pb2
@@ -103,3 +104,8 @@ def timestamp(seconds: float | None) -> Timestamp | None:
     result = Timestamp()
     result.FromDatetime(datetime.fromtimestamp(seconds, UTC))
     return result
+
+
+def seconds_of(value: Timestamp | Duration) -> float:
+    """Seconds of a proto duration; of a timestamp, since the epoch."""
+    return value.seconds + value.nanos / 1e9

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from paretopress.v1 import schedule_pb2, search_pb2
 from search.errors import FieldViolation
-from service.converters.enums import EnumPairs, timestamp
+from service.converters.enums import EnumPairs, seconds_of, timestamp
 from service.converters.inputs import check_text, choose_id, parse_parent
 from service.converters.searches import Lookups, asked_to_proto, duration, resolve, spec_from_proto
 from service.errors import InvalidRequestError
@@ -90,7 +89,7 @@ def spec_of(proto: schedule_pb2.Schedule, lookups: Lookups, registry_allowed: bo
         start_time=_time(proto.start_time, "schedule.start_time", found) if proto.HasField("start_time") else None,
         end_time=_time(proto.end_time, "schedule.end_time", found) if proto.HasField("end_time") else None,
         misfire_policy=MISFIRES.word(proto.misfire_policy, "schedule.misfire_policy", found),
-        misfire_grace_s=_seconds(proto.misfire_grace) if proto.HasField("misfire_grace") else DEFAULT_GRACE_S,
+        misfire_grace_s=seconds_of(proto.misfire_grace) if proto.HasField("misfire_grace") else DEFAULT_GRACE_S,
     )
     found += _below("schedule", timing.violations())
     entry = RegistryEntry(proto.register_as.model_name, proto.register_as.alias) if proto.HasField("register_as") else None
@@ -196,15 +195,11 @@ def _mask_violations(mask: FieldMask) -> list[FieldViolation]:
 
 
 def _time(value: Timestamp, field: str, found: list[FieldViolation]) -> float:
-    seconds = value.seconds + value.nanos / 1e9
+    seconds = seconds_of(value)
     if not _FIRST_TIME <= seconds <= _LAST_TIME:
         found.append(FieldViolation(field, "must be a time between 1970 and 9999"))
         return _FIRST_TIME
     return seconds
-
-
-def _seconds(value: Duration) -> float:
-    return value.seconds + value.nanos / 1e9
 
 
 def _below(prefix: str, violations: list[FieldViolation]) -> list[FieldViolation]:

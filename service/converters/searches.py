@@ -171,7 +171,7 @@ def effort_from_proto(proto: search_pb2.Effort) -> Effort:
     has_wall_time = proto.HasField("max_wall_time")
     return Effort(
         max_trials=proto.max_trials or _DEFAULT_EFFORT.max_trials,
-        max_wall_time_s=wall_time.seconds + wall_time.nanos / 1e9 if has_wall_time else _DEFAULT_EFFORT.max_wall_time_s,
+        max_wall_time_s=enums.seconds_of(wall_time) if has_wall_time else _DEFAULT_EFFORT.max_wall_time_s,
         seed=proto.seed,
         max_epochs=proto.max_epochs if proto.HasField("max_epochs") else _DEFAULT_EFFORT.max_epochs,
     )

@@ -68,7 +68,7 @@ def budget_from_proto(request: target_pb2.CalibrateTargetRequest) -> float:
     """
     if not request.HasField("budget_duration"):
         return DEFAULT_BUDGET_S
-    seconds = request.budget_duration.seconds + request.budget_duration.nanos / 1e9
+    seconds = enums.seconds_of(request.budget_duration)
     if not MIN_BUDGET_S <= seconds <= MAX_BUDGET_S:
         words = f"must be {MIN_BUDGET_S:g} to {MAX_BUDGET_S:g} seconds, got {seconds:g}"
         raise InvalidRequestError.of("budget_duration", words)

@@ -16,6 +16,7 @@ from search.errors import FieldViolation, InvalidSpecError
 from search.pareto import broken_limits, nearest, pick
 from search.protocols import BASELINE, BlobStore
 from service.converters.candidates import candidate_to_proto
+from service.converters.enums import seconds_of
 from service.converters.inputs import parse_parent
 from service.converters.searches import (
     Lookups,
@@ -152,7 +153,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     def _extend(self, request: search_pb2.ExtendSearchRequest) -> StoredSearch:
         name = SearchName.from_name(request.name).name
-        more_s = request.additional_wall_time.seconds + request.additional_wall_time.nanos / 1e9
+        more_s = seconds_of(request.additional_wall_time)
         found = []
         if request.additional_trials < 1:
             found.append(FieldViolation("additional_trials", f"must be at least 1, got {request.additional_trials}"))

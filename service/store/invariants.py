@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from search.protocols import BASELINE
+from service.store.schedule_runs import CREATED, DONE, FAILED, NOTHING, REFUSED, RESOLVING, SKIPPED, UNCHANGED, WAITING
 from service.store.schema import (
     CalibrationRow,
     CandidateRow,
@@ -24,8 +25,8 @@ from service.store.schema import (
 )
 from service.store.search_catalogue import ENDED
 
-_RUN_STATES = frozenset({"RESOLVING", "SEARCH_CREATED", "UNCHANGED", "SKIPPED", "FAILED"})
-_REGISTRATIONS = frozenset({"", "WAITING", "DONE", "NOTHING", "FAILED"})
+_RUN_STATES = frozenset({RESOLVING, CREATED, UNCHANGED, SKIPPED, FAILED})
+_REGISTRATIONS = frozenset({"", WAITING, DONE, NOTHING, REFUSED})
 _CALIBRATION_ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 
@@ -132,12 +133,10 @@ def _schedules(session: Session) -> Iterator[str]:
             yield f"{row.name}: paused, but due"
     query = select(ScheduleRunRow, ScheduleRow.project).join(ScheduleRow, ScheduleRow.id == ScheduleRunRow.schedule_id)
     for run, project in session.execute(query):
-        waits = run.state == "RESOLVING" or run.registration == "WAITING"
+        waits = run.state == RESOLVING or run.registration == WAITING
         if run.state not in _RUN_STATES or run.registration not in _REGISTRATIONS:
             yield f"{run.name}: unknown state {run.state!r}, registration {run.registration!r}"
         if run.lease_owner and not waits:
             yield f"{run.name}: {run.state} with a lease of {run.lease_owner!r}"
-        if bool(run.search) != (run.state == "SEARCH_CREATED") or (
-            run.search and not run.search.startswith(f"projects/{project}/")
-        ):
+        if bool(run.search) != (run.state == CREATED) or (run.search and not run.search.startswith(f"projects/{project}/")):
             yield f"{run.name}: {run.state}, but its search is {run.search!r}"

@@ -27,6 +27,7 @@ from service.resources import work_folder_name
 from service.store.blobs import BlobFacts, FsspecBlobStore
 from service.store.database import Database
 from service.store.references import referenced_digests
+from service.store.schedule_runs import RESOLVING, WAITING
 from service.store.schema import RequestRow, ScheduleRunRow, SearchRow, UploadRow
 from service.store.search_catalogue import ENDED
 from service.store.upload_store import UploadStore
@@ -141,7 +142,7 @@ class Collector:
         if self._policy.runs_s is None:
             return 0
         newest = select(func.max(ScheduleRunRow.id)).group_by(ScheduleRunRow.schedule_id)
-        waits = or_(ScheduleRunRow.state == "RESOLVING", ScheduleRunRow.registration == "WAITING")
+        waits = or_(ScheduleRunRow.state == RESOLVING, ScheduleRunRow.registration == WAITING)
         due = (ScheduleRunRow.create_time < now - self._policy.runs_s, ScheduleRunRow.id.not_in(newest), ~waits)
         if dry_run:
             with self._database.read() as session:

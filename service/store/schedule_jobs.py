@@ -14,7 +14,17 @@ from sqlalchemy.orm import Session
 from service.schedules.spec import ScheduleSpec
 from service.store.database import Database
 from service.store.quotas import NO_QUOTAS, Quotas
-from service.store.schedule_runs import FAILED, RESOLVING, UNCHANGED, MakeSearch, create_search
+from service.store.schedule_runs import (
+    DONE,
+    FAILED,
+    NOTHING,
+    REFUSED,
+    RESOLVING,
+    UNCHANGED,
+    WAITING,
+    MakeSearch,
+    create_search,
+)
 from service.store.schema import ScheduleRow, ScheduleRunRow, SearchRow
 from service.store.search_catalogue import ENDED
 from service.store.search_queue import owner_is_dead
@@ -22,7 +32,6 @@ from service.store.search_queue import owner_is_dead
 MAX_ATTEMPTS = 5
 PAUSE_S = 30.0
 """Before a registry that was away is asked again; once more for each attempt."""
-WAITING, DONE, NOTHING, REFUSED = "WAITING", "DONE", "NOTHING", "FAILED"
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ class ScheduleJobs:
         with self._owned(run_id) as (session, run):
             if run is not None:
                 schedule = session.get_one(ScheduleRow, run.schedule_id)
-                create_search(session, run, schedule, self._make_search, self._quotas, model_name)
+                spec = ScheduleSpec.from_json(schedule.spec_json)
+                create_search(session, run, schedule, spec, self._make_search, self._quotas, model_name)
                 run.source_version, run.attempts = version, 0
                 if run.search:
                     schedule.source_version = version

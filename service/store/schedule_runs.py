@@ -23,6 +23,9 @@ from service.store.search_catalogue import NewSearch, cancel_search, queue_searc
 
 _METHOD = "run_schedule"
 RESOLVING, CREATED, UNCHANGED, SKIPPED, FAILED = "RESOLVING", "SEARCH_CREATED", "UNCHANGED", "SKIPPED", "FAILED"
+"""States of a run."""
+WAITING, DONE, NOTHING, REFUSED = "WAITING", "DONE", "NOTHING", "FAILED"
+"""States of its registration, where one is asked for."""
 _LONGEST_ID_PART = 40
 
 
@@ -102,16 +105,21 @@ class ScheduleRuns:
                 run.state, run.message, run.lease_owner, run.lease_expires = SKIPPED, "the next run came before it", "", 0.0
         run = _add(session, row, due, RESOLVING, words or "waits for a worker that fetches the model", manual)
         if spec.template.reference is None:
-            create_search(session, run, row, self._make_search, self._quotas, spec.template.model)
+            create_search(session, run, row, spec, self._make_search, self._quotas, spec.template.model)
             run.message = "; ".join(filter(None, (words, run.message)))
         return run
 
 
 def create_search(
-    session: Session, run: ScheduleRunRow, schedule: ScheduleRow, make: MakeSearch, quotas: Quotas, model_name: str
+    session: Session,
+    run: ScheduleRunRow,
+    schedule: ScheduleRow,
+    spec: ScheduleSpec,
+    make: MakeSearch,
+    quotas: Quotas,
+    model_name: str,
 ) -> None:
     """Queue a run's search, or note on the run why that cannot be."""
-    spec = ScheduleSpec.from_json(schedule.spec_json)
     run.lease_owner, run.lease_expires, run.message = "", 0.0, ""
     try:
         new = make(spec.template, schedule.project, _free_search_name(session, schedule, run), model_name)
@@ -121,7 +129,7 @@ def create_search(
         return
     run.state, run.search = CREATED, new.name
     if spec.register_as is not None:
-        run.registration, run.registration_message = "WAITING", "waits for the end of the search"
+        run.registration, run.registration_message = WAITING, "waits for the end of the search"
 
 
 def _done(session: Session, schedule_id: int, since: float) -> frozenset[float]:
