@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import re
 import time
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -21,6 +23,7 @@ from service.store.quotas import NO_QUOTAS, Quotas
 from service.store.schema import UploadRow
 
 STALE_AFTER_S = 7 * 24 * 3600.0
+_REMOVED = ".removed"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class UploadStore:
         self._max_bytes = max_bytes
         self._writing: set[Path] = set()
         self._lock = Lock()
+        self._remover = ThreadPoolExecutor(1, "upload-remover")
         folder.mkdir(parents=True, exist_ok=True)
 
     def begin(self, spec: UploadSpec, offset: int) -> UploadProgress:
@@ -147,7 +151,7 @@ class UploadStore:
         if size < spec.size_bytes:
             raise UploadConflictError(f"{size} of {spec.size_bytes} bytes have arrived; resume at offset {size}")
         if digest != spec.sha256:
-            path.unlink()
+            self._remove(path)
             raise DigestMismatchError(f"the received bytes have sha256 {digest}, announced was {spec.sha256}; send them again")
 
     def finish(self, spec: UploadSpec, resource: str) -> None:
@@ -155,13 +159,19 @@ class UploadStore:
         with self._database.write() as session:
             key = {"project": spec.project, "kind": spec.kind, "upload_id": spec.upload_id}
             session.execute(update(UploadRow).filter_by(**key).values(resource=resource, update_time=time.time()))
-        self.path(spec.project, spec.kind, spec.upload_id).unlink(missing_ok=True)
+        self._remove(self.path(spec.project, spec.kind, spec.upload_id))
 
     def discard(self, spec: UploadSpec) -> None:
         """Forget an upload that was refused."""
         with self._database.write() as session:
             session.execute(delete(UploadRow).filter_by(project=spec.project, kind=spec.kind, upload_id=spec.upload_id))
-        self.path(spec.project, spec.kind, spec.upload_id).unlink(missing_ok=True)
+        self._remove(self.path(spec.project, spec.kind, spec.upload_id))
+
+    def _remove(self, path: Path) -> None:
+        """Put a file out of the way now and drop it behind the caller's back: some file systems take a second per GiB."""
+        doomed = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_REMOVED}")
+        with contextlib.suppress(FileNotFoundError):
+            self._remover.submit(path.rename(doomed).unlink, missing_ok=True)
 
     def stale_count(self, now: float | None = None) -> int:
         """How many unfinished uploads nobody touched for a week."""
@@ -183,7 +193,11 @@ class UploadStore:
 
     def _remove_orphans(self, older_than: float) -> None:
         """Another server may have dropped the row; only this one can drop the file."""
-        old = [path for path in self._folder.iterdir() if path.is_file() and path.stat().st_mtime < older_than]
+        files = [path for path in self._folder.iterdir() if path.is_file()]
+        for path in files:
+            if path.suffix == _REMOVED:  # a server ended before it came to it
+                path.unlink(missing_ok=True)
+        old = [path for path in files if path.exists() and path.stat().st_mtime < older_than]
         if not old:
             return
         with self._database.read() as session:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -30,18 +29,12 @@ from tests.service.fakes import (
     finds_three,
     measures_at_once,
 )
+from tests.waiting import wait_until
 
 TARGET = "projects/default/targets/cpu-ort-1t"
 NAME = f"{TARGET}/calibrations/c"
 SUMMARY = PredictorSummary(100, 3.5, None, 40.0, "onnxruntime 1.0", 1e9)
 State = target_pb2.Calibration
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 def queued(database: Database, name: str = NAME) -> CalibrationCatalogue:
@@ -99,7 +92,7 @@ def test_a_running_calibration_tells_its_progress_and_can_be_cancelled(tmp_path:
     measure = MeasuresUntilStopped()
     with InProcessServer(tmp_path, FakeImporter(), FakeTools(finds_three, measure)) as server, server.client() as client:
         name = client.calibrate_target(TARGET).name
-        assert eventually(lambda: client.get_calibration(name).state == State.RUNNING)
+        assert wait_until(lambda: client.get_calibration(name).state == State.RUNNING)
         assert measure.started.wait(10)
         running = client.get_calibration(name)
         assert (running.progress, running.message) == (0.25, "10 networks, round 1 of 3")
@@ -119,7 +112,7 @@ def test_a_stopped_worker_lets_go_and_the_next_one_begins_again(tmp_path: Path) 
     measure = MeasuresUntilStopped()
     with InProcessServer(tmp_path, FakeImporter(), FakeTools(finds_three, measure)) as server, server.client() as client:
         name = client.calibrate_target(TARGET).name
-        assert eventually(lambda: client.get_calibration(name).state == State.RUNNING)
+        assert wait_until(lambda: client.get_calibration(name).state == State.RUNNING)
         server.stop_worker()
         waiting = client.get_calibration(name)
         assert (waiting.state, waiting.progress) == (State.QUEUED, 0.0)

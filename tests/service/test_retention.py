@@ -43,6 +43,7 @@ from service.upkeep import Upkeep, retention_policy
 from tests.service.fakes import record
 from tests.service.test_store import SPEC
 from tests.service.test_store_contract import UPLOAD
+from tests.waiting import wait_until
 
 NO_WAIT: Callable[[float], bool] = lambda seconds: False  # noqa: E731
 OLD_S = 2 * DAY_S
@@ -314,10 +315,7 @@ def test_the_server_collects_hourly(stores: Stores, tmp_path: Path, monkeypatch:
     stores.search("old", 11 * DAY_S)
     running = Upkeep(settings, stores.database, stores.blobs)
     running.start()
-    deadline = time.monotonic() + 20
-    while names(stores.database):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert wait_until(lambda: not names(stores.database), 20)
     asyncio.run(running.stop())
     assert running.collect_if_due() is None, "it has just been done"
 

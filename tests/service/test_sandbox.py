@@ -17,6 +17,7 @@ import pytest
 from service.intake import landlock, sandbox
 from service.intake.errors import IntakeError, SandboxError
 from service.intake.sandbox import SandboxLimits, run_in_sandbox
+from tests.waiting import wait_until
 
 FUNCTIONS = "tests.service.sandbox_functions"
 ROOT = Path(__file__).parents[2]
@@ -229,10 +230,9 @@ def test_wall_time_ends_the_whole_process_group(tmp_path: Path):
         call("sleep_with_child", SandboxLimits(wall_time_s=1.5), tmp_path, pid_file="grandchild")
     assert caught.value.kind == "timeout"
     assert time.monotonic() - started < 20
-    grandchild, deadline = int(pid_file.read_text()), time.monotonic() + 5
-    while is_running(grandchild) and time.monotonic() < deadline:
-        time.sleep(0.02)  # the kernel ends what it has been told to end when that process's turn comes
-    assert not is_running(grandchild)
+    grandchild = int(pid_file.read_text())
+    # The kernel ends what it has been told to end when that process's turn comes.
+    assert wait_until(lambda: not is_running(grandchild), 5)
 
 
 def test_many_threads_at_once():

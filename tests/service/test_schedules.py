@@ -14,6 +14,7 @@ from paretopress.v1 import schedule_pb2, search_pb2
 from service.testing import InProcessServer
 from tests.service.conftest import upload_inputs
 from tests.service.fakes import FakeImporter
+from tests.waiting import wait_until
 
 NAME = "projects/default/schedules/nightly"
 Schedule = schedule_pb2.Schedule
@@ -199,10 +200,8 @@ def test_a_due_time_comes_by_itself(quick_clock: float, tmp_path: Path) -> None:
     with InProcessServer(tmp_path / "data", FakeImporter()) as server, server.client() as client:
         template = upload_inputs(client, tmp_path)
         name = client.create_schedule(Schedule(cron="* * * * *", template=template)).name
-        deadline = time.monotonic() + 20
-        while not (runs := list(client.list_schedule_runs(name))) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        (run,) = runs
+        assert wait_until(lambda: any(True for _ in client.list_schedule_runs(name)), 20)
+        (run,) = client.list_schedule_runs(name)
         assert run.due_time.seconds == quick_clock
         assert run.create_time.ToNanoseconds() / 1e9 - quick_clock < 2
         assert client.get_search(run.search).state == search_pb2.Search.QUEUED

@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from paretopress.client import Client
 from paretopress.v1 import search_pb2
 from tests.service.conftest import upload_inputs
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,15 +27,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_kill_9_of_the_server_loses_nothing_and_leaves_no_process(tmp_path: Path) -> None:

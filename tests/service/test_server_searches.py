@@ -15,6 +15,7 @@ from search.spec import SearchSpec
 from service.testing import InProcessServer
 from tests.service.conftest import upload_inputs
 from tests.service.fakes import FakeImporter, FakeTools, RunsUntilStopped
+from tests.waiting import wait_until
 
 NAN = float("nan")
 State = search_pb2.Search
@@ -173,9 +174,7 @@ def test_a_stopped_worker_lets_go_and_the_next_one_resumes(tmp_path: Path) -> No
         server.stop_worker()
         assert client.get_search(created.name).state == State.RUNNING
         server.start_worker(FakeTools(run), owner="another")
-        deadline = time.monotonic() + 10
-        while client.get_search(created.name).candidate_count < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        assert wait_until(lambda: client.get_search(created.name).candidate_count == 2, 10)
         client.cancel_search(created.name)
         assert client.wait(created.name).candidate_count == 2
         assert run.runs == 2

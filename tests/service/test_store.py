@@ -26,6 +26,7 @@ from service.store.search_catalogue import NewSearch, SearchCatalogue, StoredSea
 from service.store.search_queue import SearchQueue, owner_is_dead, process_identity
 from service.store.search_store import LeaseLostError, SqlCandidateStore
 from tests.service.fakes import record
+from tests.waiting import wait_until
 
 SPEC = SearchSpec("a" * 64, "b" * 64, "cpu-ort-1t", Budget(latency_ms=1.0, max_accuracy_drop_points=1.0))
 
@@ -210,10 +211,7 @@ def test_cancelling_reaches_a_running_search_within_half_a_second(database: Data
     store, queue, search_id = claimed_store(database)
     assert not store.should_stop()
     SearchCatalogue(database).cancel("projects/p/searches/s")
-    deadline = time.monotonic() + 0.5
-    while not store.should_stop():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert wait_until(store.should_stop, 0.5)
     queue.finish(search_id, SearchOutcome("CANCELLED", "stopped"))
     assert SearchCatalogue(database).get("projects/p/searches/s").state == "CANCELLED"
 
@@ -238,9 +236,7 @@ def test_only_marked_process_groups_are_ended(database: Database, tmp_path: Path
     try:
         store.record_process_group(ours.pid)
         assert queue.process_groups(search_id) == (ours.pid,)
-        deadline = time.monotonic() + 5
-        while not end_process_group(ours.pid, str(tmp_path)) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        assert wait_until(lambda: end_process_group(ours.pid, str(tmp_path)), 5)
         assert ours.wait(5) != 0
         assert not end_process_group(foreign.pid, str(tmp_path))
         assert not end_process_group(os.getpgrp(), str(tmp_path))
