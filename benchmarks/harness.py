@@ -89,7 +89,7 @@ class Results:
         found = self.find(cell)
         if found is not None and not again:
             return found
-        stamp = {"commit": commit(), "date": datetime.date.today().isoformat()}
+        stamp = {"commit": commit(), "date": datetime.date.today().isoformat(), "machine": machine()}
         row = {"cell": cell, **measure(), **stamp}
         self.rows = [r for r in self.rows if r["cell"] != cell] + [row]
         self.write(())

@@ -22,7 +22,8 @@ from torch import Tensor, fx
 from techniques import lift, network_checks
 from techniques.errors import TechniqueError, UnsafeModelError, UnsupportedNetworkError
 from techniques.network import Network
-from techniques.onnx_operators import CONSTANT_OPERATORS, OPERATORS, GraphBuilder, UnsupportedOperatorError
+from techniques.onnx_graph import CONSTANT_OPERATORS, GraphBuilder, UnsupportedOperatorError
+from techniques.onnx_operators import OPERATORS
 
 RELATIVE_TOLERANCE = 1e-4
 _FREE_BATCH = 3
@@ -138,7 +139,7 @@ def _input(graph: onnx.GraphProto) -> tuple[str, tuple[int, int, int, int]]:
 
 def _build(model: onnx.ModelProto, input_name: str, shape: tuple[int, ...]) -> fx.GraphModule:
     """Map every node; values that depend on weights and shapes only are computed at once."""
-    builder = GraphBuilder({o.domain: o.version for o in model.opset_import}.get("", 1))
+    builder = GraphBuilder({o.domain: o.version for o in model.opset_import}.get("", 1), OPERATORS)
     for tensor in model.graph.initializer:
         builder.values[tensor.name] = _array(tensor)
     placeholder = builder.graph.placeholder(_identifier(input_name))
