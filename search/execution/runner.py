@@ -22,7 +22,7 @@ from ray.tune.stopper import Stopper
 
 from search.errors import RuntimeLostError
 from search.execution.driver import DriverBound, TrialDriver
-from search.execution.scheduler import RungScheduler
+from search.execution.scheduler import DIED, RungScheduler
 from search.execution.searcher import DriverSearcher
 from search.execution.trial import RungEvaluator, TrialActor
 
@@ -137,13 +137,14 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
     Raises:
         RuntimeLostError: Ray went away.
     """
+    searcher = DriverSearcher(driver)
     trainable = tune.with_parameters(TrialActor, evaluator=evaluator)
     trainable = tune.with_resources(trainable, {"cpu": settings.threads_per_trial})
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=DriverSearcher(driver),
-            scheduler=RungScheduler(driver),
+            search_alg=searcher,
+            scheduler=RungScheduler(driver, searcher),
             num_samples=-1,
             max_concurrent_trials=settings.parallel_trials,
             reuse_actors=True,
@@ -158,6 +159,8 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
     )
     with _lost_runtime():
         tuner.fit()
+    for plan in searcher.again:  # Tune had been told that there are no more
+        driver.failed(plan.number, 0, DIED)
 
 
 def run_quietly(function: Callable[..., Result], settings: RunnerSettings, *arguments: Any) -> Result:

@@ -9,15 +9,24 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from search.execution.driver import DriverBound, TrialDriver
-from search.execution.trial import PLAN
+from search.execution.searcher import DriverSearcher
+from search.execution.trial import PLAN, TrialPlan
+
+DIED = "the trial's process died; it may have run out of memory"
 
 
 class RungScheduler(DriverBound, FIFOScheduler):  # type: ignore[misc]
-    """First in, first out; after each rung the driver says whether the trial goes on."""
+    """First in, first out; after each rung the driver says whether the trial goes on.
 
-    def __init__(self, driver: TrialDriver) -> None:
+    Args:
+        searcher: hands out a trial once more whose process died before it said anything.
+    """
+
+    def __init__(self, driver: TrialDriver, searcher: DriverSearcher) -> None:
         super().__init__()
         self._driver = driver
+        self._searcher = searcher
+        self._died: set[int] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Report the rung and return the driver's decision."""
@@ -29,7 +38,11 @@ class RungScheduler(DriverBound, FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The actor itself died (killed for memory, say)."""
-        last = trial.last_result or {}
-        rung = int(last.get("rung", -1)) + 1
-        self._driver.failed(trial.config[PLAN]["number"], rung, "the trial's process died; it may have run out of memory")
+        """The actor itself died: killed by somebody, which says nothing about the candidate, or for the memory that it takes."""
+        plan: dict[str, Any] = trial.config[PLAN]
+        number, rung = plan["number"], int((trial.last_result or {}).get("rung", -1)) + 1
+        if rung or number in self._died:
+            self._driver.failed(number, rung, DIED)
+            return
+        self._died.add(number)
+        self._searcher.again.append(TrialPlan(number, plan["payload"]))

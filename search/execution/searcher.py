@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.execution.driver import DriverBound, TrialDriver
-from search.execution.trial import PLAN
+from search.execution.trial import PLAN, TrialPlan
 
 
 class DriverSearcher(DriverBound, Searcher):  # type: ignore[misc]
@@ -16,10 +16,14 @@ class DriverSearcher(DriverBound, Searcher):  # type: ignore[misc]
     def __init__(self, driver: TrialDriver) -> None:
         super().__init__()
         self._driver = driver
+        self.again: list[TrialPlan] = []
+        """Trials that are handed out once more, before new ones."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config, or FINISHED."""
-        plan = None if self._driver.should_stop() else self._driver.propose()
+        if self._driver.should_stop():
+            return str(Searcher.FINISHED)
+        plan = self.again.pop(0) if self.again else self._driver.propose()
         if plan is None:
             return str(Searcher.FINISHED)
         return {PLAN: {"number": plan.number, "payload": dict(plan.payload)}}

@@ -112,7 +112,7 @@ def test_a_runtime_that_is_killed_while_it_starts_is_a_lost_runtime(
     assert [folder.exists() for folder in folders] == [False]
 
 
-def test_a_trial_whose_process_is_killed_is_a_failed_candidate_and_the_rest_goes_on(settings: RunnerSettings) -> None:
+def test_a_trial_whose_process_is_killed_twice_is_a_failed_candidate_and_the_rest_goes_on(settings: RunnerSettings) -> None:
     class Deadly(Evaluator):
         def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
             if plan.number == 0:
@@ -123,3 +123,19 @@ def test_a_trial_whose_process_is_killed_is_a_failed_candidate_and_the_rest_goes
     run_trials(driver, Deadly(), settings)
     assert [(number, rung) for number, rung, _ in driver.failures] == [(0, 0)]
     assert driver.reports == [(1, 0)]
+
+
+def test_a_trial_whose_process_is_killed_once_is_tried_again(settings: RunnerSettings, tmp_path: Path) -> None:
+    """Found by killing: a search of few candidates had none left."""
+
+    class Struck(Evaluator):
+        def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
+            if plan.number == 0 and not (tmp_path / "struck").exists():
+                (tmp_path / "struck").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().evaluate(plan, rung)
+
+    driver = Driver(2)
+    run_trials(driver, Struck(), settings)
+    assert driver.failures == []
+    assert driver.reports == [(0, 0), (0, 1), (0, 2), (1, 0)]
