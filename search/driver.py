@@ -93,7 +93,7 @@ class SearchDriver:
                 self._sampler.tell_failed(number)
                 continue
             # What cannot fit is not tried, but one candidate is always made: the answer can then name the nearest (contract 5).
-            if not self._can_fit(allocation.price) and (self._by_rung[0] or self._running):
+            if not self._can_fit(allocation.price) and (any(self._by_rung) or self._running):
                 self._sampler.tell_failed(number)
                 continue
             return self._start(number, policy, allocation)
