@@ -79,14 +79,7 @@ def _round(stub: model_pb2_grpc.ModelServiceStub, discard: Any, file: _File, fol
     ours = _timed(partial(_upload, stub, file))
     while any((folder / "uploads").iterdir()):
         time.sleep(0.05)
-    return ours, _timed(partial(_discard, discard, file)), _timed(lambda: _sha256(file.parts))
-
-
-def _sha256(parts: list[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+    return ours, _timed(partial(_discard, discard, file)), file.sha256_s
 
 
 def _bare_method(channel: Any) -> Any:
@@ -98,17 +91,23 @@ def _discard(method: Any, file: _File) -> None:
 
 
 class _File:
-    """Bytes of parts in some order, as a file to be sent."""
+    """Bytes of parts in some order, as a file to be sent; making one takes its digest, in ``sha256_s`` seconds."""
 
     def __init__(self, parts: list[bytes], upload_id: str) -> None:
         self.parts = parts
         self.upload_id = upload_id
         self.size_bytes = sum(map(len, parts))
-        self.sha256 = _sha256(parts)
+        digest, begin = hashlib.sha256(), time.monotonic()
+        for part in parts:
+            digest.update(part)
+        self.sha256, self.sha256_s = digest.hexdigest(), time.monotonic() - begin
 
 
-def _files(parts: list[bytes]) -> list[_File]:
-    return [_File(parts[i:] + parts[:i], f"round-{i}") for i in range(1, len(parts))] + [_File(parts[::-1], "round-0")]
+def _files(parts: list[bytes]) -> Iterator[_File]:
+    """Each is made, and its digest timed, when its round begins."""
+    for i in range(1, len(parts)):
+        yield _File(parts[i:] + parts[:i], f"round-{i}")
+    yield _File(parts[::-1], "round-0")
 
 
 def _messages(file: _File, offset: int, end: int | None = None) -> Iterator[model_pb2.UploadModelRequest]:

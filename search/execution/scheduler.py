@@ -10,7 +10,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from search.execution.driver import DriverBound, TrialDriver
 from search.execution.searcher import DriverSearcher
-from search.execution.trial import PLAN, TrialPlan
+from search.execution.trial import TrialPlan
 
 DIED = "the trial's process died; it may have run out of memory"
 
@@ -30,7 +30,7 @@ class RungScheduler(DriverBound, FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Report the rung and return the driver's decision."""
-        number = trial.config[PLAN]["number"]
+        number = TrialPlan.of(trial.config).number
         if result["error"]:
             self._driver.failed(number, result["rung"], result["error"])
             return str(TrialScheduler.STOP)
@@ -39,10 +39,9 @@ class RungScheduler(DriverBound, FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The actor itself died: killed by somebody, which says nothing about the candidate, or for the memory that it takes."""
-        plan: dict[str, Any] = trial.config[PLAN]
-        number, rung = plan["number"], int((trial.last_result or {}).get("rung", -1)) + 1
-        if rung or number in self._died:
-            self._driver.failed(number, rung, DIED)
+        plan, rung = TrialPlan.of(trial.config), int((trial.last_result or {}).get("rung", -1)) + 1
+        if rung or plan.number in self._died:
+            self._driver.failed(plan.number, rung, DIED)
             return
-        self._died.add(number)
-        self._searcher.again.append(TrialPlan(number, plan["payload"]))
+        self._died.add(plan.number)
+        self._searcher.again.append(plan)

@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.execution.driver import DriverBound, TrialDriver
-from search.execution.trial import PLAN, TrialPlan
+from search.execution.trial import TrialPlan
 
 
 class DriverSearcher(DriverBound, Searcher):  # type: ignore[misc]
@@ -24,9 +24,7 @@ class DriverSearcher(DriverBound, Searcher):  # type: ignore[misc]
         if self._driver.should_stop():
             return str(Searcher.FINISHED)
         plan = self.again.pop(0) if self.again else self._driver.propose()
-        if plan is None:
-            return str(Searcher.FINISHED)
-        return {PLAN: {"number": plan.number, "payload": dict(plan.payload)}}
+        return str(Searcher.FINISHED) if plan is None else plan.to_config()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Results reach the driver through the scheduler."""

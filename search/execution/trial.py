@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ray import tune
 
-PLAN = "plan"
+_KEY = "plan"
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,15 @@ class TrialPlan:
 
     number: int
     payload: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> TrialPlan:
+        """The plan in a Tune trial's config."""
+        return TrialPlan(**config[_KEY])
+
+    def to_config(self) -> dict[str, Any]:
+        """As a Tune trial's config."""
+        return {_KEY: {"number": self.number, "payload": dict(self.payload)}}
 
 
 class RungEvaluator(Protocol):
@@ -43,8 +52,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial without a new process."""
-        plan = new_config[PLAN]
-        self._plan = TrialPlan(plan["number"], plan["payload"])
+        self._plan = TrialPlan.of(new_config)
         return True
 
     def step(self) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class UploadStore:
             with self._database.write() as session:
                 rows = session.scalars(select(UploadRow).where(*_stale(now))).all()
                 for row in rows:
-                    self._path(row.project, row.kind, row.upload_id).unlink(missing_ok=True)
+                    self._remove(self._path(row.project, row.kind, row.upload_id))
                     session.delete(row)
                 removed = len(rows)
         self._remove_orphans((time.time() if now is None else now) - STALE_AFTER_S)
@@ -193,17 +193,18 @@ class UploadStore:
 
     def _remove_orphans(self, older_than: float) -> None:
         """Another server may have dropped the row; only this one can drop the file."""
-        files = [path for path in self._folder.iterdir() if path.is_file()]
-        for path in files:
-            if path.suffix == _REMOVED:  # a server ended before it came to it
-                path.unlink(missing_ok=True)
-        old = [path for path in files if path.exists() and path.stat().st_mtime < older_than]
-        if not old:
+
+        def is_due(path: Path) -> bool:
+            # The first: a server ended before its thread came to it.
+            return path.suffix == _REMOVED or (path.is_file() and path.stat().st_mtime < older_than)
+
+        due = [path for path in self._folder.iterdir() if is_due(path)]
+        if not due:
             return
         with self._database.read() as session:
             rows = session.execute(select(UploadRow.project, UploadRow.kind, UploadRow.upload_id).where(UploadRow.resource == ""))
             wanted = {self._path(*row) for row in rows}
-        for path in set(old) - wanted:
+        for path in set(due) - wanted:
             path.unlink(missing_ok=True)
 
 
