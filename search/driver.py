@@ -75,8 +75,8 @@ class SearchDriver:
                 continue
             self._number = max(self._number, record.trial_number + 1)
             self._recipes.add(Recipe.from_json(record.recipe_json).digest)
+            self._done += 1
             if record.state != "failed":
-                self._done += 1
                 self._by_rung[min(record.rung, self._rungs - 1)][record.trial_number] = record
                 self._sampler.restore(record.policy, self._values(record), self._constraints(record))
             self._outbox.candidate(record)

@@ -8,35 +8,15 @@ from search.allocation import aims_of, allocate
 from search.moves import Move
 from search.pricing import Price
 from search.protocols import Measurement
-from search.sensitivity import Sensitivity
 from search.space import Policy
 from search.spec import Budget
 from techniques.errors import ConfigError
-from techniques.recipe import Recipe, Step
-
-MOVES = (
-    Move("block", "b1", 1.0, ("b1.conv1", "b1.conv2")),
-    Move("prune", "b1.conv1", 0.5, ("b1.conv1",)),
-    Move("prune", "b2.conv1", 0.25, ("b2.conv1",)),
-    Move("prune", "b2.conv1", 0.5, ("b2.conv1",)),
-)
-SAVED_MS = {"block:b1:1": 0.3, "prune:b1.conv1:0.5": 0.1, "prune:b2.conv1:0.25": 0.1, "prune:b2.conv1:0.5": 0.25}
-LOSS = {"block:b1:1": 0.5, "prune:b1.conv1:0.5": 0.1, "prune:b2.conv1:0.25": 0.02, "prune:b2.conv1:0.5": 0.2}
-SENSITIVITY = Sensitivity(MOVES, LOSS, {"fp32": {k: {"latency_ms": v} for k, v in SAVED_MS.items()}})
-
-
-def _recipe(moves: Sequence[Move], policy: Policy) -> Recipe:
-    return Recipe(tuple(Step(m.kind, {"id": m.move_id}) for m in moves))
-
-
-def _price(recipe: Recipe) -> Price:
-    """Savings add up only to four fifths, as on a real device."""
-    latency = 1.0 - 0.8 * sum(SAVED_MS[s.config["id"]] for s in recipe.steps)
-    return Price(Measurement(latency, "predicted"), latency, latency, 100, 100, 400, 500)
+from techniques.recipe import Recipe
+from tests.search.priced_moves import SENSITIVITY, made_price, made_recipe
 
 
 def _allocate(aim_ms: float, policy: Policy) -> list[str]:
-    allocation = allocate(policy, {"latency_ms": aim_ms}, SENSITIVITY, _recipe, _price)
+    allocation = allocate(policy, {"latency_ms": aim_ms}, SENSITIVITY, made_recipe, made_price)
     assert allocation.fits == (allocation.price.latency.value <= aim_ms)
     return sorted(m.move_id for m in allocation.moves)
 
@@ -56,7 +36,7 @@ def test_a_low_cost_of_depth_removes_the_block_and_the_moves_inside_it() -> None
 
 
 def test_an_aim_out_of_reach_takes_all_that_helps_and_says_so() -> None:
-    allocation = allocate(Policy(precision="fp32"), {"latency_ms": 0.01}, SENSITIVITY, _recipe, _price)
+    allocation = allocate(Policy(precision="fp32"), {"latency_ms": 0.01}, SENSITIVITY, made_recipe, made_price)
     assert not allocation.fits
     assert sorted(m.move_id for m in allocation.moves) == ["block:b1:1", "prune:b2.conv1:0.5"]
 
@@ -65,9 +45,9 @@ def test_moves_that_do_not_go_together_are_left_out() -> None:
     def refusing(moves: Sequence[Move], policy: Policy) -> Recipe:
         if any(m.kind == "block" for m in moves):
             raise ConfigError("no")
-        return _recipe(moves, policy)
+        return made_recipe(moves, policy)
 
-    allocation = allocate(Policy(precision="fp32"), {"latency_ms": 0.01}, SENSITIVITY, refusing, _price)
+    allocation = allocate(Policy(precision="fp32"), {"latency_ms": 0.01}, SENSITIVITY, refusing, made_price)
     assert sorted(m.move_id for m in allocation.moves) == ["prune:b1.conv1:0.5", "prune:b2.conv1:0.5"]
 
 

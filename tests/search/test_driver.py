@@ -1,0 +1,182 @@
+"""The search driver's decisions: what is proposed, promoted and told, without Ray and without training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.driver import SearchDriver
+from search.execution.trial import TrialPlan
+from search.sampler import PolicySampler
+from search.space import search_space
+from search.spec import Budget, Effort, SearchSpec
+from search.tracking.outbox import Outbox
+from techniques.recipe import Recipe
+from tests.search.memory import MemoryStore, SilentTracker
+from tests.search.priced_moves import SENSITIVITY, made_price, made_recipe
+
+NOTHING_FITS = Budget(latency_ms=0.8, size_bytes=1)
+TECHNIQUES = ("block_removal", "structured_pruning")
+
+
+class MadePricer:
+    """A `Pricer` without a network."""
+
+    price = staticmethod(made_price)
+
+
+class Life:
+    """One life of a search: its driver, and what store and tracker have kept."""
+
+    def __init__(
+        self, folder: Path, budget: Budget, trials: int = 4, rungs: int = 2, store: MemoryStore | None = None, time_s: float = 600.0
+    ) -> None:
+        self.store, self.tracker = store or MemoryStore(), SilentTracker()
+        self.interrupt = folder / "interrupt"
+        pricer: Any = MadePricer()
+        self.driver = SearchDriver(
+            spec=SearchSpec("model", "dataset", "target", budget, Effort(max_trials=trials)),
+            store=self.store,
+            outbox=Outbox(self.tracker, "searches/s"),
+            sampler=PolicySampler(search_space(TECHNIQUES, size_is_free=False), 0, folder / "optuna.db"),
+            sensitivity=SENSITIVITY,
+            pricer=pricer,
+            make_recipe=made_recipe,
+            rungs=rungs,
+            deadline=time.monotonic() + time_s,
+            interrupt=self.interrupt,
+        )
+
+    def proposed(self) -> TrialPlan:
+        plan = self.driver.propose()
+        assert plan is not None
+        return plan
+
+
+def _values(drop_points: float, duration_s: float = 1.0) -> Mapping[str, Any]:
+    interval = (drop_points - 0.5, drop_points + 0.5)
+    return {
+        "accuracy": 0.9 - drop_points / 100,
+        "interval": (0.88, 0.91),
+        "drop_points": (drop_points, *interval),
+        "duration_s": duration_s,
+    }
+
+
+def _latency_ms(plan: TrialPlan) -> float:
+    return made_price(Recipe.from_json(plan.payload["recipe"])).latency.value
+
+
+def test_what_is_proposed_is_new_and_fits_by_prediction(tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.8, max_accuracy_drop_points=5.0), trials=3)
+    plans = [life.proposed() for _ in range(3)]
+    assert all(_latency_ms(plan) <= 0.8 for plan in plans)
+    assert len({plan.payload["recipe"] for plan in plans}) == 3
+
+
+def test_no_more_than_the_asked_trials_run_or_have_run(tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.8), trials=2, rungs=1)
+    first = life.proposed()
+    life.driver.report(first.number, 0, _values(1.0))
+    life.proposed()
+    assert life.driver.propose() is None
+
+
+def test_nothing_is_proposed_once_the_time_is_over(tmp_path: Path) -> None:
+    assert Life(tmp_path, Budget(latency_ms=0.8), time_s=-1.0).driver.propose() is None
+
+
+def test_one_candidate_is_made_even_if_nothing_can_fit(tmp_path: Path) -> None:
+    life = Life(tmp_path, NOTHING_FITS)
+    only = life.proposed()
+    assert life.driver.propose() is None
+    life.driver.report(only.number, 0, _values(9.0))
+    assert life.driver.propose() is None
+    assert list(life.store.records) == [f"c{only.number:04d}"]
+
+
+def test_a_failed_trial_is_not_the_one_candidate_that_is_always_made(tmp_path: Path) -> None:
+    life = Life(tmp_path, NOTHING_FITS)
+    failed = life.proposed()
+    life.driver.failed(failed.number, 0, "its process died")
+    other = life.proposed()
+    assert other.payload["recipe"] != failed.payload["recipe"]
+
+
+def test_another_life_knows_that_the_one_candidate_was_made_on_whatever_rung(tmp_path: Path) -> None:
+    before = Life(tmp_path, NOTHING_FITS)
+    only = before.proposed()
+    for rung in range(2):
+        before.driver.report(only.number, rung, _values(9.0))
+    after = Life(tmp_path, NOTHING_FITS, store=before.store)
+    after.driver.restore(before.store.candidates())
+    assert after.driver.propose() is None
+
+
+def test_the_first_candidates_go_on_and_then_only_the_better_half(tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.95, max_accuracy_drop_points=2.0), trials=5)
+    goes_on = [life.driver.report(life.proposed().number, 0, _values(drop)) for drop in (1.0, 1.5, 9.0)]
+    assert goes_on == [True, True, True]
+    assert not life.driver.report(life.proposed().number, 0, _values(20.0))
+
+
+def test_the_last_rung_ends_a_trial(tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.8), rungs=2)
+    plan = life.proposed()
+    assert life.driver.report(plan.number, 0, _values(2.0, duration_s=3.0))
+    assert life.tracker.calls == []
+    assert not life.driver.report(plan.number, 1, _values(1.0, duration_s=4.0))
+    (record,) = life.store.records.values()
+    assert (record.rung, record.drop_points["validation"][0], record.duration_s) == (1, 1.0, 7.0)
+    assert [(e.payload["rung"], e.payload["promoted"]) for e in life.store.events] == [(0, True), (1, False)]
+    assert life.tracker.calls == [record.candidate_id]
+
+
+def test_a_failure_keeps_what_the_trial_had_reached(tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.8))
+    plan = life.proposed()
+    life.driver.report(plan.number, 0, _values(2.0))
+    life.driver.failed(plan.number, 1, "out of memory")
+    (record,) = life.store.records.values()
+    assert (record.state, record.rung, record.error) == ("evaluated", 0, "out of memory")
+    assert life.store.events[-1].kind == "warning"
+    assert "out of memory" in life.store.events[-1].message
+
+
+def test_a_cancelled_search_proposes_no_promotion_and_interrupts_training(tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.8))
+    plan = life.proposed()
+    life.store.stop = True
+    assert not life.driver.report(plan.number, 0, _values(1.0))
+    assert life.driver.cancelled
+    assert life.interrupt.exists()
+
+
+def test_a_trial_that_cancelling_ended_is_no_failure(tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.8))
+    plan = life.proposed()
+    life.store.stop = True
+    life.driver.failed(plan.number, 0, "interrupted")
+    assert not life.store.records
+
+
+@pytest.mark.parametrize("ends", ["report", "failed"])
+def test_another_life_goes_on_with_new_numbers_and_recipes_and_the_rest_of_the_trials(tmp_path: Path, ends: str) -> None:
+    budget = Budget(latency_ms=0.8)
+    before = Life(tmp_path, budget, trials=2, rungs=1)
+    first = before.proposed()
+    if ends == "report":
+        before.driver.report(first.number, 0, _values(1.0))
+    else:
+        before.driver.failed(first.number, 0, "cannot be built")
+    after = Life(tmp_path, budget, trials=2, rungs=1, store=before.store)
+    after.driver.restore(before.store.candidates())
+    second = after.proposed()
+    assert second.number > first.number
+    assert second.payload["recipe"] != first.payload["recipe"]
+    assert after.driver.propose() is None, "two trials were asked for, over both lives"
+    assert after.tracker.calls == [f"c{first.number:04d}"], "the tracker may have missed it"
