@@ -27,6 +27,7 @@ from paretopress.client import Client
 from paretopress.v1 import search_pb2
 from service.store.database import Database
 from service.store.invariants import violations
+from service.store.untracked import UntrackedSearches
 from tests.service.digits_search import make_inputs, place_predictors, search, upload
 from tests.service.ports import free_port
 
@@ -36,6 +37,7 @@ SHORTEST_GAP_S, LONGEST_GAP_S = 1.0, 16.0
 QUEUED_AT_ONCE = 2
 TRIALS = 4
 END_S = 900.0
+TRACKING_S = 300.0
 _ENDED = (search_pb2.Search.SUCCEEDED, search_pb2.Search.INFEASIBLE)
 
 
@@ -54,6 +56,7 @@ def measure(database: str, kills: int, seed: int = 0) -> Row:
             watched = _Watched(client)
             killed = _kill_at_random(processes, watched, model, dataset, kills, random.Random(seed))
             watched.wait()
+            _await_tracking(url)
             shutil.copy(folder / "data" / "worker.log", LOGS)
             return {**_judged(client, watched, url, processes.tracking_uri), "kills": sum(killed.values()), "killed": dict(killed)}
 
@@ -199,6 +202,14 @@ def _find(words: Sequence[str], marker: str) -> list[int]:
                 if any(word in command for word in words) and marker.encode() in (entry / "environ").read_bytes():
                     found.append(int(entry.name))
     return found
+
+
+def _await_tracking(url: str) -> None:
+    """What MLflow did not take while a search ended is sent a minute later; a run that is missing after that is lost."""
+    with contextlib.closing(Database(url)) as database:
+        deadline = time.monotonic() + TRACKING_S
+        while UntrackedSearches(database).pending() and time.monotonic() < deadline:
+            time.sleep(1.0)
 
 
 def _judged(client: Client, watched: _Watched, url: str, tracking_uri: str) -> Row:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from search.baseline import onnx_accuracy
 from search.environment import SearchEnvironment, SearchOutcome
@@ -19,6 +17,7 @@ from search.pareto import broken_limits, front, nearest, pick
 from search.protocols import BASELINE, CandidateRecord, Event, Measurement
 from search.report import ReportInputs, build_report
 from search.setup import Setup
+from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
 
 GAP_IMAGES = 5000
@@ -128,10 +127,8 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
     )
     text = json.dumps(report, indent=1, sort_keys=True)
     digest = environment.blobs.put_bytes(text.encode())
-    _log(outbox, (baseline, *finals.finalists), best, members, finals.files, text)
     message = _message(best, closest, broken, baseline)
-    store.append(Event("report", message, {"report_sha256": digest}))
-    return SearchOutcome(
+    outcome = SearchOutcome(
         state="SUCCEEDED" if best else "INFEASIBLE",
         message=message,
         best=best.candidate_id if best else None,
@@ -140,6 +137,10 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
         report_sha256=digest,
         front=tuple(m.candidate_id for m in members),
     )
+    records = [baseline, *finals.finalists, *([best] if best else [])]
+    remember_untracked(store, log_ended(outbox, records, environment.blobs, outcome))
+    store.append(Event("report", message, {"report_sha256": digest}))
+    return outcome
 
 
 def _read_test(setup: Setup, finals: Finals, best: CandidateRecord) -> tuple[CandidateRecord, CandidateRecord]:
@@ -178,35 +179,6 @@ def _network_notes(setup: Setup) -> list[str]:
     if not network.size_is_free:
         notes.append(f"the resolution axis is off: {network.size_note}")
     return notes
-
-
-def _log(
-    outbox: Outbox,
-    records: Sequence[CandidateRecord],
-    best: CandidateRecord | None,
-    members: Sequence[CandidateRecord],
-    files: Mapping[str, bytes],
-    report: str,
-) -> None:
-    final = {r.candidate_id: r for r in records} | ({best.candidate_id: best} if best else {})
-    for record in final.values():
-        outbox.candidate(record)
-    with tempfile.TemporaryDirectory() as folder:
-        for member in members:
-            path = Path(folder) / member.candidate_id / "model.onnx"
-            path.parent.mkdir()
-            path.write_bytes(files[member.candidate_id])
-            outbox.artifact(member.candidate_id, path, "model.onnx")
-        report_path = Path(folder) / "report.json"
-        report_path.write_text(report)
-        outbox.artifact(None, report_path, "report.json")
-        metrics = {f"best_{k}": v for k, v in _summary(best).items()} if best else {}
-        outbox.end(metrics, succeeded=True)
-
-
-def _summary(best: CandidateRecord) -> dict[str, float]:
-    values = {name: m.value for name, m in best.measurements.items()}
-    return {**values, **{f"accuracy_{split}": value for split, value in best.accuracy.items()}}
 
 
 def _message(

@@ -16,6 +16,7 @@ from search.execution.runner import ray_runtime, run_trials
 from search.protocols import CandidateRecord, Event
 from search.setup import find_sensitivity, make_driver, prepare
 from search.spec import SearchSpec
+from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
 
 __all__ = ["SearchEnvironment", "SearchOutcome", "run_search"]
@@ -37,8 +38,9 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
     try:
         return _run(spec, environment, outbox, started)
     except SearchCancelledError as error:
-        outbox.end({}, succeeded=False)
-        return SearchOutcome("CANCELLED", f"{error}; finished candidates are kept")
+        outcome = SearchOutcome("CANCELLED", f"{error}; finished candidates are kept")
+        remember_untracked(environment.store, log_ended(outbox, (), environment.blobs, outcome))
+        return outcome
     finally:
         gc.unfreeze()
 

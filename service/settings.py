@@ -89,6 +89,9 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("PARETOPRESS_MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_URI"),
         description="Where candidates are tracked; SQLite in the data directory when empty.",
     )
+    tracking_retry_s: float = Field(
+        default=60.0, gt=0, description="Seconds after which MLflow is sent again what it did not take of ended searches."
+    )
     run_schedules: bool = Field(default=True, description="Start what is due; false for a server that should only answer calls.")
     registry_projects: tuple[str, ...] | None = Field(
         default=None,

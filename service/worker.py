@@ -36,6 +36,7 @@ from service.calibrating import Calibrator, Progress, ShouldStop
 from service.errors import ServiceError, StoreUnavailableError
 from service.estimate import Estimator
 from service.importing import Importer, SandboxImporter
+from service.late_tracking import LateTracking
 from service.leases import kept_lease
 from service.logs import about_search, configure_logging
 from service.predictors import PredictorFiles
@@ -145,6 +146,10 @@ class Worker:
         self._losses: Counter[int] = Counter()
         self._calibrator = Calibrator(settings, database, self._tools.calibrate, self._queue.owner, self._stopping.is_set)
         self._registry_worker = self._make_registry_worker()
+        tools, stopping = self._tools, self._stopping.is_set
+        self._late_tracking = LateTracking(
+            database, self._queue.owner, lambda: tools.tracker(settings), self._blobs, stopping, settings.tracking_retry_s
+        )
 
     def _make_registry_worker(self) -> RegistryWorker:
         settings, database = self._settings, self._database
@@ -186,7 +191,8 @@ class Worker:
 
     def _ran_something(self) -> bool:
         try:
-            return self._registry_worker.run_next() or self._calibrator.run_next() or self.run_next()
+            work = (self._registry_worker.run_next, self._calibrator.run_next, self._late_tracking.run_next, self.run_next)
+            return any(run_next() for run_next in work)
         except StoreUnavailableError as error:
             _LOG.warning("waiting for the store: %s", error)
             return False

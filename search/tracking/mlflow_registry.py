@@ -72,7 +72,7 @@ class MlflowRegistry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        run_id = self._tracker.start_search(search_name, {})
+        run_id = self._tracker.parent_run(search_name)
         with tempfile.TemporaryDirectory(prefix="paretopress-register-") as folder:
             packed = Path(folder) / _ARTIFACT_FOLDER
             mlflow.onnx.save_model(onnx.load(onnx_path), packed, pip_requirements=_REQUIREMENTS, save_as_external_data=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from techniques.recipe import Recipe
 SEARCH_TAG, CANDIDATE_TAG = "paretopress.search", "paretopress.candidate"
 _MAX_PARAM_LENGTH = 6000
 _BATCH = 100
+# MLflow's client waits for minutes by default, and the search with it; what is not taken is sent again later.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
 class TrackingError(SearchError):
@@ -45,14 +49,15 @@ class MlflowTracker:
     def start_search(self, search_name: str, parameters: Mapping[str, str]) -> str:
         """Create or find the parent run; returns its id."""
         with _translated():
-            run_id = self._find_or_create(search_name, "", search_name.rpartition("/")[2], {})
+            run_id = self.parent_run(search_name)
             self._log(run_id, parameters, {})
+            self._client.update_run(run_id, "RUNNING")  # one that goes on may have been closed
             return run_id
 
     def log_candidate(self, search_name: str, record: CandidateRecord) -> str:
         """Create or update the child run: parameters are the flat recipe, metrics the measurements."""
         with _translated():
-            parent = self._find_or_create(search_name, "", search_name.rpartition("/")[2], {})
+            parent = self.parent_run(search_name)
             tags = {MLFLOW_PARENT_RUN_ID: parent}
             run_id = self._find_or_create(search_name, record.candidate_id, record.candidate_id, tags)
             parameters = {**Recipe.from_json(record.recipe_json).flat(), "seed": str(record.seed)}
@@ -77,9 +82,13 @@ class MlflowTracker:
     def end_search(self, search_name: str, metrics: Mapping[str, float], succeeded: bool) -> None:
         """Close the parent run with the best candidate's numbers."""
         with _translated():
-            run_id = self._find_or_create(search_name, "", search_name.rpartition("/")[2], {})
+            run_id = self.parent_run(search_name)
             self._log(run_id, {}, metrics)
             self._client.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
+
+    def parent_run(self, search_name: str) -> str:
+        """The id of the search's run as it is, created if there is none."""
+        return self._find_or_create(search_name, "", search_name.rpartition("/")[2], {})
 
     def _find_or_create(self, search_name: str, candidate_id: str, run_name: str, tags: Mapping[str, str]) -> str:
         key = (search_name, candidate_id)

@@ -14,9 +14,10 @@ from sqlalchemy import and_, delete, or_, select, update
 from search.environment import SearchOutcome
 from search.protocols import Event
 from search.spec import SearchSpec
+from search.tracking.ended import UNTRACKED
 from service.store.database import Database
 from service.store.events import append_events
-from service.store.schema import ProcessGroupRow, SearchRow
+from service.store.schema import PhaseRow, ProcessGroupRow, SearchRow
 from service.store.search_store import boot_id
 
 
@@ -122,7 +123,7 @@ class SearchQueue:
         self._end(search_id, outcome.state, outcome.message, json.dumps(asdict(outcome), sort_keys=True, default=str))
 
     def fail(self, search_id: int, message: str) -> None:
-        """Store that the search could not be carried out."""
+        """Store that the search could not be carried out; the tracker is told later."""
         self._end(search_id, "FAILED", message, "")
 
     def _end(self, search_id: int, state: str, message: str, outcome_json: str) -> None:
@@ -134,6 +135,8 @@ class SearchQueue:
             row.outcome_json = outcome_json or row.outcome_json
             row.lease_owner, row.lease_expires, row.cancel_requested = "", 0.0, False
             row.revision += 1
+            if state == "FAILED":
+                session.merge(PhaseRow(search_id=search_id, name=UNTRACKED, value_json="{}"))
             append_events(session, search_id, [_state_event(state, message)])
 
 

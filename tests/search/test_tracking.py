@@ -84,10 +84,44 @@ class FlakyTracker:
 
 
 def test_the_outbox_delivers_late_and_in_order() -> None:
-    tracker = FlakyTracker(failures=2)
+    tracker = FlakyTracker(failures=1)
     outbox = Outbox(tracker, SEARCH)
     outbox.start({})
     outbox.candidate(candidate(1, 0.0, 1.0))
     assert tracker.log == []
     assert outbox.end({}, succeeded=True) == 0
     assert tracker.log == ["start", "c0001", "end"]
+
+
+def test_a_tracker_that_is_away_is_left_alone_for_longer_and_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, tracker = [0.0], FlakyTracker(failures=1000)
+    monkeypatch.setattr("search.tracking.outbox.time.monotonic", lambda: now[0])
+    outbox = Outbox(tracker, SEARCH)
+    tried_at: list[float] = []
+    for second in range(1000):
+        now[0], before = float(second), tracker.failures
+        outbox.candidate(candidate(second % 100, 0.0, 1.0))
+        if tracker.failures < before:
+            tried_at.append(second)
+    assert tried_at == [0, 5, 15, 35, 75, 155, 315, 615, 915]
+    tracker.failures, now[0] = 0, 1215.0
+    outbox.candidate(candidate(7, 0.0, 1.0))
+    assert len(tracker.log) == 1001
+
+
+def test_the_end_is_tried_at_once_and_says_what_is_left() -> None:
+    outbox = Outbox(FlakyTracker(failures=2), SEARCH)
+    outbox.start({})
+    assert outbox.end({}, succeeded=True) == 2
+
+
+def test_the_run_of_a_search_that_goes_on_is_open_again(uri: str, tmp_path: Path) -> None:
+    tracker, client, name = _tracker(uri, tmp_path), MlflowClient(uri), "projects/default/searches/extended"
+    parent = tracker.start_search(name, {})
+    tracker.end_search(name, {}, succeeded=False)
+    assert client.get_run(parent).info.status == "FAILED"
+    tracker.start_search(name, {})
+    assert client.get_run(parent).info.status == "RUNNING"
+    tracker.end_search(name, {}, succeeded=True)
+    assert tracker.parent_run(name) == parent
+    assert client.get_run(parent).info.status == "FINISHED"

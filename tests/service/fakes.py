@@ -192,6 +192,7 @@ class FakeTools:
     measure: Calibrate = measures_at_once
     calibrated: list[str] = field(default_factory=list)
     models: FakeRegistry = field(default_factory=FakeRegistry)
+    logs: Tracker = field(default_factory=NoTracker)
 
     def run_search(self, spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcome:
         return self.run(spec, environment)
@@ -201,7 +202,7 @@ class FakeTools:
         return self.measure(target, budget_s, should_stop, progress)
 
     def tracker(self, settings: Settings) -> Tracker:
-        return NoTracker()
+        return self.logs
 
     def registry(self, settings: Settings) -> ModelRegistry:
         return self.models

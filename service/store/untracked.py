@@ -1,0 +1,59 @@
+"""Ended searches of which the tracker has not taken everything; the mark is a phase, so that it goes with its search."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select
+
+from search.environment import SearchOutcome
+from search.protocols import CandidateRecord
+from search.spec import SearchSpec
+from search.tracking.ended import UNTRACKED
+from service.store.database import Database
+from service.store.records import candidate_from_json
+from service.store.schema import CandidateRow, PhaseRow, SearchRow
+from service.store.search_catalogue import ENDED
+
+
+@dataclass(frozen=True)
+class UntrackedSearch:
+    """An ended search as the tracker should show it. ``outcome`` is None where it failed."""
+
+    search_id: int
+    name: str
+    spec: SearchSpec
+    outcome: SearchOutcome | None
+
+
+class UntrackedSearches:
+    """What is still to be sent."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def pending(self) -> list[UntrackedSearch]:
+        """Oldest first."""
+        with self._database.read() as session:
+            marked = select(SearchRow).join(PhaseRow, PhaseRow.search_id == SearchRow.id)
+            query = marked.where(PhaseRow.name == UNTRACKED, SearchRow.state.in_(ENDED)).order_by(SearchRow.id)
+            return [_untracked(row) for row in session.scalars(query)]
+
+    def candidates(self, search_id: int) -> Sequence[CandidateRecord]:
+        """All candidates of a search."""
+        with self._database.read() as session:
+            rows = session.scalars(select(CandidateRow).filter_by(search_id=search_id).order_by(CandidateRow.trial_number))
+            return [candidate_from_json(row.record_json) for row in rows]
+
+    def delivered(self, search_id: int) -> None:
+        """The tracker has it all."""
+        with self._database.write() as session:
+            session.execute(delete(PhaseRow).filter_by(search_id=search_id, name=UNTRACKED))
+
+
+def _untracked(row: SearchRow) -> UntrackedSearch:
+    failed = row.state == "FAILED" or not row.outcome_json
+    outcome = None if failed else SearchOutcome(**json.loads(row.outcome_json))
+    return UntrackedSearch(row.id, row.name, SearchSpec.from_json(row.spec_json), outcome)
