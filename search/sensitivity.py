@@ -75,25 +75,27 @@ def measure_sensitivity(
         SearchCancelledError: ``should_stop``, asked before every move, said so.
     """
     meta = network.to_meta()
+
+    def recipe(chosen: Sequence[Move], precision: str) -> Recipe:
+        return recipe_of(chosen, Policy(precision=precision), meta, context, distil=False)
+
     with torch.no_grad():
         reference = network.eval()(images).log_softmax(1)
     loss: dict[str, float] = {}
     saved: dict[str, dict[str, dict[str, float]]] = {precision: {} for precision in precisions}
     skipped: dict[str, str] = {}
     usable: list[Move] = []
-    originals = {p: pricer.price(recipe_of((), Policy(precision=p), meta, context, distil=False)).named() for p in precisions}
+    originals = {precision: pricer.price(recipe((), precision)).named() for precision in precisions}
     deadline = time.monotonic() + time_limit_s
     for move in moves:
         if should_stop():
             raise SearchCancelledError("cancelled while sensitivities were measured")
         try:
             for precision in precisions:
-                recipe = recipe_of((move,), Policy(precision=precision), meta, context, distil=False)
-                price = pricer.price(recipe).named()
+                price = pricer.price(recipe((move,), precision)).named()
                 saved[precision][move.move_id] = {name: originals[precision][name] - value for name, value in price.items()}
             if time.monotonic() < deadline:
-                plain = recipe_of((move,), Policy(precision="fp32"), meta, context, distil=False)
-                loss[move.move_id] = _divergence(network, plain, reference, images, context)
+                loss[move.move_id] = _divergence(network, recipe((move,), "fp32"), reference, images, context)
             else:
                 skipped[move.move_id] = "loss estimated: the time for sensitivity was up"
             usable.append(move)

@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -61,7 +60,6 @@ _LOG = logging.getLogger("paretopress.worker")
 _POLL_S = 0.3
 _EXIT_GRACE_S = 8.0
 _CALIBRATE_AFTER_IDLE_S = 2.0
-_MAX_LOSSES = 5
 _STORE_PATIENCE_S = 60.0
 """A database that restarts should cost a search nothing."""
 
@@ -143,7 +141,6 @@ class Worker:
         self._queue = SearchQueue(database, owner or process_identity(), settings.lease_s)
         self._blobs = blob_store(settings)
         self._stopping = threading.Event()
-        self._losses: Counter[int] = Counter()
         self._calibrator = Calibrator(settings, database, self._tools.calibrate, self._queue.owner, self._stopping.is_set)
         self._registry_worker = self._make_registry_worker()
         tools, stopping = self._tools, self._stopping.is_set
@@ -249,14 +246,12 @@ class Worker:
             return self._tools.run_search(claimed.spec, environment)
 
     def _go_on_later(self, claimed: ClaimedSearch, error: RuntimeLostError) -> None:
-        """The next claim resumes the search; one that loses its runtime again and again has a reason of its own."""
-        self._losses[claimed.search_id] += 1
-        losses = self._losses[claimed.search_id]
-        _LOG.warning("%s lost its runtime (%d of %d): %s", claimed.name, losses, _MAX_LOSSES, error)
-        if losses < _MAX_LOSSES:
+        """The next claim resumes the search, now or in another worker."""
+        _LOG.warning("%s goes on later: %s", claimed.name, error)
+        if self._stopping.is_set():
             self._queue.release(claimed.search_id)
         else:
-            self._give_up(claimed, f"{error}; this was the {losses}th time. Out of memory? Extend the search to go on from here")
+            self._queue.release_after(claimed.search_id, str(error))
 
     def _give_up(self, claimed: ClaimedSearch, message: str) -> None:
         """A failure while this worker ends is no failure of the search."""

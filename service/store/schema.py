@@ -51,7 +51,8 @@ class UploadRow(Base):
 
 
 class SearchRow(Base):
-    """A search: request, state, lease and outcome. ``revision`` counts changes of state and request."""
+    """A search: request, state, lease and outcome. ``revision`` counts changes of state and request, ``attempts`` the workers
+    that have taken the search since anything new was found in it."""
 
     __tablename__ = "searches"
 
@@ -71,6 +72,7 @@ class SearchRow(Base):
     last_sequence: Mapped[int] = mapped_column(Integer, default=0)
     lease_owner: Mapped[str] = mapped_column(String(128), default="")
     lease_expires: Mapped[float] = mapped_column(Float, default=0.0)
+    attempts: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
     outcome_json: Mapped[str] = mapped_column(Text, default="")
     create_time: Mapped[float] = mapped_column(Float)
     start_time: Mapped[float | None] = mapped_column(Float, default=None)

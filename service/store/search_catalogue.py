@@ -167,7 +167,7 @@ class SearchCatalogue:
                 self._quotas.check_search(session, row.project, effort.max_wall_time_s, changed=name)
                 row.spec_json = replace(spec, effort=effort).validated().to_json()
                 row.state, row.state_message, row.end_time = "QUEUED", f"{trials} more trials", None
-                row.cancel_requested, row.revision = False, row.revision + 1
+                row.cancel_requested, row.revision, row.attempts = False, row.revision + 1, 0
                 append_events(session, row.id, [Event("state", row.state_message, {"state": "QUEUED"})])
                 requests.remember(session, row.project, "extend_search", request_id, digest, name)
         return self.get(name)

@@ -6,10 +6,13 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sqlalchemy import and_, delete, or_, select, update
+from sqlalchemy.orm import object_session
 
 from search.environment import SearchOutcome
 from search.protocols import Event
@@ -19,6 +22,9 @@ from service.store.database import Database
 from service.store.events import append_events
 from service.store.schema import PhaseRow, ProcessGroupRow, SearchRow
 from service.store.search_store import boot_id
+
+MAX_ATTEMPTS = 10
+"""Workers that may take a search without finding anything new in it before it is given up."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,14 @@ class SearchQueue:
         with self._database.write() as session:
             waiting = or_(SearchRow.state == "QUEUED", SearchRow.state == "RUNNING")
             rows = session.scalars(select(SearchRow).where(waiting).order_by(SearchRow.id).with_for_update()).all()
-            row = next((r for r in rows if r.state == "QUEUED" or r.lease_expires < now or owner_is_dead(r.lease_owner)), None)
+            free = [r for r in rows if r.state == "QUEUED" or r.lease_expires < now or owner_is_dead(r.lease_owner)]
+            row = next((r for r in free if not _given_up(r)), None)
             if row is None:
                 return None
             resumed = row.start_time is not None
             row.state, row.lease_owner, row.lease_expires = "RUNNING", self.owner, now + self._lease_s
             row.start_time, row.end_time = row.start_time or now, None
-            row.state_message, row.revision = "", row.revision + 1
+            row.state_message, row.revision, row.attempts = "", row.revision + 1, row.attempts + 1
             append_events(session, row.id, [_state_event("RUNNING", "resumed by a worker" if resumed else "taken by a worker")])
             boot = boot_id()
             groups = session.scalars(select(ProcessGroupRow.pgid).filter_by(search_id=row.id, boot_id=boot)).all()
@@ -107,10 +114,17 @@ class SearchQueue:
             return bool(result.rowcount)  # type: ignore[attr-defined]
 
     def release(self, search_id: int) -> None:
-        """Let go of a search that goes on later; it stays RUNNING and the next worker takes it at once."""
-        with self._database.write() as session:
-            statement = update(SearchRow).where(SearchRow.id == search_id, SearchRow.lease_owner == self.owner)
-            session.execute(statement.values(lease_owner="", lease_expires=0.0))
+        """Let go of a search because the worker ends; it stays RUNNING and the next one takes it at once."""
+        with self._owned(search_id) as row:
+            if row is not None:
+                # The worker did not die of this search: that attempt does not count.
+                row.lease_owner, row.lease_expires, row.attempts = "", 0.0, max(row.attempts - 1, 0)
+
+    def release_after(self, search_id: int, trouble: str) -> None:
+        """Let go of a search that could not go on; it is taken again, but not for ever (`MAX_ATTEMPTS`)."""
+        with self._owned(search_id) as row:
+            if row is not None:
+                row.lease_owner, row.lease_expires, row.state_message = "", 0.0, trouble
 
     def cancel_was_requested(self, search_id: int) -> bool:
         """Whether the user asked for the end."""
@@ -127,17 +141,40 @@ class SearchQueue:
         self._end(search_id, "FAILED", message, "")
 
     def _end(self, search_id: int, state: str, message: str, outcome_json: str) -> None:
+        with self._owned(search_id) as row:
+            if row is not None:
+                row.outcome_json = outcome_json or row.outcome_json
+                _end(row, state, message)
+
+    @contextmanager
+    def _owned(self, search_id: int) -> Iterator[SearchRow | None]:
         with self._database.write() as session:
             row = session.get(SearchRow, search_id)
-            if row is None or row.lease_owner != self.owner:
-                return
-            row.state, row.state_message, row.end_time = state, message, time.time()
-            row.outcome_json = outcome_json or row.outcome_json
-            row.lease_owner, row.lease_expires, row.cancel_requested = "", 0.0, False
-            row.revision += 1
-            if state == "FAILED":
-                session.merge(PhaseRow(search_id=search_id, name=UNTRACKED, value_json="{}"))
-            append_events(session, search_id, [_state_event(state, message)])
+            yield row if row is not None and row.lease_owner == self.owner else None
+
+
+def _given_up(row: SearchRow) -> bool:
+    """End a search that workers take again and again and die of before they find anything new: others wait behind it."""
+    if row.attempts < MAX_ATTEMPTS:
+        return False
+    if row.cancel_requested:
+        _end(row, "CANCELLED", "cancelled on request; finished candidates are kept")
+        return True
+    last = row.state_message or "the last one's process died; it may have run out of memory"
+    words = f"{row.attempts} workers ended before they had found anything new: {last}. The worker's log may say more"
+    _end(row, "FAILED", f"{words}; extend the search to go on from here")
+    return True
+
+
+def _end(row: SearchRow, state: str, message: str) -> None:
+    session = object_session(row)
+    assert session is not None
+    row.state, row.state_message, row.end_time = state, message, time.time()
+    row.lease_owner, row.lease_expires, row.cancel_requested = "", 0.0, False
+    row.revision += 1
+    if state == "FAILED":
+        session.merge(PhaseRow(search_id=row.id, name=UNTRACKED, value_json="{}"))
+    append_events(session, row.id, [_state_event(state, message)])
 
 
 def _state_event(state: str, message: str) -> Event:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from search.protocols import CandidateRecord, Event
+from search.protocols import BASELINE, CandidateRecord, Event
 from service.errors import ServiceError, StoreUnavailableError
 from service.store.database import Database
 from service.store.events import append_events
@@ -45,7 +45,8 @@ class SqlCandidateStore:
         """Insert or replace a candidate and append events, in one transaction."""
         key = {"search_id": self._search_id, "candidate_id": record.candidate_id}
         values = {"trial_number": record.trial_number, "state": record.state, "record_json": candidate_to_json(record)}
-        self._write(lambda session: session.merge(CandidateRow(**key, **values)), events)
+        found_new = record.candidate_id != BASELINE
+        self._write(lambda session: session.merge(CandidateRow(**key, **values)), events, found_new)
 
     def candidates(self) -> Sequence[CandidateRecord]:
         """All candidates, by trial number."""
@@ -87,7 +88,7 @@ class SqlCandidateStore:
         row = {"search_id": self._search_id, "pgid": pgid, "boot_id": boot_id()}
         self._write(lambda session: session.add(ProcessGroupRow(**row)))
 
-    def _write(self, change: Callable[[Session], object], events: Sequence[Event] = ()) -> None:
+    def _write(self, change: Callable[[Session], object], events: Sequence[Event] = (), found_new: bool = False) -> None:
         """Change rows and append events in one transaction, exactly once: also if the connection breaks in the middle.
 
         Whether a commit that got no answer took place is told by the number of events: only the lease's owner appends any.
@@ -96,10 +97,11 @@ class SqlCandidateStore:
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
                 with self._database.write() as session:
-                    last_sequence = self._leased(session).last_sequence
-                    if before is not None and last_sequence > before:
+                    search = self._leased(session)
+                    if before is not None and search.last_sequence > before:
                         return
-                    before = last_sequence
+                    before = search.last_sequence
+                    search.attempts = 0 if found_new else search.attempts
                     change(session)
                     append_events(session, self._search_id, events)
                 return

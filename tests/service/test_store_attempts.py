@@ -1,0 +1,113 @@
+"""A search that workers die of again and again ends, and what was found in it stays; others do not wait for ever."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from search.protocols import BASELINE
+from service.store.database import Database
+from service.store.search_catalogue import SearchCatalogue, StoredSearch
+from service.store.search_queue import MAX_ATTEMPTS, ClaimedSearch, SearchQueue, process_identity
+from service.store.search_store import SqlCandidateStore
+from service.store.untracked import UntrackedSearches
+from tests.service.fakes import record
+from tests.service.test_store import add_search
+
+NAME = "projects/p/searches/s"
+DEAD = process_identity().rpartition("|")[0] + "|1"
+
+
+def _die(database: Database, times: int, owner: str = DEAD) -> ClaimedSearch | None:
+    """Workers that take the next search and are killed."""
+    claimed = None
+    for _ in range(times):
+        claimed = SearchQueue(database, owner, 1000.0).claim()
+    return claimed
+
+
+def _stored(database: Database) -> StoredSearch:
+    return SearchCatalogue(database).get(NAME)
+
+
+def test_a_search_that_every_worker_dies_of_is_given_up_and_the_next_one_runs(database: Database) -> None:
+    add_search(database)
+    add_search(database, "next")
+    last = _die(database, MAX_ATTEMPTS)
+    assert last is not None
+    assert last.name == NAME
+    following = SearchQueue(database, "alive", 10.0).claim()
+    assert following is not None
+    assert following.name == "projects/p/searches/next"
+    stored = _stored(database)
+    assert stored.state == "FAILED"
+    assert stored.state_message == (
+        "10 workers ended before they had found anything new: the last one's process died; it may have run out of memory. "
+        "The worker's log may say more; extend the search to go on from here"
+    )
+    assert SearchCatalogue(database).events_after(NAME, 0)[-1].message == stored.state_message
+    assert [search.name for search in UntrackedSearches(database).pending()] == [NAME]
+
+
+def test_whoever_finds_something_new_gives_the_search_all_its_attempts_again(database: Database) -> None:
+    search_id = add_search(database).search_id
+    for number in range(3):
+        assert _die(database, MAX_ATTEMPTS) is not None
+        SqlCandidateStore(database, search_id, DEAD).save_candidate(record(number))
+    assert _die(database, MAX_ATTEMPTS) is not None
+    assert _stored(database).state == "RUNNING"
+
+
+def test_the_original_is_nothing_new(database: Database) -> None:
+    search_id = add_search(database).search_id
+    for _ in range(MAX_ATTEMPTS):
+        _die(database, 1)
+        original = dataclasses.replace(record(0), candidate_id=BASELINE, trial_number=-1)
+        SqlCandidateStore(database, search_id, DEAD).save_candidate(original)
+    assert _die(database, 1) is None
+    assert _stored(database).state == "FAILED"
+
+
+def test_a_worker_that_is_told_to_end_costs_no_attempt(database: Database) -> None:
+    search_id = add_search(database).search_id
+    for _ in range(2 * MAX_ATTEMPTS):
+        queue = SearchQueue(database, "polite", 1000.0)
+        assert queue.claim() is not None
+        queue.release(search_id)
+    assert _stored(database).state == "RUNNING"
+
+
+def test_trouble_that_a_worker_survives_is_told_and_counts(database: Database) -> None:
+    search_id = add_search(database).search_id
+    for _ in range(MAX_ATTEMPTS):
+        queue = SearchQueue(database, "alive", 1000.0)
+        assert queue.claim() is not None
+        queue.release_after(search_id, "Ray went away")
+        assert _stored(database).state_message == "Ray went away"
+    assert queue.claim() is None
+    assert _stored(database).state_message.startswith("10 workers ended before they had found anything new: Ray went away.")
+
+
+def test_a_cancelled_search_that_no_worker_survives_is_cancelled(database: Database) -> None:
+    add_search(database)
+    _die(database, MAX_ATTEMPTS)
+    SearchCatalogue(database).cancel(NAME)
+    assert _die(database, 1) is None
+    assert _stored(database).state == "CANCELLED"
+
+
+def test_an_extended_search_has_all_its_attempts_again(database: Database) -> None:
+    add_search(database)
+    _die(database, MAX_ATTEMPTS + 1)
+    SearchCatalogue(database).extend(NAME, 2, 0.0, "", "", "")
+    assert _die(database, MAX_ATTEMPTS) is not None
+
+
+def test_a_worker_that_has_lost_its_lease_lets_go_of_nothing(database: Database) -> None:
+    search_id = add_search(database).search_id
+    _die(database, 3)
+    assert SearchQueue(database, "alive", 1000.0).claim() is not None
+    late = SearchQueue(database, DEAD, 1000.0)
+    late.release(search_id)
+    late.release_after(search_id, "too late")
+    assert _stored(database).state_message == ""
+    assert SearchQueue(database, "another", 1000.0).claim() is None
