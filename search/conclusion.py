@@ -67,11 +67,9 @@ def run_finals(setup: Setup, environment: SearchEnvironment) -> Finals:
 
 
 def _measure(files: Mapping[str, bytes], setup: Setup) -> dict[str, Measurement]:
-    def measure() -> dict[str, Measurement]:
-        results = measure_candidates(files, setup.target, BASELINE, batch=setup.spec.budget.batch_size)
-        return {name: result.measurement for name, result in results.items()}
-
-    return run_quietly(measure, setup.runner)
+    batch = setup.spec.budget.batch_size
+    results = run_quietly(measure_candidates, setup.runner, files, setup.target, BASELINE, batch=batch)
+    return {name: result.measurement for name, result in results.items()}
 
 
 def _finished_baseline(setup: Setup, selection: AccuracyResult, latency: Measurement) -> CandidateRecord:

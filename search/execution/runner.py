@@ -163,13 +163,15 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
         driver.failed(plan.number, 0, DIED)
 
 
-def run_quietly(function: Callable[..., Result], settings: RunnerSettings, *arguments: Any) -> Result:
+def run_quietly(function: Callable[..., Result], settings: RunnerSettings, *arguments: Any, **named: Any) -> Result:
     """Call a function while no trial can run: it takes all CPUs and the ``quiet`` token (contract 4).
+
+    A fresh process imports the function's module first, so a function of a light module starts seconds earlier.
 
     Raises:
         RuntimeLostError: Ray, or the process that ran the function, went away.
     """
     remote = ray.remote(num_cpus=settings.cpus, resources={QUIET: 1}, max_retries=0)(function)
     with _lost_runtime():
-        result: Result = ray.get(remote.remote(*arguments))
+        result: Result = ray.get(remote.remote(*arguments, **named))
     return result

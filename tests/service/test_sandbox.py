@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.util
 import os
 import socket
 import subprocess
@@ -154,6 +155,7 @@ def test_too_many_open_files_are_told():
 
 @pytest.mark.parametrize("death", ["kill_itself", "segfault", "raise_error", "write_file"])
 def test_no_scratch_folder_stays_whatever_happens(death: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    multiprocessing.util.get_temp_dir()  # of the process that forks, once; not what this is about
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with contextlib.suppress(SandboxError):
         call(death, **({"name": "left.txt"} if death == "write_file" else {}))
