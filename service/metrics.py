@@ -66,6 +66,9 @@ def _of_store(found: QueueStatistics) -> Iterable[Metric]:
     late = "Seconds for which the oldest due time of all schedules has been due without a run."
     yield GaugeMetricFamily("paretopress_schedules_late_seconds", late, value=found.schedules_late_s)
 
+    behind = "Ended searches that the tracker (MLflow) does not have whole."
+    yield GaugeMetricFamily("paretopress_untracked_searches", behind, value=found.untracked)
+
 
 def _of_workers(count: int) -> Iterable[Metric]:
     yield GaugeMetricFamily("paretopress_workers_alive", "Workers that live.", value=count)

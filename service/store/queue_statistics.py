@@ -12,6 +12,7 @@ from search.protocols import BASELINE
 from service.store.database import Database
 from service.store.records import candidate_from_json
 from service.store.schema import CalibrationRow, CandidateRow, ScheduleRow, ScheduleRunRow, SearchRow
+from service.store.untracked import pending
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class QueueStatistics:
 
     Attributes:
         oldest_queued_s: for so long the oldest search in the queue has waited.
+        untracked: ended searches that the tracker does not have whole.
         schedules_late_s: for so long the oldest due time has been due without a run.
     """
 
@@ -30,6 +32,7 @@ class QueueStatistics:
     oldest_queued_s: float = 0.0
     schedule_runs: Mapping[str, int] = field(default_factory=dict)
     schedules_late_s: float = 0.0
+    untracked: int = 0
 
 
 class StatisticsReader:
@@ -49,6 +52,7 @@ class StatisticsReader:
             records = session.scalars(select(CandidateRow.record_json).where(trials, CandidateRow.search_id.in_(running))).all()
             oldest = session.scalar(select(func.min(SearchRow.create_time)).where(SearchRow.state == "QUEUED"))
             runs = session.execute(select(ScheduleRunRow.state, func.count()).group_by(ScheduleRunRow.state)).all()
+            untracked = session.scalar(pending(func.count(SearchRow.id)))
             due = session.scalar(select(func.min(ScheduleRow.next_run_time)))
         return QueueStatistics(
             searches=_counts(searches),
@@ -58,6 +62,7 @@ class StatisticsReader:
             oldest_queued_s=max(0.0, now - oldest) if oldest is not None else 0.0,
             schedule_runs=_counts(runs),
             schedules_late_s=max(0.0, now - due) if due is not None else 0.0,
+            untracked=untracked or 0,
         )
 
 

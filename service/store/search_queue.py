@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sqlalchemy import and_, delete, or_, select, update
-from sqlalchemy.orm import object_session
+from sqlalchemy.orm import Session, object_session
 
 from search.environment import SearchOutcome
 from search.protocols import Event
@@ -159,6 +159,7 @@ def _given_up(row: SearchRow) -> bool:
         return False
     if row.cancel_requested:
         _end(row, "CANCELLED", "cancelled on request; finished candidates are kept")
+        _track_later(row)
         return True
     last = row.state_message or "the last one's process died; it may have run out of memory"
     words = f"{row.attempts} workers ended before they had found anything new: {last}. The worker's log may say more"
@@ -167,14 +168,23 @@ def _given_up(row: SearchRow) -> bool:
 
 
 def _end(row: SearchRow, state: str, message: str) -> None:
-    session = object_session(row)
-    assert session is not None
     row.state, row.state_message, row.end_time = state, message, time.time()
     row.lease_owner, row.lease_expires, row.cancel_requested = "", 0.0, False
     row.revision += 1
     if state == "FAILED":
-        session.merge(PhaseRow(search_id=row.id, name=UNTRACKED, value_json="{}"))
-    append_events(session, row.id, [_state_event(state, message)])
+        _track_later(row)
+    append_events(_session(row), row.id, [_state_event(state, message)])
+
+
+def _track_later(row: SearchRow) -> None:
+    """The search itself could not tell the tracker how it ended; see `service.late_tracking`."""
+    _session(row).merge(PhaseRow(search_id=row.id, name=UNTRACKED, value_json="{}"))
+
+
+def _session(row: SearchRow) -> Session:
+    session = object_session(row)
+    assert session is not None, "rows are changed in the transaction that they were read in"
+    return session
 
 
 def _state_event(state: str, message: str) -> Event:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 
 from search.environment import SearchOutcome
 from search.protocols import CandidateRecord
@@ -37,9 +38,7 @@ class UntrackedSearches:
     def pending(self) -> list[UntrackedSearch]:
         """Oldest first."""
         with self._database.read() as session:
-            marked = select(SearchRow).join(PhaseRow, PhaseRow.search_id == SearchRow.id)
-            query = marked.where(PhaseRow.name == UNTRACKED, SearchRow.state.in_(ENDED)).order_by(SearchRow.id)
-            return [_untracked(row) for row in session.scalars(query)]
+            return [_untracked(row) for row in session.scalars(pending(SearchRow).order_by(SearchRow.id))]
 
     def candidates(self, search_id: int) -> Sequence[CandidateRecord]:
         """All candidates of a search."""
@@ -51,6 +50,12 @@ class UntrackedSearches:
         """The tracker has it all."""
         with self._database.write() as session:
             session.execute(delete(PhaseRow).filter_by(search_id=search_id, name=UNTRACKED))
+
+
+def pending(columns: Any) -> Select[Any]:
+    """A query of ended searches that wait to be sent."""
+    marked = select(columns).join(PhaseRow, PhaseRow.search_id == SearchRow.id)
+    return marked.where(PhaseRow.name == UNTRACKED, SearchRow.state.in_(ENDED))
 
 
 def _untracked(row: SearchRow) -> UntrackedSearch:

@@ -19,6 +19,7 @@ from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
 from service.store.database import Database
 from service.store.invariants import violations
+from service.store.queue_statistics import StatisticsReader
 from service.store.upkeep_lease import UpkeepLease
 from service.testing import InProcessServer
 from service.worker import Worker
@@ -121,10 +122,12 @@ def test_a_search_that_ends_while_the_tracker_is_away_is_logged_later_and_whole(
     warnings = [e.message for e in world.client.watch(name) if e.kind == search_pb2.SearchEvent.WARNING]
     assert warnings == ["10 entries of this search did not reach MLflow; they are sent as soon as it answers"]
     assert not world.send()
+    assert StatisticsReader(world.database).read(0.0).untracked == 1
     world.tracker.is_away = False
     assert world.send()
     assert world.tracker.log == {name: ALL_OF_IT}
     assert not world.send(), "once is enough"
+    assert StatisticsReader(world.database).read(0.0).untracked == 0
 
 
 def test_nothing_waits_where_the_tracker_took_everything(world: World) -> None:

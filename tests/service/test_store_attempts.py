@@ -93,6 +93,7 @@ def test_a_cancelled_search_that_no_worker_survives_is_cancelled(database: Datab
     SearchCatalogue(database).cancel(NAME)
     assert _die(database, 1) is None
     assert _stored(database).state == "CANCELLED"
+    assert [search.outcome for search in UntrackedSearches(database).pending()] == [None]
 
 
 def test_an_extended_search_has_all_its_attempts_again(database: Database) -> None:
