@@ -19,11 +19,11 @@ TARGET = get_target("cpu-ort-1t")
 
 def test_short_calibration_predicts_and_reports_progress() -> None:
     seen: list[float] = []
-    predictor = calibrate(TARGET, 60.0, seed=3, progress=lambda fraction, line: seen.append(fraction), max_networks=36)
+    predictor = calibrate(TARGET, 24.0, seed=3, progress=lambda fraction, line: seen.append(fraction), max_networks=24)
     assert seen[-1] == 1.0
     assert all(0 <= fraction <= 1 for fraction in seen)
     assert seen == sorted(seen)
-    assert MIN_NETWORKS <= predictor.summary.networks <= 36
+    assert MIN_NETWORKS <= predictor.summary.networks <= 24
     assert set(predictor.log_error) == {"fp32", "int8"}
     assert predictor.summary.duration_s > 0
     networks = sorted(islice(sample_networks(("fp32",), 9), 9), key=lambda n: graph_of(KitSample(n)).macs())
