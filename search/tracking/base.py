@@ -6,18 +6,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from search.errors import SearchError
 from search.protocols import CandidateRecord
+
+
+class TrackingError(SearchError):
+    """The tracker did not take it; the search goes on and the outbox tries again."""
+
+
+class TrackingRefusedError(SearchError):
+    """The tracker will never take it as it is; the message says why."""
 
 
 class Tracker(Protocol):
     """Where candidates are logged for people. Called by the search driver only; every call may be repeated.
 
-    Runs are found again by tag before they are created, so that a restarted search never doubles a run. A tracker that
-    cannot be reached must not fail a search: implementations raise `TrackingError`, the outbox tries again later.
+    Runs are found again by tag before they are created, so that a restarted search never doubles a run. A tracker must not fail
+    a search: what cannot be reached raises `TrackingError`, and the outbox tries again later; what will never be taken raises
+    `TrackingRefusedError`, and the outbox leaves it out.
     """
 
     def start_search(self, search_name: str, parameters: Mapping[str, str]) -> str:
-        """Create or find the parent run; returns its id."""
+        """Create or find the parent run, open it again if it was closed; returns its id. A search that is extended comes with
+        other parameters."""
         ...
 
     def log_candidate(self, search_name: str, record: CandidateRecord) -> str:

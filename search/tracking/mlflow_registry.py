@@ -17,7 +17,8 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
-from search.tracking.mlflow_tracker import SEARCH_TAG, MlflowTracker, TrackingError
+from search.tracking.base import TrackingError
+from search.tracking.mlflow_tracker import SEARCH_TAG, MlflowTracker
 from search.tracking.registry import OnnxModel, RegistryRefusedError
 
 _REFUSALS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND", "PERMISSION_DENIED")

@@ -14,20 +14,17 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow.utils.time import get_current_time_millis
 
-from search.errors import SearchError
 from search.protocols import CandidateRecord
+from search.tracking.base import TrackingError, TrackingRefusedError
 from techniques.recipe import Recipe
 
 SEARCH_TAG, CANDIDATE_TAG = "paretopress.search", "paretopress.candidate"
-_MAX_PARAM_LENGTH = 6000
+_MAX_PARAM_LENGTH, _MAX_TAG_LENGTH = 6000, 5000
 _BATCH = 100
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 # MLflow's client waits for minutes by default, and the search with it; what is not taken is sent again later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-
-
-class TrackingError(SearchError):
-    """The tracking server did not take it; the search goes on and the outbox tries again."""
 
 
 class MlflowTracker:
@@ -47,10 +44,15 @@ class MlflowTracker:
         self._run_ids: dict[tuple[str, str], str] = {}
 
     def start_search(self, search_name: str, parameters: Mapping[str, str]) -> str:
-        """Create or find the parent run; returns its id."""
+        """Create or find the parent run; returns its id. MLflow's parameters stay what they were first, so those of an extended
+        search become tags."""
         with _translated():
             run_id = self.parent_run(search_name)
-            self._log(run_id, parameters, {})
+            known = self._client.get_run(run_id).data.params
+            self._log(run_id, {name: value for name, value in parameters.items() if name not in known}, {})
+            for name, value in parameters.items():
+                if name in known and known[name] != value[:_MAX_PARAM_LENGTH]:
+                    self._client.set_tag(run_id, f"paretopress.{name}", value[:_MAX_TAG_LENGTH])
             self._client.update_run(run_id, "RUNNING")  # one that goes on may have been closed
             return run_id
 
@@ -139,11 +141,13 @@ def candidate_metrics(record: CandidateRecord) -> dict[str, float]:
 
 
 class _translated:  # noqa: N801 - reads as a statement
-    """Turn every MLflow or connection failure into a `TrackingError`."""
+    """Turn MLflow's and connections' failures into those of the tracker's contract."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, MlflowException) and error.error_code in _REFUSALS:
+            raise TrackingRefusedError(f"MLflow refuses it: {error.message}") from error
         if isinstance(error, MlflowException | OSError):
             raise TrackingError(f"MLflow did not take it: {error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from search.errors import SearchError
 from search.protocols import CandidateRecord
-from search.tracking.base import Tracker
+from search.tracking.base import Tracker, TrackingRefusedError
 
 _LOG = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
@@ -55,6 +55,8 @@ class Outbox:
         while self._queue:
             try:
                 self._queue[0]()
+            except TrackingRefusedError as error:
+                _LOG.warning("an entry of %s is not tracked: %s", self._search_name, error)
             except SearchError as error:
                 _LOG.warning("tracking of %s is behind by %d entries: %s", self._search_name, len(self._queue), error)
                 self._try_at = time.monotonic() + self._pause_s

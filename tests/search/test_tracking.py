@@ -8,7 +8,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from search.protocols import CandidateRecord, Measurement
-from search.tracking.mlflow_tracker import MlflowTracker, TrackingError, candidate_metrics
+from search.tracking.base import TrackingError, TrackingRefusedError
+from search.tracking.mlflow_tracker import MlflowTracker, candidate_metrics
 from search.tracking.outbox import Outbox
 from tests.search.records import candidate
 
@@ -117,11 +118,29 @@ def test_the_end_is_tried_at_once_and_says_what_is_left() -> None:
 
 def test_the_run_of_a_search_that_goes_on_is_open_again(uri: str, tmp_path: Path) -> None:
     tracker, client, name = _tracker(uri, tmp_path), MlflowClient(uri), "projects/default/searches/extended"
-    parent = tracker.start_search(name, {})
+    long = "x" * 10_000
+    parent = tracker.start_search(name, {"spec": "4 trials", "target": "cpu-ort-1t", "long": long})
     tracker.end_search(name, {}, succeeded=False)
     assert client.get_run(parent).info.status == "FAILED"
-    tracker.start_search(name, {})
-    assert client.get_run(parent).info.status == "RUNNING"
+    tracker.start_search(name, {"spec": "6 trials", "target": "cpu-ort-1t", "long": long, "new": "1"})
+    run = client.get_run(parent)
+    assert run.info.status == "RUNNING"
+    assert (run.data.params["spec"], run.data.params["new"]) == ("4 trials", "1")
+    assert run.data.tags["paretopress.spec"] == "6 trials"
+    assert {"paretopress.target", "paretopress.long"}.isdisjoint(run.data.tags)
     tracker.end_search(name, {}, succeeded=True)
     assert tracker.parent_run(name) == parent
     assert client.get_run(parent).info.status == "FINISHED"
+
+
+def test_what_the_tracker_will_never_take_holds_nothing_up(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = _tracker(uri, tmp_path)
+    tracker.start_search("projects/default/searches/refused", {})
+    outbox = Outbox(tracker, "projects/default/searches/refused")
+    outbox.candidate(candidate(1, 0.0, 1.0))
+    outbox.candidate(dataclasses.replace(candidate(1, 0.0, 1.0), seed=99))  # a parameter cannot change
+    outbox.candidate(candidate(2, 0.0, 1.0))
+    assert outbox.end({}, succeeded=True) == 0
+    assert "an entry of projects/default/searches/refused is not tracked: MLflow refuses it: Changing param" in caplog.text
+    with pytest.raises(TrackingRefusedError):
+        tracker.log_candidate("projects/default/searches/refused", dataclasses.replace(candidate(1, 0.0, 1.0), seed=99))
