@@ -22,9 +22,10 @@ SEARCH_TAG, CANDIDATE_TAG = "paretopress.search", "paretopress.candidate"
 _MAX_PARAM_LENGTH, _MAX_TAG_LENGTH = 6000, 5000
 _BATCH = 100
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
-# MLflow's client waits for minutes by default, and the search with it; what is not taken is sent again later.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+# MLflow's client tries for minutes by default, and the search waits with it; and it sends a request that creates a run again as it
+# is, which may make two. The outbox tries later instead, and looks for the run first.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 
 class MlflowTracker:
