@@ -76,6 +76,8 @@ def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Tune's own state is never restored (contract 6), so nobody has to hear that it was not saved.
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     # Unix sockets allow about 100 characters, so the runtime's folder cannot lie under the data folder.
     folder = None if settings.address else tempfile.mkdtemp(prefix="pp-ray-", dir="/tmp")
     own = (
