@@ -26,6 +26,8 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 # is, which may make two. The outbox tries later instead, and looks for the run first.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+# Lines for people in a log that may be JSON.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 class MlflowTracker:
