@@ -52,7 +52,7 @@ class UploadRow(Base):
 
 class SearchRow(Base):
     """A search: request, state, lease and outcome. ``revision`` counts changes of state and request, ``attempts`` the workers
-    that have taken the search since anything new was found in it."""
+    that have taken the search since anything new was found in it, the first of them at ``attempts_since``."""
 
     __tablename__ = "searches"
 
@@ -73,6 +73,7 @@ class SearchRow(Base):
     lease_owner: Mapped[str] = mapped_column(String(128), default="")
     lease_expires: Mapped[float] = mapped_column(Float, default=0.0)
     attempts: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
+    attempts_since: Mapped[float] = mapped_column(Float, default=0.0, server_default=text("0"))
     outcome_json: Mapped[str] = mapped_column(Text, default="")
     create_time: Mapped[float] = mapped_column(Float)
     start_time: Mapped[float | None] = mapped_column(Float, default=None)

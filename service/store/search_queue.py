@@ -23,8 +23,9 @@ from service.store.events import append_events
 from service.store.schema import PhaseRow, ProcessGroupRow, SearchRow
 from service.store.search_store import boot_id
 
-MAX_ATTEMPTS = 10
-"""Workers that may take a search without finding anything new in it before it is given up."""
+MAX_ATTEMPTS, MIN_TROUBLE_S = 10, 1800.0
+"""A search is given up when so many workers have taken it without finding anything new, over so long: what kills processes for
+some minutes, such as a machine that is being repaired, is no fault of the search."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,15 @@ class SearchQueue:
             waiting = or_(SearchRow.state == "QUEUED", SearchRow.state == "RUNNING")
             rows = session.scalars(select(SearchRow).where(waiting).order_by(SearchRow.id).with_for_update()).all()
             free = [r for r in rows if r.state == "QUEUED" or r.lease_expires < now or owner_is_dead(r.lease_owner)]
-            row = next((r for r in free if not _given_up(r)), None)
+            row = next((r for r in free if not _given_up(r, now)), None)
             if row is None:
                 return None
             resumed = row.start_time is not None
             row.state, row.lease_owner, row.lease_expires = "RUNNING", self.owner, now + self._lease_s
             row.start_time, row.end_time = row.start_time or now, None
-            row.state_message, row.revision, row.attempts = "", row.revision + 1, row.attempts + 1
+            row.state_message, row.revision = "", row.revision + 1
+            row.attempts_since = row.attempts_since if row.attempts else now
+            row.attempts += 1
             append_events(session, row.id, [_state_event("RUNNING", "resumed by a worker" if resumed else "taken by a worker")])
             boot = boot_id()
             groups = session.scalars(select(ProcessGroupRow.pgid).filter_by(search_id=row.id, boot_id=boot)).all()
@@ -153,17 +156,18 @@ class SearchQueue:
             yield row if row is not None and row.lease_owner == self.owner else None
 
 
-def _given_up(row: SearchRow) -> bool:
+def _given_up(row: SearchRow, now: float) -> bool:
     """End a search that workers take again and again and die of before they find anything new: others wait behind it."""
-    if row.attempts < MAX_ATTEMPTS:
+    trouble_s = now - row.attempts_since
+    if row.attempts < MAX_ATTEMPTS or trouble_s < MIN_TROUBLE_S:
         return False
     if row.cancel_requested:
         _end(row, "CANCELLED", "cancelled on request; finished candidates are kept")
         _track_later(row)
         return True
     last = row.state_message or "the last one's process died; it may have run out of memory"
-    words = f"{row.attempts} workers ended before they had found anything new: {last}. The worker's log may say more"
-    _end(row, "FAILED", f"{words}; extend the search to go on from here")
+    many = f"{row.attempts} workers in {trouble_s / 60:.0f} minutes ended before they had found anything new"
+    _end(row, "FAILED", f"{many}: {last}. The worker's log may say more; extend the search to go on from here")
     return True
 
 

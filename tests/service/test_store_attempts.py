@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from sqlalchemy import update
+
 from search.protocols import BASELINE
 from service.store.database import Database
+from service.store.schema import SearchRow
 from service.store.search_catalogue import SearchCatalogue, StoredSearch
 from service.store.search_queue import MAX_ATTEMPTS, ClaimedSearch, SearchQueue, process_identity
 from service.store.search_store import SqlCandidateStore
@@ -25,6 +28,11 @@ def _die(database: Database, times: int, owner: str = DEAD) -> ClaimedSearch | N
     return claimed
 
 
+def _an_hour_passes(database: Database) -> None:
+    with database.write() as session:
+        session.execute(update(SearchRow).values(attempts_since=SearchRow.attempts_since - 3600.0))
+
+
 def _stored(database: Database) -> StoredSearch:
     return SearchCatalogue(database).get(NAME)
 
@@ -35,13 +43,15 @@ def test_a_search_that_every_worker_dies_of_is_given_up_and_the_next_one_runs(da
     last = _die(database, MAX_ATTEMPTS)
     assert last is not None
     assert last.name == NAME
+    _an_hour_passes(database)
     following = SearchQueue(database, "alive", 10.0).claim()
     assert following is not None
     assert following.name == "projects/p/searches/next"
     stored = _stored(database)
     assert stored.state == "FAILED"
     assert stored.state_message == (
-        "10 workers ended before they had found anything new: the last one's process died; it may have run out of memory. "
+        "10 workers in 60 minutes ended before they had found anything new: the last one's process died; it may have run out of "
+        "memory. "
         "The worker's log may say more; extend the search to go on from here"
     )
     assert SearchCatalogue(database).events_after(NAME, 0)[-1].message == stored.state_message
@@ -53,8 +63,17 @@ def test_whoever_finds_something_new_gives_the_search_all_its_attempts_again(dat
     for number in range(3):
         assert _die(database, MAX_ATTEMPTS) is not None
         SqlCandidateStore(database, search_id, DEAD).save_candidate(record(number))
-    assert _die(database, MAX_ATTEMPTS) is not None
+        _an_hour_passes(database)
+    assert _die(database, 1) is not None
     assert _stored(database).state == "RUNNING"
+
+
+def test_deaths_within_minutes_are_no_fault_of_the_search(database: Database) -> None:
+    add_search(database)
+    assert _die(database, 10 * MAX_ATTEMPTS) is not None
+    _an_hour_passes(database)
+    assert _die(database, 1) is None
+    assert _stored(database).state_message.startswith("100 workers in 60 minutes ended")
 
 
 def test_the_original_is_nothing_new(database: Database) -> None:
@@ -63,6 +82,7 @@ def test_the_original_is_nothing_new(database: Database) -> None:
         _die(database, 1)
         original = dataclasses.replace(record(0), candidate_id=BASELINE, trial_number=-1)
         SqlCandidateStore(database, search_id, DEAD).save_candidate(original)
+    _an_hour_passes(database)
     assert _die(database, 1) is None
     assert _stored(database).state == "FAILED"
 
@@ -73,7 +93,8 @@ def test_a_worker_that_is_told_to_end_costs_no_attempt(database: Database) -> No
         queue = SearchQueue(database, "polite", 1000.0)
         assert queue.claim() is not None
         queue.release(search_id)
-    assert _stored(database).state == "RUNNING"
+    _an_hour_passes(database)
+    assert _die(database, 1) is not None
 
 
 def test_trouble_that_a_worker_survives_is_told_and_counts(database: Database) -> None:
@@ -83,14 +104,16 @@ def test_trouble_that_a_worker_survives_is_told_and_counts(database: Database) -
         assert queue.claim() is not None
         queue.release_after(search_id, "Ray went away")
         assert _stored(database).state_message == "Ray went away"
+    _an_hour_passes(database)
     assert queue.claim() is None
-    assert _stored(database).state_message.startswith("10 workers ended before they had found anything new: Ray went away.")
+    assert "had found anything new: Ray went away. The worker's log" in _stored(database).state_message
 
 
 def test_a_cancelled_search_that_no_worker_survives_is_cancelled(database: Database) -> None:
     add_search(database)
     _die(database, MAX_ATTEMPTS)
     SearchCatalogue(database).cancel(NAME)
+    _an_hour_passes(database)
     assert _die(database, 1) is None
     assert _stored(database).state == "CANCELLED"
     assert [search.outcome for search in UntrackedSearches(database).pending()] == [None]
@@ -98,7 +121,9 @@ def test_a_cancelled_search_that_no_worker_survives_is_cancelled(database: Datab
 
 def test_an_extended_search_has_all_its_attempts_again(database: Database) -> None:
     add_search(database)
-    _die(database, MAX_ATTEMPTS + 1)
+    _die(database, MAX_ATTEMPTS)
+    _an_hour_passes(database)
+    assert _die(database, 1) is None
     SearchCatalogue(database).extend(NAME, 2, 0.0, "", "", "")
     assert _die(database, MAX_ATTEMPTS) is not None
 

@@ -13,7 +13,9 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("searches", sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")))
+    op.add_column("searches", sa.Column("attempts_since", sa.Float, nullable=False, server_default=sa.text("0")))
 
 
 def downgrade() -> None:
+    op.drop_column("searches", "attempts_since")
     op.drop_column("searches", "attempts")
