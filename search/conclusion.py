@@ -10,11 +10,11 @@ from search.baseline import onnx_accuracy
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import SearchError
 from search.evaluation.accuracy import AccuracyResult, drop_points
-from search.evaluation.latency import measure_candidates
+from search.evaluation.latency import LatencyResult, measure_candidates
 from search.execution.runner import run_quietly
 from search.finalists import Exported, choose_finalists, export, packed, read_selection, with_latency
 from search.pareto import broken_limits, front, nearest, pick
-from search.protocols import BASELINE, CandidateRecord, Event, Measurement
+from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
 from search.report import ReportInputs, build_report
 from search.setup import Setup
 from search.tracking.ended import log_ended, remember_untracked
@@ -55,7 +55,7 @@ def run_finals(setup: Setup, environment: SearchEnvironment) -> Finals:
         exported.append(read_selection(files, view, original, setup.spec, threads))
         store.append(Event("phase", f"finalist {len(exported)} of {len(chosen)}: {record.candidate_id} exported"))
     models = {BASELINE: setup.original.onnx, **{e.record.candidate_id: e.onnx for e in exported}}
-    measured = _measure(models, setup)
+    measured = _measure(models, setup, store)
     baseline = _finished_baseline(setup, original, measured[BASELINE])
     finalists = with_latency(exported, measured)
     members = {r.candidate_id for r in front(finalists, setup.spec.budget)}
@@ -66,10 +66,24 @@ def run_finals(setup: Setup, environment: SearchEnvironment) -> Finals:
     return Finals(baseline, tuple(finalists), models)
 
 
-def _measure(files: Mapping[str, bytes], setup: Setup) -> dict[str, Measurement]:
+def _measure(files: Mapping[str, bytes], setup: Setup, store: CandidateStore) -> dict[str, Measurement]:
     batch = setup.spec.budget.batch_size
     results = run_quietly(measure_candidates, setup.runner, files, setup.target, BASELINE, batch=batch)
+    warning = noise_warning(results[BASELINE])
+    if warning:
+        store.append(Event("warning", warning))
     return {name: result.measurement for name, result in results.items()}
+
+
+def noise_warning(reference: LatencyResult) -> str:
+    """What to say of a machine that was never quiet while latencies were measured; empty if it was."""
+    if not reference.noisy:
+        return ""
+    drift = f"{reference.drift_percent:.0f}%"
+    return (
+        f"the machine was busy while latencies were measured: the original's own drifted by {drift} in every repeat. "
+        "Limits may be broken by doubt alone; extend the search by a trial on a quieter machine to measure again"
+    )
 
 
 def _finished_baseline(setup: Setup, selection: AccuracyResult, latency: Measurement) -> CandidateRecord:

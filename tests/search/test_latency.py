@@ -8,7 +8,9 @@ import pytest
 
 from hw_models.targets import get_target
 from paretopress.runtime.kit.sampling import sample_networks
-from search.evaluation.latency import LatencyError, measure_candidates
+from search.conclusion import noise_warning
+from search.evaluation.latency import LatencyError, LatencyResult, measure_candidates
+from search.protocols import Measurement
 
 TARGET = get_target("cpu-ort-1t")
 NETWORKS = sorted(islice(sample_networks(("fp32",), 9), 18), key=lambda n: sum(math.prod(op["output_shape"]) for op in n.operators))
@@ -41,3 +43,11 @@ def test_the_reference_must_be_there() -> None:
 def test_a_target_elsewhere_is_never_measured() -> None:
     with pytest.raises(LatencyError, match="only be predicted"):
         measure_candidates(MODELS, replace(TARGET, name="board", attached=False), "large")
+
+
+def test_a_machine_that_was_never_quiet_is_told() -> None:
+    quiet = LatencyResult(Measurement(1.0, "measured", 0.02, 3), 1.02, (1.0, 1.0, 1.01), 1.0, noisy=False)
+    assert noise_warning(quiet) == ""
+    warning = noise_warning(replace(quiet, drift_percent=34.6, noisy=True))
+    assert "drifted by 35%" in warning
+    assert "measure again" in warning
