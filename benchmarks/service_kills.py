@@ -30,6 +30,7 @@ from service.store.invariants import violations
 from service.store.untracked import UntrackedSearches
 from tests.service.digits_search import make_inputs, place_predictors, search, upload
 from tests.service.ports import free_port
+from tests.waiting import wait_until
 
 LOGS = ROOT / "build" / "service_kills"
 KINDS = ("server", "worker", "ray", "mlflow")
@@ -207,9 +208,7 @@ def _find(words: Sequence[str], marker: str) -> list[int]:
 def _await_tracking(url: str) -> None:
     """What MLflow did not take while a search ended is sent a minute later; a run that is missing after that is lost."""
     with contextlib.closing(Database(url)) as database:
-        deadline = time.monotonic() + TRACKING_S
-        while UntrackedSearches(database).pending() and time.monotonic() < deadline:
-            time.sleep(1.0)
+        wait_until(lambda: not UntrackedSearches(database).pending(), TRACKING_S)
 
 
 def _judged(client: Client, watched: _Watched, url: str, tracking_uri: str) -> Row:

@@ -71,6 +71,8 @@ class LateTracking:
         outbox = Outbox(self._tracker(), search.name)
         try:
             outbox.start({"spec": search.spec.to_json(), "target": search.spec.target})
+            if outbox.behind:
+                return False  # away: nothing has to be fetched for it, and it need not be waited for again
             left = log_ended(outbox, self._untracked.candidates(search.search_id), self._blobs, search.outcome)
         except StoreUnavailableError:
             raise

@@ -143,9 +143,13 @@ class Worker:
         self._stopping = threading.Event()
         self._calibrator = Calibrator(settings, database, self._tools.calibrate, self._queue.owner, self._stopping.is_set)
         self._registry_worker = self._make_registry_worker()
-        tools, stopping = self._tools, self._stopping.is_set
         self._late_tracking = LateTracking(
-            database, self._queue.owner, lambda: tools.tracker(settings), self._blobs, stopping, settings.tracking_retry_s
+            database,
+            self._queue.owner,
+            tracker=lambda: self._tools.tracker(settings),
+            blobs=self._blobs,
+            stopping=self._stopping.is_set,
+            every_s=settings.tracking_retry_s,
         )
 
     def _make_registry_worker(self) -> RegistryWorker:

@@ -78,7 +78,10 @@ class MlflowTracker:
     def log_artifact(self, search_name: str, candidate_id: str | None, path: Path, artifact_name: str) -> None:
         """Attach a file under its own name; its bytes are read where they lie."""
         with _translated():
-            run_id = self._find_or_create(search_name, candidate_id or "", candidate_id or search_name.rpartition("/")[2], {})
+            if candidate_id:
+                run_id = self._find_or_create(search_name, candidate_id, candidate_id, {})
+            else:
+                run_id = self.parent_run(search_name)
             folder, _, leaf = artifact_name.rpartition("/")
             if path.name != leaf:
                 raise ValueError(f"artifact file {path.name!r} must be called {leaf!r}")

@@ -28,6 +28,11 @@ class Outbox:
         self._queue: list[Callable[[], object]] = []
         self._pause_s, self._try_at = FIRST_PAUSE_S, 0.0
 
+    @property
+    def behind(self) -> int:
+        """How many entries wait."""
+        return len(self._queue)
+
     def start(self, parameters: Mapping[str, str]) -> None:
         """The parent run."""
         self._send(lambda: self._tracker.start_search(self._search_name, parameters))
@@ -44,7 +49,7 @@ class Outbox:
         """The parent run's end, tried at once; returns how many entries could not be delivered."""
         self._queue.append(lambda: self._tracker.end_search(self._search_name, metrics, succeeded))
         self._deliver()
-        return len(self._queue)
+        return self.behind
 
     def _send(self, entry: Callable[[], object]) -> None:
         self._queue.append(entry)
@@ -58,7 +63,7 @@ class Outbox:
             except TrackingRefusedError as error:
                 _LOG.warning("an entry of %s is not tracked: %s", self._search_name, error)
             except SearchError as error:
-                _LOG.warning("tracking of %s is behind by %d entries: %s", self._search_name, len(self._queue), error)
+                _LOG.warning("tracking of %s is behind by %d entries: %s", self._search_name, self.behind, error)
                 self._try_at = time.monotonic() + self._pause_s
                 self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
                 return

@@ -1,12 +1,17 @@
-"""Candidates and events as JSON texts with type and version, and back."""
+"""Candidates and events as JSON texts with type and version, and back; the candidates of a search."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from search.protocols import CandidateRecord, Measurement
+from service.store.schema import CandidateRow
 
 
 def candidate_to_json(record: CandidateRecord) -> str:
@@ -27,3 +32,10 @@ def candidate_from_json(text: str) -> CandidateRecord:
     data["drop_points"] = {k: (v[0], v[1], v[2]) for k, v in data["drop_points"].items()}
     data["measurements"] = {k: Measurement(**v) for k, v in data["measurements"].items()}
     return CandidateRecord(**data)
+
+
+def candidates_of(session: Session, search_id: int) -> Sequence[CandidateRecord]:
+    """All candidates of a search, by trial number."""
+    query = select(CandidateRow.record_json).filter_by(search_id=search_id)
+    texts = session.scalars(query.order_by(CandidateRow.trial_number, CandidateRow.candidate_id))
+    return [candidate_from_json(text) for text in texts]

@@ -20,7 +20,7 @@ from service.store.database import AnyRow, Database
 from service.store.events import append_events
 from service.store.pages import Page, PageRequest
 from service.store.quotas import NO_QUOTAS, Quotas
-from service.store.records import candidate_from_json
+from service.store.records import candidate_from_json, candidates_of
 from service.store.schema import CandidateRow, EventRow, PhaseRow, SearchRow
 
 TRACE_PHASE = "trace"
@@ -195,9 +195,7 @@ class SearchCatalogue:
     def candidates(self, name: str) -> Sequence[CandidateRecord]:
         """All candidates of a search, by trial number."""
         with self._database.read() as session:
-            query = select(CandidateRow).filter_by(search_id=_find(session, name).id)
-            rows = session.scalars(query.order_by(CandidateRow.trial_number, CandidateRow.candidate_id)).all()
-            return [candidate_from_json(row.record_json) for row in rows]
+            return candidates_of(session, _find(session, name).id)
 
     def candidate(self, search_name: str, candidate_id: str) -> CandidateRecord:
         """One candidate.

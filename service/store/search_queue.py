@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sqlalchemy import and_, delete, or_, select, update
-from sqlalchemy.orm import Session, object_session
+from sqlalchemy.orm import Session
 
 from search.environment import SearchOutcome
 from search.protocols import Event
@@ -77,14 +77,15 @@ class SearchQueue:
             waiting = or_(SearchRow.state == "QUEUED", SearchRow.state == "RUNNING")
             rows = session.scalars(select(SearchRow).where(waiting).order_by(SearchRow.id).with_for_update()).all()
             free = [r for r in rows if r.state == "QUEUED" or r.lease_expires < now or owner_is_dead(r.lease_owner)]
-            row = next((r for r in free if not _given_up(r, now)), None)
+            row = next((r for r in free if not _given_up(session, r, now)), None)
             if row is None:
                 return None
             resumed = row.start_time is not None
             row.state, row.lease_owner, row.lease_expires = "RUNNING", self.owner, now + self._lease_s
             row.start_time, row.end_time = row.start_time or now, None
             row.state_message, row.revision = "", row.revision + 1
-            row.attempts_since = row.attempts_since if row.attempts else now
+            if not row.attempts:
+                row.attempts_since = now
             row.attempts += 1
             append_events(session, row.id, [_state_event("RUNNING", "resumed by a worker" if resumed else "taken by a worker")])
             boot = boot_id()
@@ -118,14 +119,14 @@ class SearchQueue:
 
     def release(self, search_id: int) -> None:
         """Let go of a search because the worker ends; it stays RUNNING and the next one takes it at once."""
-        with self._owned(search_id) as row:
+        with self._owned(search_id) as (_, row):
             if row is not None:
                 # The worker did not die of this search: that attempt does not count.
                 row.lease_owner, row.lease_expires, row.attempts = "", 0.0, max(row.attempts - 1, 0)
 
     def release_after(self, search_id: int, trouble: str) -> None:
         """Let go of a search that could not go on; it is taken again, but not for ever (`MAX_ATTEMPTS`)."""
-        with self._owned(search_id) as row:
+        with self._owned(search_id) as (_, row):
             if row is not None:
                 row.lease_owner, row.lease_expires, row.state_message = "", 0.0, trouble
 
@@ -137,58 +138,50 @@ class SearchQueue:
 
     def finish(self, search_id: int, outcome: SearchOutcome) -> None:
         """Store how the search ended, then (in the same transaction) announce it."""
-        self._end(search_id, outcome.state, outcome.message, json.dumps(asdict(outcome), sort_keys=True, default=str))
+        with self._owned(search_id) as (session, row):
+            if row is not None:
+                row.outcome_json = json.dumps(asdict(outcome), sort_keys=True, default=str)
+                _end(session, row, outcome.state, outcome.message)
 
     def fail(self, search_id: int, message: str) -> None:
         """Store that the search could not be carried out; the tracker is told later."""
-        self._end(search_id, "FAILED", message, "")
-
-    def _end(self, search_id: int, state: str, message: str, outcome_json: str) -> None:
-        with self._owned(search_id) as row:
+        with self._owned(search_id) as (session, row):
             if row is not None:
-                row.outcome_json = outcome_json or row.outcome_json
-                _end(row, state, message)
+                _end_untracked(session, row, "FAILED", message)
 
     @contextmanager
-    def _owned(self, search_id: int) -> Iterator[SearchRow | None]:
+    def _owned(self, search_id: int) -> Iterator[tuple[Session, SearchRow | None]]:
         with self._database.write() as session:
             row = session.get(SearchRow, search_id)
-            yield row if row is not None and row.lease_owner == self.owner else None
+            yield session, row if row is not None and row.lease_owner == self.owner else None
 
 
-def _given_up(row: SearchRow, now: float) -> bool:
+def _given_up(session: Session, row: SearchRow, now: float) -> bool:
     """End a search that workers take again and again and die of before they find anything new: others wait behind it."""
     trouble_s = now - row.attempts_since
     if row.attempts < MAX_ATTEMPTS or trouble_s < MIN_TROUBLE_S:
         return False
     if row.cancel_requested:
-        _end(row, "CANCELLED", "cancelled on request; finished candidates are kept")
-        _track_later(row)
+        _end_untracked(session, row, "CANCELLED", "cancelled on request; finished candidates are kept")
         return True
     last = row.state_message or "the last one's process died; it may have run out of memory"
     many = f"{row.attempts} workers in {trouble_s / 60:.0f} minutes ended before they had found anything new"
-    _end(row, "FAILED", f"{many}: {last}. The worker's log may say more; extend the search to go on from here")
+    message = f"{many}: {last}. The worker's log may say more; extend the search to go on from here"
+    _end_untracked(session, row, "FAILED", message)
     return True
 
 
-def _end(row: SearchRow, state: str, message: str) -> None:
+def _end_untracked(session: Session, row: SearchRow, state: str, message: str) -> None:
+    """For the search, which could not tell the tracker how it ended; see `service.late_tracking`."""
+    session.merge(PhaseRow(search_id=row.id, name=UNTRACKED, value_json="{}"))
+    _end(session, row, state, message)
+
+
+def _end(session: Session, row: SearchRow, state: str, message: str) -> None:
     row.state, row.state_message, row.end_time = state, message, time.time()
     row.lease_owner, row.lease_expires, row.cancel_requested = "", 0.0, False
     row.revision += 1
-    if state == "FAILED":
-        _track_later(row)
-    append_events(_session(row), row.id, [_state_event(state, message)])
-
-
-def _track_later(row: SearchRow) -> None:
-    """The search itself could not tell the tracker how it ended; see `service.late_tracking`."""
-    _session(row).merge(PhaseRow(search_id=row.id, name=UNTRACKED, value_json="{}"))
-
-
-def _session(row: SearchRow) -> Session:
-    session = object_session(row)
-    assert session is not None, "rows are changed in the transaction that they were read in"
-    return session
+    append_events(session, row.id, [_state_event(state, message)])
 
 
 def _state_event(state: str, message: str) -> Event:

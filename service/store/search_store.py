@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from search.protocols import BASELINE, CandidateRecord, Event
 from service.errors import ServiceError, StoreUnavailableError
 from service.store.database import Database
 from service.store.events import append_events
-from service.store.records import candidate_from_json, candidate_to_json
+from service.store.records import candidate_to_json, candidates_of
 from service.store.schema import CandidateRow, PhaseRow, ProcessGroupRow, SearchRow
 
 STOP_CACHE_S = 0.4
@@ -51,9 +50,7 @@ class SqlCandidateStore:
     def candidates(self) -> Sequence[CandidateRecord]:
         """All candidates, by trial number."""
         with self._database.read() as session:
-            query = select(CandidateRow).filter_by(search_id=self._search_id)
-            rows = session.scalars(query.order_by(CandidateRow.trial_number, CandidateRow.candidate_id)).all()
-            return [candidate_from_json(row.record_json) for row in rows]
+            return candidates_of(session, self._search_id)
 
     def append(self, event: Event) -> None:
         """Append an event."""
@@ -101,7 +98,8 @@ class SqlCandidateStore:
                     if before is not None and search.last_sequence > before:
                         return
                     before = search.last_sequence
-                    search.attempts = 0 if found_new else search.attempts
+                    if found_new:
+                        search.attempts = 0
                     change(session)
                     append_events(session, self._search_id, events)
                 return

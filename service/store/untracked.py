@@ -14,8 +14,8 @@ from search.protocols import CandidateRecord
 from search.spec import SearchSpec
 from search.tracking.ended import UNTRACKED
 from service.store.database import Database
-from service.store.records import candidate_from_json
-from service.store.schema import CandidateRow, PhaseRow, SearchRow
+from service.store.records import candidates_of
+from service.store.schema import PhaseRow, SearchRow
 from service.store.search_catalogue import ENDED
 
 
@@ -43,8 +43,7 @@ class UntrackedSearches:
     def candidates(self, search_id: int) -> Sequence[CandidateRecord]:
         """All candidates of a search."""
         with self._database.read() as session:
-            rows = session.scalars(select(CandidateRow).filter_by(search_id=search_id).order_by(CandidateRow.trial_number))
-            return [candidate_from_json(row.record_json) for row in rows]
+            return candidates_of(session, search_id)
 
     def delivered(self, search_id: int) -> None:
         """The tracker has it all."""
