@@ -23,6 +23,8 @@ from tests.service.fakes import FakeRegistry, FakeTools, finds_three
 
 Run = schedule_pb2.ScheduleRun
 NAME = "projects/default/schedules/champion"
+NOT_SOON = "0 0 29 2 *"
+"""These tests put the clock on, which must not pass a due time: in the hour before midnight a daily one was."""
 
 
 class World:
@@ -43,7 +45,7 @@ class World:
 
     def schedule(self, reference: str = "models:/digits@champion", **changes: bool) -> None:
         self.template.model = reference
-        asked = schedule_pb2.Schedule(cron="0 0 * * *", template=self.template, **changes)  # type: ignore[arg-type]
+        asked = schedule_pb2.Schedule(cron=NOT_SOON, template=self.template, **changes)  # type: ignore[arg-type]
         asked.register_as.model_name, asked.register_as.alias = "digits-small", "edge"
         self.client.create_schedule(asked, schedule_id="champion")
 
