@@ -57,7 +57,12 @@ _MODULE_KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((nn.Flatten,), "reshape"),
 )
 
-_MODULE_NAME_KINDS = {"ChannelSlice": "slice", "ChannelPermutation": "transpose", "ChannelScale": "mul"}
+_MODULE_NAME_KINDS = {
+    "ChannelSlice": "slice",
+    "ChannelPermutation": "transpose",
+    "ChannelScale": "mul",
+    "ChannelNorm": "layer_norm",
+}
 
 _KEEPS_BITS = frozenset({"identity", "reshape", "transpose", "max_pool", "slice", "split", "relu", "clip"})
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class ChannelSlice(nn.Module):
@@ -90,3 +91,33 @@ class ChannelScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scale every channel."""
         return x * self.weight
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of a map (the LayerNorm2d of ConvNeXt, Liu 2022): each position of ``(b, c, h, w)`` is
+    normalised over ``c``, then scaled and shifted per channel.
+
+    Args:
+        channels: size of axis 1.
+        weight: factor per channel ``(c,)``, or none.
+        bias: shift per channel ``(c,)``, or none.
+        eps: added to the (biased) variance.
+    """
+
+    def __init__(
+        self, channels: int, weight: nn.Parameter | None = None, bias: nn.Parameter | None = None, eps: float = 1e-6
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.eps = eps
+        self.register_parameter("weight", weight)
+        self.register_parameter("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise over axis 1."""
+        last = x.permute(0, 2, 3, 1)
+        return functional.layer_norm(last, (self.channels,), self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+    def extra_repr(self) -> str:
+        """Channel count, epsilon and what is learned."""
+        return f"channels={self.channels}, eps={self.eps}, weight={self.weight is not None}, bias={self.bias is not None}"
