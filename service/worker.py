@@ -201,6 +201,7 @@ class Worker:
     def run_next(self) -> bool:
         """Run one search, if one waits."""
         claimed = self._queue.claim()
+        self._end_abandoned()
         if claimed is None:
             return False
         _LOG.info("%s %s", "resuming" if claimed.resumed else "running", claimed.name)
@@ -285,6 +286,12 @@ class Worker:
             store.append(Event("phase", f"calibrating {target}: about {self._settings.calibration_s:.0f} s, once"))
             self._calibrator.measure(target, self._settings.calibration_s, store.should_stop)
         return predictors.get(target).text
+
+    def _end_abandoned(self) -> None:
+        """What dead workers of searches that were cancelled, or given up, have left running."""
+        for search_id, groups in self._queue.abandoned_groups().items():
+            self._end_process_groups(groups)
+            self._queue.forget_process_groups(search_id)
 
     def _end_process_groups(self, groups: tuple[int, ...]) -> None:
         for pgid in groups:

@@ -22,6 +22,7 @@ from service.store.pages import Page, PageRequest
 from service.store.quotas import NO_QUOTAS, Quotas
 from service.store.records import candidate_from_json, candidates_of
 from service.store.schema import CandidateRow, EventRow, PhaseRow, SearchRow
+from service.store.search_queue import ended_by_cancelling, worker_is_gone
 
 TRACE_PHASE = "trace"
 """Name of the phase whose result is the context of the trace in which the search was queued."""
@@ -225,13 +226,15 @@ def queue_search(session: Session, new: NewSearch, quotas: Quotas) -> None:
 
 
 def cancel_search(session: Session, row: SearchRow) -> None:
-    """Ask for a search's end within a write transaction: at once while it waits, otherwise its worker does it."""
+    """Ask for a search's end within a write transaction: at once while nobody works on it, otherwise its worker does it."""
     if row.state == "QUEUED":
         row.state, row.end_time, row.state_message = "CANCELLED", time.time(), "cancelled before it began"
         row.revision += 1
         append_events(session, row.id, [Event("state", row.state_message, {"state": "CANCELLED"})])
     elif row.state == "RUNNING" and not row.cancel_requested:
         row.cancel_requested, row.revision, row.state_message = True, row.revision + 1, "asked to stop"
+        if worker_is_gone(row, time.time()):
+            ended_by_cancelling(session, row)
 
 
 def _find(session: Session, name: str, etag: str = "") -> SearchRow:

@@ -71,13 +71,17 @@ class SearchQueue:
         self._lease_s = lease_s
 
     def claim(self) -> ClaimedSearch | None:
-        """Take the oldest search that waits, or whose worker is gone; the state is stored before anybody hears of it."""
+        """Take the oldest search that waits, or whose worker is gone; the state is stored before anybody hears of it.
+
+        A search that somebody has cancelled is never taken again: where its worker is gone, it ends here.
+        """
         now = time.time()
         with self._database.write() as session:
             waiting = or_(SearchRow.state == "QUEUED", SearchRow.state == "RUNNING")
             rows = session.scalars(select(SearchRow).where(waiting).order_by(SearchRow.id).with_for_update()).all()
-            free = [r for r in rows if r.state == "QUEUED" or r.lease_expires < now or owner_is_dead(r.lease_owner)]
-            row = next((r for r in free if not _given_up(session, r, now)), None)
+            free = [r for r in rows if r.state == "QUEUED" or worker_is_gone(r, now)]
+            alive = [r for r in free if not ended_by_cancelling(session, r)]
+            row = next((r for r in alive if not _given_up(session, r, now)), None)
             if row is None:
                 return None
             resumed = row.start_time is not None
@@ -104,6 +108,15 @@ class SearchQueue:
         """The groups have been ended."""
         with self._database.write() as session:
             session.execute(delete(ProcessGroupRow).filter_by(search_id=search_id))
+
+    def abandoned_groups(self) -> dict[int, tuple[int, ...]]:
+        """Process groups in this boot, by search, of searches that ended after their worker had died; to be ended and forgotten."""
+        found: dict[int, tuple[int, ...]] = {}
+        query = select(ProcessGroupRow).join(SearchRow, SearchRow.id == ProcessGroupRow.search_id)
+        with self._database.read() as session:
+            for row in session.scalars(query.where(ProcessGroupRow.boot_id == boot_id(), SearchRow.end_time.is_not(None))):
+                found[row.search_id] = (*found.get(row.search_id, ()), row.pgid)
+        return found
 
     def process_groups(self, search_id: int) -> tuple[int, ...]:
         """Groups that the search has recorded in this boot."""
@@ -141,12 +154,14 @@ class SearchQueue:
         with self._owned(search_id) as (session, row):
             if row is not None:
                 row.outcome_json = json.dumps(asdict(outcome), sort_keys=True, default=str)
+                _forget_groups(session, row)
                 _end(session, row, outcome.state, outcome.message)
 
     def fail(self, search_id: int, message: str) -> None:
         """Store that the search could not be carried out; the tracker is told later."""
         with self._owned(search_id) as (session, row):
             if row is not None:
+                _forget_groups(session, row)
                 _end_untracked(session, row, "FAILED", message)
 
     @contextmanager
@@ -156,14 +171,29 @@ class SearchQueue:
             yield session, row if row is not None and row.lease_owner == self.owner else None
 
 
+def worker_is_gone(row: SearchRow, now: float) -> bool:
+    """Whether nobody works on a search that runs: its lease is over or given back, or its worker has died."""
+    return row.lease_expires < now or owner_is_dead(row.lease_owner)
+
+
+def ended_by_cancelling(session: Session, row: SearchRow) -> bool:
+    """End a search that was cancelled and that no worker has; whether it was one."""
+    if row.cancel_requested:
+        _end_untracked(session, row, "CANCELLED", "cancelled on request; finished candidates are kept")
+        return True
+    return False
+
+
+def _forget_groups(session: Session, row: SearchRow) -> None:
+    """The search's worker lives and has ended what it had started: nobody else has to."""
+    session.execute(delete(ProcessGroupRow).filter_by(search_id=row.id))
+
+
 def _given_up(session: Session, row: SearchRow, now: float) -> bool:
     """End a search that workers take again and again and die of before they find anything new: others wait behind it."""
     trouble_s = now - row.attempts_since
     if row.attempts < MAX_ATTEMPTS or trouble_s < MIN_TROUBLE_S:
         return False
-    if row.cancel_requested:
-        _end_untracked(session, row, "CANCELLED", "cancelled on request; finished candidates are kept")
-        return True
     last = row.state_message or "the last one's process died; it may have run out of memory"
     many = f"{row.attempts} workers in {trouble_s / 60:.0f} minutes ended before they had found anything new"
     message = f"{many}: {last}. The worker's log may say more; extend the search to go on from here"

@@ -6,6 +6,7 @@ import dataclasses
 
 from sqlalchemy import update
 
+from search.environment import SearchOutcome
 from search.protocols import BASELINE
 from service.store.database import Database
 from service.store.schema import SearchRow
@@ -117,6 +118,50 @@ def test_a_cancelled_search_that_no_worker_survives_is_cancelled(database: Datab
     assert _die(database, 1) is None
     assert _stored(database).state == "CANCELLED"
     assert [search.outcome for search in UntrackedSearches(database).pending()] == [None]
+
+
+def test_a_cancelled_search_whose_worker_died_is_never_taken_again(database: Database) -> None:
+    search_id = add_search(database).search_id
+    add_search(database, "next")
+    queue = SearchQueue(database, "dies", 1000.0)
+    assert queue.claim() is not None
+    store = SqlCandidateStore(database, search_id, "dies")
+    store.save_candidate(record(1))
+    store.record_process_group(4242)
+    SearchCatalogue(database).cancel(NAME)
+    assert _stored(database).state == "RUNNING", "its worker still has it"
+    with database.write() as session:
+        session.execute(update(SearchRow).where(SearchRow.id == search_id).values(lease_expires=1.0))
+    alive = SearchQueue(database, "alive", 1000.0)
+    following = alive.claim()
+    assert following is not None
+    assert following.name == "projects/p/searches/next"
+    assert _stored(database).state == "CANCELLED"
+    assert [made.candidate_id for made in SearchCatalogue(database).candidates(NAME)] == ["c0001"]
+    assert alive.abandoned_groups() == {search_id: (4242,)}
+    alive.forget_process_groups(search_id)
+    assert alive.abandoned_groups() == {}
+
+
+def test_cancelling_a_search_that_nobody_works_on_ends_it_at_once(database: Database) -> None:
+    search_id = add_search(database).search_id
+    queue = SearchQueue(database, "polite", 1000.0)
+    assert queue.claim() is not None
+    queue.release(search_id)
+    SearchCatalogue(database).cancel(NAME)
+    assert _stored(database).state == "CANCELLED"
+    assert SearchQueue(database, "alive", 1000.0).claim() is None
+    assert SearchCatalogue(database).events_after(NAME, 0)[-1].payload == {"state": "CANCELLED"}
+
+
+def test_groups_of_a_worker_that_lives_are_not_abandoned(database: Database) -> None:
+    search_id = add_search(database).search_id
+    queue = SearchQueue(database, "alive", 1000.0)
+    assert queue.claim() is not None
+    SqlCandidateStore(database, search_id, "alive").record_process_group(4242)
+    assert queue.abandoned_groups() == {}
+    queue.finish(search_id, SearchOutcome("CANCELLED", "stopped"))
+    assert queue.abandoned_groups() == {}
 
 
 def test_an_extended_search_has_all_its_attempts_again(database: Database) -> None:
