@@ -21,6 +21,7 @@ from techniques.errors import UnsupportedNetworkError
 from techniques.lift_modules import BUILDERS, RETURNS_TUPLE
 from techniques.network import Network
 from techniques.pt2_limits import DEFAULT_LIMITS, ArchiveLimits
+from techniques.quantization.lifting import lift_quantized
 
 _NAMESPACES = ("aten", "quantized_decomposed")
 _SYMBOLIC = ("_operator", "math", "torch")
@@ -120,6 +121,7 @@ def lift_graph(
     graph_rewrites.drop_guards(graph_module)
     graph_rewrites.make_functional(graph_module)
     graph_rewrites.fold_constants(graph_module)
+    lift_quantized(graph_module)
     _lift_modules(graph_module)
     graph_rewrites.lift_scales(graph_module)
     graph_rewrites.lift_shuffles(graph_module)

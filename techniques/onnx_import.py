@@ -5,6 +5,7 @@ The graph is first written in ATen calls (`techniques.onnx_operators`), then tak
 
 from __future__ import annotations
 
+import keyword
 import math
 import re
 from collections.abc import Iterator
@@ -22,12 +23,18 @@ from torch import Tensor, fx
 from techniques import lift, network_checks
 from techniques.errors import TechniqueError, UnsafeModelError, UnsupportedNetworkError
 from techniques.network import Network
-from techniques.onnx_graph import CONSTANT_OPERATORS, GraphBuilder, UnsupportedOperatorError
+from techniques.onnx_graph import BATCH, KNOWN_CONSTANT_OPERATORS, GraphBuilder, UnsupportedOperatorError
+from techniques.onnx_layout import NOTE, channels_last
 from techniques.onnx_operators import OPERATORS
 
 RELATIVE_TOLERANCE = 1e-4
+"""Accepted difference from ONNX Runtime, whose kernels add up in another order."""
+QUANTISED_TOLERANCE = 0.05
+"""The same for files with quantisers: a value that lies between two steps is rounded up by one and down by the other, and is then
+a whole step apart. ONNX Runtime's optimisations are off for these files: its integer kernels round in other places."""
 _FREE_BATCH = 3
-"""Batch that shapes are found with where the file leaves it free; a number that no layer uses by chance."""
+"""Images that a file with a free batch is tried with."""
+_MAX_NAME = 256
 
 
 @dataclass(frozen=True)
@@ -58,14 +65,21 @@ def from_onnx(path: Path | str, limits: OnnxLimits | None = None) -> Network:
         raise UnsafeModelError(f"{path.name}: not an ONNX file") from None
     check_model(model, limits)
     input_name, shape = _input(model.graph)
+    output_name = model.graph.output[0].name
     batch = shape[0] or _FREE_BATCH
     network_checks.check_input_size((batch, *shape[1:]), limits.input_elements)
-    size = (shape[1], shape[2], shape[3])
-    graph_module = _build(model, input_name, (batch, *size))
+    last = channels_last(model.graph, input_name, shape[1:])
+    size = (shape[3], shape[1], shape[2]) if last else shape[1:]
+    graph_module = _build(model, input_name, size, last)
     images = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
-    reference = _onnx_runtime_output(data, input_name, images)
-    network = lift.lift_graph(graph_module, size, batch, (images, reference), RELATIVE_TOLERANCE)
-    return replace(network, input_name=input_name, output_name=model.graph.output[0].name)
+    kinds = {node.op_type for node in model.graph.node}
+    integers = bool(kinds & {"QuantizeLinear", "DequantizeLinear"})
+    as_written = images.permute(0, 2, 3, 1).contiguous() if last else images
+    reference = _onnx_runtime_output(data, input_name, as_written, optimised=not integers)
+    tolerance = QUANTISED_TOLERANCE if "QuantizeLinear" in kinds else RELATIVE_TOLERANCE
+    network = lift.lift_graph(graph_module, size, BATCH, (images, reference), tolerance)
+    notes = (*network.erased, NOTE) if last else network.erased
+    return replace(network, input_name=input_name, output_name=output_name, erased=notes)
 
 
 def check_model(model: onnx.ModelProto, limits: OnnxLimits) -> None:
@@ -89,8 +103,8 @@ def check_model(model: onnx.ModelProto, limits: OnnxLimits) -> None:
         where = f"node {node.name or index!r} ({node.op_type})"
         if node.domain not in ("", "ai.onnx"):
             raise UnsupportedNetworkError(f"{where}: operators of domain {node.domain!r} are not supported")
-        if node.op_type not in OPERATORS and node.op_type not in CONSTANT_OPERATORS:
-            raise UnsupportedNetworkError(f"{where}: operator {node.op_type} is not supported")
+        if node.op_type not in OPERATORS and node.op_type not in KNOWN_CONSTANT_OPERATORS:
+            raise UnsupportedNetworkError(f"{where}: operator {node.op_type} is not supported{_advice(node.op_type)}")
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs:
                 raise UnsupportedNetworkError(f"{where}: control flow is not supported")
@@ -98,6 +112,12 @@ def check_model(model: onnx.ModelProto, limits: OnnxLimits) -> None:
                 raise UnsupportedNetworkError(f"{where}: sparse tensors are not supported; export a plain graph")
             for tensor in [attribute.t, *attribute.tensors] if attribute.HasField("t") or attribute.tensors else []:
                 _check_tensor(f"{where}, attribute {attribute.name!r}", tensor, limits)
+
+
+def _advice(op_type: str) -> str:
+    if op_type.startswith("QLinear") or op_type in ("ConvInteger", "MatMulInteger"):
+        return "; quantise the model in the format QDQ (QuantizeLinear and DequantizeLinear around float operators)"
+    return ""
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[Any]:
@@ -134,17 +154,26 @@ def _input(graph: onnx.GraphProto) -> tuple[str, tuple[int, int, int, int]]:
         )
     if min(dims[1:]) < 1 or dims[0] < 0:
         raise UnsupportedNetworkError(f"input {inputs[0].name!r} is {dims}: export it with fixed channels, height and width")
+    for name in (inputs[0].name, graph.output[0].name):
+        if not 1 <= len(name) <= _MAX_NAME or not name.isprintable() or " " in name:
+            raise UnsupportedNetworkError(f"name {name[:80]!r}: inputs and outputs need 1 to {_MAX_NAME} visible characters")
     return inputs[0].name, (dims[0], dims[1], dims[2], dims[3])
 
 
-def _build(model: onnx.ModelProto, input_name: str, shape: tuple[int, ...]) -> fx.GraphModule:
-    """Map every node; values that depend on weights and shapes only are computed at once."""
-    builder = GraphBuilder({o.domain: o.version for o in model.opset_import}.get("", 1), OPERATORS)
+def _build(model: onnx.ModelProto, input_name: str, size: tuple[int, int, int], last: bool) -> fx.GraphModule:
+    """Map every node; values that depend on weights and shapes only are computed at once.
+
+    Args:
+        size: ``(channels, height, width)``.
+        last: whether the file's own input has its channels last; then they are moved there first.
+    """
+    opset = {o.domain: o.version for o in model.opset_import}.get("", 1)
+    dim = _input(model.graph)[1][0]
+    builder = GraphBuilder(opset, OPERATORS, dim or None)
     for tensor in model.graph.initializer:
         builder.values[tensor.name] = _array(tensor)
-    placeholder = builder.graph.placeholder(_identifier(input_name))
-    placeholder.meta["val"] = torch.empty(shape, device="meta")
-    builder.values[input_name] = placeholder
+    image = builder.placeholder(_identifier(input_name), size)
+    builder.values[input_name] = builder.call(torch.ops.aten.permute.default, image, [0, 2, 3, 1]) if last else image
     for index, node in enumerate(model.graph.node):
         where = f"node {node.name or index!r} ({node.op_type})"
         try:
@@ -170,15 +199,17 @@ def _array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
 
 
 def _identifier(name: str) -> str:
-    plain = re.sub(r"\W", "_", name)
-    return plain if plain.isidentifier() else f"input_{plain}"
+    plain = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return plain if plain.isidentifier() and not keyword.iskeyword(plain) else f"input_{plain}"
 
 
-def _onnx_runtime_output(data: bytes, input_name: str, images: Tensor) -> Tensor:
+def _onnx_runtime_output(data: bytes, input_name: str, images: Tensor, optimised: bool) -> Tensor:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return torch.from_numpy(session.run(None, {input_name: images.numpy()})[0])
