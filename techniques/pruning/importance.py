@@ -1,15 +1,18 @@
-"""Which channels of a group matter least: L2 norm of their weights, or the loss change by a first-order expansion."""
+"""Which classes of channels matter least: L2 norm of their weights, or the loss change by a first-order expansion."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
-import torch_pruning as tp
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
 
+from techniques.channels.channel_map import ChannelMap
 from techniques.context import Batch, TechniqueContext
 from techniques.errors import DataRequiredError
 from techniques.network import Network
@@ -20,40 +23,72 @@ TAYLOR_TEMPERATURE = 4.0
 """Softens the outputs: images that the network fits perfectly would otherwise carry no gradient."""
 
 
-def channel_scores(
-    network: Network, groups: Mapping[str, Any], importance: Literal["l2", "taylor"], context: TechniqueContext
-) -> dict[str, Tensor]:
-    """One score per root channel and group ``(channels,)``; the lowest go first.
+def class_scores(
+    network: Network, known: ChannelMap, importance: Literal["l2", "taylor"], context: TechniqueContext
+) -> npt.NDArray[np.float64]:
+    """One score per class of channels ``(classes,)``; the lowest go first.
 
-    Meta networks get equal scores: which channels go does not change the structure.
+    Meta networks get scores in no order: which channels go does not change the structure, but for shuffles, which deal them out.
 
     Raises:
         DataRequiredError: ``taylor`` on real weights without calibration images, or without labels and teacher logits.
     """
     if network.is_meta:
-        return {name: torch.zeros(len(group[0].idxs)) for name, group in groups.items()}
+        return np.random.default_rng(known.count).random(known.count)
     if importance == "taylor":
-        return _taylor_scores(network, groups, context)
-    norm = tp.importance.GroupMagnitudeImportance(p=2)
-    return {name: norm(group) for name, group in groups.items()}
+        return _taylor_scores(network, known, context)
+    return _mean_over_axes(network, known, lambda weight: weight.detach().double().square())
 
 
-def _taylor_scores(network: Network, groups: Mapping[str, Any], context: TechniqueContext) -> dict[str, Tensor]:
+def _mean_over_axes(network: Network, known: ChannelMap, measure: Callable[[Tensor], Tensor]) -> npt.NDArray[np.float64]:
+    """Sum of a measure over all weights of a class in a layer, averaged over the layers that it touches."""
+    total, count = np.zeros(known.count), np.zeros(known.count)
+    modules = dict(network.graph.named_modules())
+    for (name, kind), classes in known.axes.items():
+        weight = getattr(modules.get(name), "weight", None)
+        if weight is None:
+            continue
+        per_position = _per_position(modules[name], weight, kind, len(classes), measure)
+        if per_position is not None:
+            total += np.bincount(classes, per_position.numpy(), known.count)
+            count[np.unique(classes)] += 1
+    return np.asarray(total / np.maximum(count, 1))
+
+
+def _per_position(module: nn.Module, weight: Tensor, kind: str, size: int, measure: Callable[[Tensor], Tensor]) -> Tensor | None:
+    measured = measure(weight)
+    transposed = isinstance(module, _ConvNd) and module.transposed
+    first = (kind != "in") != transposed
+    if first:
+        return measured.flatten(1).sum(1) if measured.dim() > 1 else measured
+    if measured.shape[1] == size:
+        return measured.transpose(0, 1).flatten(1).sum(1)
+    if measured.shape[1] == 1:
+        return None  # depthwise: its outputs say the same
+    parts = measured.chunk(size // measured.shape[1])
+    return torch.cat([part.transpose(0, 1).flatten(1).sum(1) for part in parts])
+
+
+def _taylor_scores(network: Network, known: ChannelMap, context: TechniqueContext) -> npt.NDArray[np.float64]:
     """First-order change of the loss (Molchanov et al. 2019, section 3.1): ``|gradient * weight|`` summed over a channel's weights.
 
     Squared and averaged over small batches, as over the whole set the gradients of a trained network cancel out.
     """
-    taylor = tp.importance.GroupTaylorImportance(normalizer=None)
-    scores = {name: torch.zeros(len(group[0].idxs)) for name, group in groups.items()}
+    scores = np.zeros(known.count)
     network.eval()
+    network.graph.requires_grad_(True)
     for batch in _first_images(context):
         network.graph.zero_grad(set_to_none=True)
         with torch.enable_grad():
             _loss(network(batch.images), batch).backward()  # type: ignore[no-untyped-call]
-        for name, group in groups.items():
-            scores[name] += taylor(group) ** 2
+        scores += _mean_over_axes(network, known, _first_order) ** 2
     network.graph.zero_grad(set_to_none=True)
     return scores
+
+
+def _first_order(weight: Tensor) -> Tensor:
+    gradient = weight.grad if weight.grad is not None else torch.zeros_like(weight)
+    return (weight.detach() * gradient).double().abs()
 
 
 def _first_images(context: TechniqueContext) -> Iterator[Batch]:

@@ -1,32 +1,37 @@
-"""Structured pruning: whole channels leave every layer that they couple (Torch-Pruning, Fang et al. 2023, section 3).
+"""Structured pruning: whole channels leave every layer that they couple (DepGraph, Fang et al. 2023, section 3).
 
-A *group* is the set of layers whose channels must go together, found by the dependency graph; its name is the qualified
-name of the first convolution or linear, in execution order, that produces the channels.
+A *group* is the set of layers whose channels must go together, found by labels (`techniques.channels`); its name is the
+qualified name of the first convolution or linear, in execution order, that produces the channels.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from techniques.base import Transform
+from techniques.channels.atoms import Ids
+from techniques.channels.channel_map import channel_map
+from techniques.channels.groups import ChannelGroup, channel_groups, reasons_left_alone, whole_parts
+from techniques.channels.proof import TOLERANCE, difference
+from techniques.channels.surgery import remove
 from techniques.context import TechniqueContext
-from techniques.errors import ConfigError
+from techniques.errors import ConfigError, TechniqueError
 from techniques.network import Network
 from techniques.parameters import ChoiceParameter, FloatParameter, Parameter
-from techniques.pruning.dependency import build, output_layers
-from techniques.pruning.importance import channel_scores
-from techniques.pruning.plan import Coupling, remove_channels
+from techniques.pruning.importance import class_scores
 from techniques.shapes import layer_macs, node_shapes
 
 MAX_RATIO = 0.95
+_MAX_BLOCKS = 8
+_PROVEN_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -91,24 +96,18 @@ class StructuredPruning(Transform[StructuredPruningConfig]):
     def apply(self, network: Network, config: StructuredPruningConfig, context: TechniqueContext) -> Network:
         """See the base; real weights with ``taylor`` need calibration images, meta networks need none."""
         pruned = network.clone()
-        if network.is_meta:
-            known = _known(network, context)
-            removed = {
-                name: _weakest(_scattered(known.groups[name].channels), kept, known.parts[name])
-                for name, kept in _wanted(config, known.groups).items()
-            }
-            remove_channels(pruned, known.coupled, removed)
-            node_shapes(pruned, batch=2)
-            return pruned
-        state = _Dependencies(pruned, context)
-        wanted = _wanted(config, state.groups)
+        source = _ALIKE.get(network.graph, network)
+        wanted = _wanted(config, groups(source, context))
         if not wanted:
             return pruned
-        full = {name: state.coupled(name) for name in wanted}
-        scores = channel_scores(pruned, full, config.importance, context)
-        for name, kept in wanted.items():
-            state.remove(name, _weakest(scores[name], kept, state.parts[name]))
-        pruned = pruned.rebuilt()
+        known = channel_map(source)
+        scores = class_scores(pruned, known, config.importance, context)
+        removed = np.zeros(known.count, np.bool_)
+        for name, share in wanted.items():
+            removed[weakest(source, channel_groups(source)[name], share, scores, context)] = True
+        remove(pruned, known, removed)
+        if not network.is_meta or known.edits or known.extras:
+            pruned = pruned.rebuilt()
         node_shapes(pruned, batch=2)
         return pruned
 
@@ -116,138 +115,105 @@ class StructuredPruning(Transform[StructuredPruningConfig]):
 def groups(network: Network, context: TechniqueContext) -> dict[str, PruningGroup]:
     """The groups that may be pruned, by name, in execution order; meta networks work too.
 
-    A group is left out when it holds the network's outputs or any layer outside ``context.scopes``.
+    A group is left out when any layer that it touches is outside ``context.scopes``.
     """
-    return _known(network, context).groups if network.is_meta else _Dependencies(network.clone(), context).groups
+    macs = layer_macs(network)
+    total = max(sum(macs.values()), 1)
+    found = {}
+    for name, group in channel_groups(network).items():
+        if not all(context.in_scope(module) for module in group.modules):
+            continue
+        share = sum(macs.get(layer, 0) for layer in group.layers) / total
+        unit = group.width or 1
+        found[name] = PruningGroup(name, unit * len(group.classes), group.layers, share, unit * _multiple(group, context))
+    return found
+
+
+def left_alone(network: Network, context: TechniqueContext) -> dict[str, str]:
+    """Layers of which no group that may be pruned takes anything, with the reason."""
+    reasons = dict(reasons_left_alone(network))
+    offered = {layer for group in groups(network, context).values() for layer in group.layers}
+    for group in channel_groups(network).values():
+        for layer in group.layers:
+            if layer not in offered:
+                reasons[layer] = f"outside the scopes, or coupled with a layer that is ({group.name})"
+    return {layer: reason for layer, reason in reasons.items() if layer not in offered}
+
+
+def unproven(network: Network, context: TechniqueContext) -> dict[str, str]:
+    """Groups whose removal does not compute what the original with zeros in their place does, with what was found (contract 16).
+
+    All groups are tried together, layer by layer; only where that fails, halves of them, down to the one that is wrong.
+    """
+    if network.graph not in _UNPROVEN:
+        _UNPROVEN[network.graph] = dict(_disproved(network, list(channel_groups(network))))
+    return {name: why for name, why in _UNPROVEN[network.graph].items() if name in groups(network, context)}
 
 
 def carry_groups(source: Network, target: Network) -> None:
-    """Let ``target``, a meta network that a transform which ignores sizes made of ``source``, be pruned by the same groups.
-
-    Its integer layers and quantisers need no tracing then.
-    """
-    _ALIKE[target.graph] = source
+    """Let ``target``, a meta network that a transform which ignores sizes made of ``source``, be pruned by the same groups."""
+    _ALIKE[target.graph] = _ALIKE.get(source.graph, source)
 
 
-def _wanted(config: StructuredPruningConfig, known: Mapping[str, PruningGroup]) -> dict[str, int]:
-    """Channels to keep, of the groups that lose any."""
+_ALIKE: weakref.WeakKeyDictionary[nn.Module, Network] = weakref.WeakKeyDictionary()
+_UNPROVEN: weakref.WeakKeyDictionary[nn.Module, dict[str, str]] = weakref.WeakKeyDictionary()
+
+
+def _disproved(network: Network, names: list[str]) -> list[tuple[str, str]]:
+    if not names:
+        return []
+    known = channel_map(network)
+    removed = np.zeros(known.count, np.bool_)
+    scores = np.random.default_rng(0).random(known.count)
+    free = TechniqueContext(channel_multiple=1)
+    for name in names:
+        removed[weakest(network, channel_groups(network)[name], 1 - _PROVEN_SHARE, scores, free)] = True
+    try:
+        error, where = difference(network, known, removed)
+        found = "" if error <= TOLERANCE else f"removed channels change {where} by {error:.1e} of its scale"
+    except (TechniqueError, RuntimeError, ValueError, IndexError, TypeError, AttributeError) as failure:
+        found = f"removing channels fails: {type(failure).__name__}: {str(failure)[:200]}"
+    if not found:
+        return []
+    if len(names) == 1:
+        return [(names[0], found)]
+    half = len(names) // 2
+    return [*_disproved(network, names[:half]), *_disproved(network, names[half:])]
+
+
+def _multiple(group: ChannelGroup, context: TechniqueContext) -> int:
+    """Classes that must be kept together so that every layer keeps a multiple of the target's channels."""
+    return context.channel_multiple // math.gcd(context.channel_multiple, group.least_width)
+
+
+def _wanted(config: StructuredPruningConfig, known: Mapping[str, PruningGroup]) -> dict[str, float]:
+    """Share of channels to keep, of the groups that lose any."""
     unknown = sorted(set(config.ratios) - set(known))
     if unknown:
         raise ConfigError(f"structured_pruning: ratios of unknown or untouchable groups {unknown}; known: {sorted(known)}")
     kept = {name: known[name].kept(ratio) for name, ratio in sorted(config.ratios.items())}
-    return {name: count for name, count in kept.items() if count < known[name].channels}
+    return {name: count / known[name].channels for name, count in kept.items() if count < known[name].channels}
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What was found of a meta network."""
+def weakest(network: Network, group: ChannelGroup, share: float, scores: npt.NDArray[np.float64], context: TechniqueContext) -> Ids:
+    """Classes to remove so that ``share`` of the group is kept, the weakest first, and no value loses all that it has.
 
-    groups: dict[str, PruningGroup]
-    parts: Mapping[str, int]
-    coupled: Mapping[str, tuple[Coupling, ...]]
-
-
-_KNOWN: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, tuple[str, ...]], _Known]] = weakref.WeakKeyDictionary()
-_ALIKE: weakref.WeakKeyDictionary[nn.Module, Network] = weakref.WeakKeyDictionary()
-
-
-def _known(network: Network, context: TechniqueContext) -> _Known:
-    """Groups and couplings of a meta network, remembered as long as it lives: nobody changes a network in place."""
-    if network.graph in _ALIKE:
-        return _known(_ALIKE[network.graph], context)
-    found = _KNOWN.setdefault(network.graph, {})
-    key = (context.channel_multiple, tuple(context.scopes))
-    if key not in found:
-        state = _Dependencies(network.clone(), context)
-        coupled = {name: tuple(state.couplings(name)) for name in state.groups}
-        found[key] = _Known(state.groups, state.parts, coupled)
-    return found[key]
+    Where the group's channels go to several places (the parts of a split), each place keeps its share, if it has enough of them.
+    """
+    multiple = _multiple(group, context)
+    if len(group.blocks) == 1:
+        return _lowest(group.classes, round(share * len(group.classes)), scores)
+    if len(group.blocks) <= _MAX_BLOCKS and min(len(block) for block in group.blocks) >= 2 * multiple:
+        kept = [max(multiple, round(share * len(block) / multiple) * multiple) for block in group.blocks]
+        return np.concatenate([_lowest(b, min(k, len(b)), scores) for b, k in zip(group.blocks, kept, strict=True)])
+    removed = np.zeros(len(scores), np.bool_)
+    removed[_lowest(group.classes, round(share * len(group.classes)), scores)] = True
+    for part in whole_parts(channel_map(network), group):
+        if removed[part].all():
+            removed[part[scores[part].argmax()]] = False
+    return np.flatnonzero(removed)
 
 
-class _Dependencies:
-    """Torch-Pruning's graph of one network (which it will change in place), read as named groups."""
-
-    def __init__(self, network: Network, context: TechniqueContext) -> None:
-        self._layers = network.layers()
-        self._names = {module: name for name, module in network.graph.named_modules()}
-        network.graph.requires_grad_(True)
-        self._graph = build(network)
-        self.parts: dict[str, int] = {}
-        self.groups: dict[str, PruningGroup] = {}
-        self._find(network, context)
-
-    def coupled(self, name: str, channels: Sequence[int] | None = None) -> Any:
-        """Torch-Pruning's group for some (default all) channels of the named group."""
-        module = self._layers[name]
-        indices = list(range(module.weight.shape[0])) if channels is None else list(channels)
-        prune: Callable[..., Any] = self._graph.get_pruner_of_module(module).prune_out_channels
-        return self._graph.get_pruning_group(module, prune, indices)
-
-    def couplings(self, name: str) -> Iterator[Coupling]:
-        """The layers that lose channels with the named group, and where."""
-        for item in self.coupled(name):
-            positions: dict[int, list[int]] = {}
-            for root, index in zip(item.root_idxs, item.idxs, strict=True):
-                positions.setdefault(root, []).append(index)
-            module, handler = self._names.get(item.dep.target.module), item.dep.handler
-            if module:
-                is_output = bool(self._graph.is_out_channel_pruning_fn(handler))
-                yield Coupling(module, is_output, handler, {root: tuple(places) for root, places in positions.items()})
-
-    def remove(self, name: str, channels: Sequence[int]) -> None:
-        """Take channels out of every coupled layer."""
-        with torch.no_grad():
-            self.coupled(name, channels).prune()
-
-    def _find(self, network: Network, context: TechniqueContext) -> None:
-        outputs = {self._names[module] for module in output_layers(network)}
-        macs = layer_macs(network)
-        total = max(sum(macs.values()), 1)
-        visited: set[str] = set()
-        for name, module in self._layers.items():
-            if name in visited or module not in self._graph.module2node:
-                continue
-            items = [(dep, self._names.get(dep.target.module, "")) for dep, _ in self.coupled(name)]
-            made = {layer for dep, layer in items if self._graph.is_out_channel_pruning_fn(dep.handler) and layer in self._layers}
-            visited |= made
-            touched = {layer for _, layer in items if layer}
-            parts = _channel_parts(touched, self._layers, module)
-            if parts is None or made & outputs or not all(context.in_scope(layer) for layer in touched):
-                continue
-            layers = tuple(layer for layer in self._layers if layer in touched)
-            share = sum(macs.get(layer, 0) for layer in layers) / total
-            self.parts[name] = parts
-            multiple = math.lcm(context.channel_multiple, parts)
-            self.groups[name] = PruningGroup(name, int(module.weight.shape[0]), layers, share, multiple)
-
-
-def _channel_parts(touched: set[str], layers: Mapping[str, nn.Module], root: nn.Module) -> int | None:
-    """Parts of the channel range that must lose the same positions (grouped convolutions); None if it cannot be pruned."""
-    parts = 1
-    for name in touched:
-        module = layers.get(name)
-        if not isinstance(module, nn.Conv2d) or module.groups == 1:
-            continue
-        if module.groups == module.in_channels == module.out_channels:
-            if module is root:
-                return None
-            continue
-        if module.groups in (module.in_channels, module.out_channels):
-            return None
-        parts = math.lcm(parts, module.groups)
-    return parts
-
-
-@functools.cache
-def _scattered(channels: int) -> torch.Tensor:
-    """Scores in no order. Where a shuffle deals channels out, what each reader loses depends on which ones go: a fair share."""
-    return torch.rand(channels, generator=torch.Generator().manual_seed(channels))
-
-
-def _weakest(scores: torch.Tensor, kept: int, parts: int) -> list[int]:
-    """Indices of the channels to remove, the same positions in each part."""
-    per_part = scores.view(parts, -1)
-    order = per_part.sum(0).argsort(stable=True)
-    size = per_part.shape[1]
-    removed = order[: size - kept // parts].tolist()
-    return sorted(part * size + index for part in range(parts) for index in removed)
+def _lowest(classes: Ids, kept: int, scores: npt.NDArray[np.float64]) -> Ids:
+    order = classes[scores[classes].argsort(kind="stable")]
+    return order[: len(classes) - max(kept, 1)]
