@@ -62,6 +62,8 @@ _MODULE_NAME_KINDS = {
     "ChannelPermutation": "transpose",
     "ChannelScale": "mul",
     "ChannelNorm": "layer_norm",
+    "ChannelGather": "gather",
+    "PaddedNorm": "layer_norm",
 }
 
 _KEEPS_BITS = frozenset({"identity", "reshape", "transpose", "max_pool", "slice", "split", "relu", "clip"})

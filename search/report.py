@@ -16,7 +16,7 @@ from search.spec import SearchSpec
 
 REPORT_VERSION = 1
 SIZES = ("onnx_size_bytes", "download_size_bytes", "weight_size_bytes")
-PACKAGES = ("torch", "onnxruntime", "onnx", "optuna", "ray", "mlflow", "torch-pruning", "numpy", "paretopress")
+PACKAGES = ("torch", "onnxruntime", "onnx", "optuna", "ray", "mlflow", "numpy", "paretopress")
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,7 @@ def _reduced(state: Propagation, x: Value, dims: list[int], shape: tuple[int, ..
 def _over_channels(state: Propagation, node: fx.Node, name: str, x: Value, dims: list[int], shape: tuple[int, ...]) -> Any:
     """A mean, sum, norm or maximum over channels reads them and loses none: what was removed counts as zeros.
 
-    Where labels change along other dimensions as well (maxout, norms written by hand), one of the two keeps them: the one with more.
+    Where labels change along other dimensions as well (maxout, norms written by hand), the one with more keeps them.
     """
     along, others = [d for d in x.varying if d in dims], [d for d in x.varying if d not in dims]
     if others and math.prod(x.shape[d] for d in others) >= math.prod(x.shape[d] for d in along):

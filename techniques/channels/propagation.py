@@ -9,7 +9,7 @@ with four outputs:
 3. The product joins what meets at a position, 1 with 3 and 2 with 4: two classes, {1 3} and {2 4}.
 4. A linear layer behind it notes that its inputs 0 and 1 go with these classes.
 
-Removing class {1 3} then means: outputs 0 and 2 of ``conv_a`` and input 0 of the linear layer go, the halves are cut at one channel.
+Removing class {1 3} then means: outputs 0 and 2 of ``conv_a`` and input 0 of the linear layer go, the halves have one channel.
 The idea of a class is DepGraph's coupled group (Fang et al. 2023, section 3.1); no rule says how an operation maps indices.
 """
 

@@ -129,14 +129,21 @@ def groups(network: Network, context: TechniqueContext) -> dict[str, PruningGrou
     return found
 
 
+def offered_groups(network: Network, context: TechniqueContext) -> dict[str, PruningGroup]:
+    """The groups of a network with real weights that may be pruned and were proven on it (see `unproven`)."""
+    wrong = unproven(network, context)
+    return {name: group for name, group in groups(network, context).items() if name not in wrong}
+
+
 def left_alone(network: Network, context: TechniqueContext) -> dict[str, str]:
-    """Layers of which no group that may be pruned takes anything, with the reason."""
+    """Layers of which no group that is offered takes anything, with the reason."""
     reasons = dict(reasons_left_alone(network))
-    offered = {layer for group in groups(network, context).values() for layer in group.layers}
-    for group in channel_groups(network).values():
+    wrong = unproven(network, context)
+    offered = {layer for group in offered_groups(network, context).values() for layer in group.layers}
+    for name, group in channel_groups(network).items():
         for layer in group.layers:
             if layer not in offered:
-                reasons[layer] = f"outside the scopes, or coupled with a layer that is ({group.name})"
+                reasons[layer] = wrong.get(name, f"outside the scopes, or coupled with a layer that is ({name})")
     return {layer: reason for layer, reason in reasons.items() if layer not in offered}
 
 
