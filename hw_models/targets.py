@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import platform
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -54,6 +55,8 @@ class Target:
         precisions: in which a network may run there.
         channel_multiple: channel counts that are multiples of it use the vector units fully.
         unsigned_activations: whether uint8 activations are quicker than int8 ones.
+        reduced_weight_range: whether its integer kernels add two products in 16 bits, as x86 without VNNI does: int8 weights must
+            then leave room, or sums saturate. True where it is not known.
         layout_block: channels per block of the runtime's blocked float32 layout: the floats in one vector register.
         integer_types: types that the runtime stores weights in and still runs as int8.
         optimization: the runtime's graph optimisation level; another level is another program.
@@ -70,6 +73,7 @@ class Target:
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     channel_multiple: int = 8
     unsigned_activations: bool = True
+    reduced_weight_range: bool = True
     layout_block: int = 8
     integer_types: tuple[str, ...] = ("uint8", "int8")
     optimization: Optimization = "all"
@@ -137,6 +141,17 @@ def _vector_floats() -> int:
         return 8
 
 
+def _adds_products_in_16_bits() -> bool:
+    """Whether this machine's int8 kernels saturate: x86 without VNNI (``vpmaddubsw``); ARM's and VNNI's add in 32 bits."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "i386"):
+        return False
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return True
+    return not flags & {"avx_vnni", "avx512_vnni"}
+
+
 def _last_cache_bytes() -> int:
     """As the system tells; 32 MiB where it does not."""
     sizes = []
@@ -150,7 +165,11 @@ def _last_cache_bytes() -> int:
 def builtin_targets() -> tuple[Target, ...]:
     """The targets that every installation has: this machine, on one thread and on all physical cores."""
     cores, block = physical_cores(), _vector_floats()
-    facts: dict[str, Any] = {"layout_block": block, "cache_bytes": _last_cache_bytes()}
+    facts: dict[str, Any] = {
+        "layout_block": block,
+        "cache_bytes": _last_cache_bytes(),
+        "reduced_weight_range": _adds_products_in_16_bits(),
+    }
     return (
         Target("cpu-ort-1t", "This CPU, ONNX Runtime, one thread", "cpu", "onnxruntime", 1, **facts),
         Target("cpu-ort-all", f"This CPU, ONNX Runtime, all {cores} cores", "cpu", "onnxruntime", cores, **facts),

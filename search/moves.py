@@ -106,7 +106,7 @@ def recipe_of(moves: Iterable[Move], policy: Policy, network: Network, context: 
             )
         )
     if policy.precision == "int8":
-        steps.append(Step("int8_quantization", {}))
+        steps.append(Step("int8_quantization", {"reduce_range": context.reduced_weight_range}))
     return Recipe(tuple(steps))
 
 

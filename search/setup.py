@@ -98,6 +98,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         channel_multiple=target.channel_multiple,
         unsigned_activations=target.unsigned_activations,
         scopes=spec.scopes,
+        reduced_weight_range=target.reduced_weight_range,
     )
     record = baseline_record(spec, original, validation, environment.blobs.put_bytes(original.onnx))
     latency = measure_alone(original.onnx, target, spec.budget.batch_size)

@@ -51,6 +51,7 @@ class TechniqueContext:
         seed: decides every random choice of a technique.
         channel_multiple: kept channel counts are rounded to this multiple (the target's preference); 1 rounds nothing.
         unsigned_activations: whether the target prefers uint8 to int8 activations.
+        reduced_weight_range: whether the target's integer kernels add two products in 16 bits, so that weights must leave room.
         scopes: shell patterns of module names that may be compressed; others are left untouched.
         calibration: a few hundred training images without augmentation, for importance, statistics and ranges.
         cost: price of a network on the target, where the search has a predictor.
@@ -60,6 +61,7 @@ class TechniqueContext:
     seed: int = 0
     channel_multiple: int = 8
     unsigned_activations: bool = True
+    reduced_weight_range: bool = True
     scopes: tuple[str, ...] = ("*",)
     calibration: ImageSource | None = None
     cost: CostFunction | None = None

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch.ao.quantization.fx._decomposed  # registers the quantized_decompose
 from torch.export import Dim, ExportedProgram
 
 from techniques.errors import UnsupportedNetworkError
+from techniques.export_rewrites import exact_operations
 from techniques.folding import fold_batch_norms
 from techniques.network import Network
 
@@ -37,7 +39,7 @@ def to_onnx(network: Network, dynamic_batch: bool = False) -> bytes:
 
     if network.is_meta:
         raise UnsupportedNetworkError("a network on the meta device has no weights to export")
-    folded = fold_batch_norms(network).rebuilt()
+    folded = exact_operations(fold_batch_norms(network)).rebuilt()
     example = torch.zeros(2 if dynamic_batch else 1, *network.input_shape)
     shapes = ({0: Dim.DYNAMIC},) if dynamic_batch else None
     try:
@@ -53,12 +55,24 @@ def to_onnx(network: Network, dynamic_batch: bool = False) -> bytes:
                 verbose=False,
             )
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UnsupportedNetworkError(f"no ONNX form: {lines[0][:300]}") from error
+        raise UnsupportedNetworkError(f"no ONNX form: {_reason(error, folded)}") from error
     if program is None:
         raise UnsupportedNetworkError("no ONNX form: the exporter returned nothing")
     model = compact(program.model_proto)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _reason(error: Exception, network: Network) -> str:
+    """What the exporter stumbled over: the operation, where one of its causes names it, else its first line."""
+    cause: BaseException | None = error
+    while cause is not None:
+        found = re.search(r"aten\.\w+(\.\w+)?", str(cause))
+        if found:
+            places = [n.name for n in network.graph.graph.nodes if str(n.target).startswith(found.group())]
+            return f"the exporter knows none for {found.group()}" + (f" (node {places[0]})" if places else "")
+        cause = cause.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"\x1b\[\d+m", "", lines[0])[:300]
 
 
 @contextlib.contextmanager

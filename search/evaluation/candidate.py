@@ -63,6 +63,7 @@ class EvaluationSettings:
     channel_multiple: int
     unsigned_activations: bool
     scopes: tuple[str, ...]
+    reduced_weight_range: bool = True
 
 
 class CandidateEvaluator:
@@ -141,6 +142,7 @@ def technique_context(settings: EvaluationSettings, train: SplitView, interrupt:
         seed=settings.seed,
         channel_multiple=settings.channel_multiple,
         unsigned_activations=settings.unsigned_activations,
+        reduced_weight_range=settings.reduced_weight_range,
         scopes=settings.scopes,
         calibration=CalibrationSource(train, min(CALIBRATION_IMAGES, len(train)), settings.seed),
         interrupt=interrupt.exists,

@@ -12,11 +12,9 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import Tensor, nn
 
+from techniques.quantization.weights import WEIGHT_LIMIT, weight_scales
+
 Layer = TypeVar("Layer", bound=nn.Module)
-WEIGHT_LIMIT = 127
-"""Weights are symmetric: -127 ... 127."""
-REDUCED_WEIGHT_LIMIT = 64
-"""With at most 64, two products with uint8 activations add up within 16 bits: x86 without VNNI saturates beyond."""
 
 
 class ActivationQuantizer(nn.Module):
@@ -57,10 +55,10 @@ class QuantizedConv2d(nn.Conv2d):
     weight_zero_point: Tensor
 
     @staticmethod
-    def from_float(layer: nn.Conv2d, limit: int = WEIGHT_LIMIT) -> QuantizedConv2d:
-        """Round a float convolution's weights to integers in ``[-limit, limit]``; the bias stays float."""
+    def from_float(layer: nn.Conv2d, reduced: bool = False, input_scale: float = 1.0) -> QuantizedConv2d:
+        """Round a float convolution's weights to integers, see `weight_scales`; the bias stays float."""
         result = _of_type(QuantizedConv2d, layer)
-        _take_weights(result, layer, limit)
+        _take_weights(result, layer, reduced, input_scale)
         return result
 
     def forward(self, input: Tensor) -> Tensor:
@@ -77,10 +75,10 @@ class QuantizedLinear(nn.Linear):
     weight_zero_point: Tensor
 
     @staticmethod
-    def from_float(layer: nn.Linear, limit: int = WEIGHT_LIMIT) -> QuantizedLinear:
-        """Round a float layer's weights to integers in ``[-limit, limit]``; the bias stays float."""
+    def from_float(layer: nn.Linear, reduced: bool = False, input_scale: float = 1.0) -> QuantizedLinear:
+        """Round a float layer's weights to integers, see `weight_scales`; the bias stays float."""
         result = _of_type(QuantizedLinear, layer)
-        _take_weights(result, layer, limit)
+        _take_weights(result, layer, reduced, input_scale)
         return result
 
     def forward(self, input: Tensor) -> Tensor:
@@ -106,14 +104,15 @@ def dequantized_weight(layer: QuantizedConv2d | QuantizedLinear) -> Tensor:
 
 
 @torch.no_grad()
-def _take_weights(result: QuantizedConv2d | QuantizedLinear, layer: nn.Conv2d | nn.Linear, limit: int) -> None:
+def _take_weights(
+    result: QuantizedConv2d | QuantizedLinear, layer: nn.Conv2d | nn.Linear, reduced: bool, input_scale: float
+) -> None:
     weight = layer.weight.detach()
     if weight.is_meta:
         scale, integers = weight.new_empty(len(weight)), torch.empty_like(weight, dtype=torch.int8)
     else:
-        largest = weight.flatten(1).abs().amax(1)
-        scale = torch.where(largest > 0, largest, torch.ones_like(largest)) / limit
-        integers = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().clamp(-limit, limit).to(torch.int8)
+        scale = weight_scales(layer, reduced, input_scale)
+        integers = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT).to(torch.int8)
     zero_point = torch.zeros_like(scale, dtype=torch.int8)
     result._buffers.update({"weight": integers, "weight_scale": scale, "weight_zero_point": zero_point})
     if layer.bias is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, fx
@@ -14,6 +15,7 @@ from techniques.errors import DataRequiredError, TechniqueError
 from techniques.network import Network
 
 RangeChoice = Literal["min_max", "percentile", "mse"]
+RANGE_CHOICES: tuple[RangeChoice, ...] = get_args(RangeChoice)
 BINS = 2048
 _MSE_SHARES = 40
 
@@ -42,11 +44,10 @@ def collect(network: Network, nodes: Iterable[str], images: ImageSource, image_c
     wanted = set(nodes)
     limits = _Limits(network.graph, wanted)
     _run(limits, images, image_count)
+    if limits.broken:
+        raise TechniqueError(f"int8_quantization: node {limits.broken[0]} yields NaN or infinite values on the calibration images")
     if not limits.found:
         raise DataRequiredError("int8_quantization: the calibration source holds no images")
-    for name, (low, high) in limits.found.items():
-        if not (abs(low) < float("inf") and abs(high) < float("inf")):
-            raise TechniqueError(f"int8_quantization: node {name} yields NaN or infinite values on the calibration images")
     counts = _Counts(network.graph, limits.found)
     _run(counts, images, image_count)
     return {name: Histogram(counts.counts[name], *limits.found[name]) for name in limits.found}
@@ -108,11 +109,14 @@ class _Limits(fx.Interpreter):
         super().__init__(graph)
         self._nodes = nodes
         self.found: dict[str, tuple[float, float]] = {}
+        self.broken: list[str] = []
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.name in self._nodes:
             low, high = (float(limit) for limit in value.aminmax())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                self.broken.append(n.name)
             before = self.found.get(n.name, (low, high))
             self.found[n.name] = (min(low, before[0]), max(high, before[1]))
         return value

@@ -1,26 +1,32 @@
 """Post-training static int8 quantisation: integer weights per channel, activation ranges from calibration images.
 
-Batch norm is folded into its convolution first (Jacob et al. 2018, section 3.2).
+Batch norm is folded into its convolution first (Jacob et al. 2018, section 3.2), and what rounding shifts on average is taken back
+by the biases (Nagel et al. 2019, section 4.2; see `bias_correction`).
 """
 
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import fx, nn
 
 from techniques.base import Transform
-from techniques.context import TechniqueContext
+from techniques.context import ImageSource, TechniqueContext
 from techniques.errors import ConfigError, DataRequiredError
 from techniques.folding import fold_batch_norms
 from techniques.network import Network
 from techniques.parameters import ChoiceParameter, Parameter
-from techniques.quantization.layers import REDUCED_WEIGHT_LIMIT, WEIGHT_LIMIT, ActivationQuantizer, QuantizedConv2d, QuantizedLinear
+from techniques.quantization.bias_correction import Comparison
+from techniques.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
 from techniques.quantization.placement import Placement, place
-from techniques.quantization.ranges import RangeChoice, affine_parameters, choose_range, collect
+from techniques.quantization.ranges import RANGE_CHOICES, RangeChoice, affine_parameters, choose_range, collect
 from techniques.shapes import node_shapes
+
+_COMPARED_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -30,32 +36,38 @@ class Int8QuantizationConfig:
     Attributes:
         layers: ``all``, or names of convolutions and linears.
         exclude: shell patterns of layers that stay float.
-        ranges: ``min_max``, ``percentile`` or ``mse`` (least squared error of clipping and rounding).
+        ranges: ``min_max``, ``percentile``, ``mse`` (least squared error of clipping and rounding), or ``auto``: of these three the
+            one that changes the network's outputs least on the calibration images.
         percentile: share in percent of values that a percentile range covers, at each end.
         calibration_images: how many are looked at, or all if there are fewer.
-        reduce_range: weights use 7 of their 8 bits, as x86 processors without VNNI need (else their kernels saturate).
+        reduce_range: weights are kept small enough for processors that add two products in 16 bits, as x86 without VNNI does;
+            None: as the target needs it (``TechniqueContext.reduced_weight_range``).
+        correct_bias: whether biases take back what rounding shifts on average.
     """
 
     layers: str | Sequence[str] = "all"
     exclude: Sequence[str] = ()
-    ranges: RangeChoice = "percentile"
+    ranges: RangeChoice | Literal["auto"] = "auto"
     percentile: float = 99.99
     calibration_images: int = 512
-    reduce_range: bool = True
+    reduce_range: bool | None = None
+    correct_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.layers != "all" and (isinstance(self.layers, str) or not all(isinstance(n, str) for n in self.layers)):
             raise ValueError(f"layers must be 'all' or a list of layer names, got {self.layers!r}")
         if isinstance(self.exclude, str) or not all(isinstance(name, str) for name in self.exclude):
             raise ValueError(f"exclude must be a list of patterns, got {self.exclude!r}")
-        if self.ranges not in ("min_max", "percentile", "mse"):
-            raise ValueError(f"ranges must be 'min_max', 'percentile' or 'mse', got {self.ranges!r}")
+        if self.ranges not in (*RANGE_CHOICES, "auto"):
+            raise ValueError(f"ranges must be one of {[*RANGE_CHOICES, 'auto']}, got {self.ranges!r}")
         if not (isinstance(self.percentile, int | float) and 90 <= self.percentile <= 100):
             raise ValueError(f"percentile must be in [90, 100], got {self.percentile!r}")
         if not isinstance(self.calibration_images, int) or self.calibration_images < 1:
             raise ValueError(f"calibration_images must be a whole number above 0, got {self.calibration_images!r}")
-        if not isinstance(self.reduce_range, bool):
-            raise ValueError(f"reduce_range must be true or false, got {self.reduce_range!r}")
+        if not isinstance(self.reduce_range, bool | None):
+            raise ValueError(f"reduce_range must be true, false or null, got {self.reduce_range!r}")
+        if not isinstance(self.correct_bias, bool):
+            raise ValueError(f"correct_bias must be true or false, got {self.correct_bias!r}")
 
 
 class Int8Quantization(Transform[Int8QuantizationConfig]):
@@ -71,7 +83,7 @@ class Int8Quantization(Transform[Int8QuantizationConfig]):
         """How ranges are chosen; which layers stay float is the search's decision by their sensitivity."""
         if not _float_layers(network, context):
             return ()
-        return (ChoiceParameter("ranges", ("percentile", "mse", "min_max"), "percentile"),)
+        return (ChoiceParameter("ranges", ("auto", *RANGE_CHOICES), "auto"),)
 
     def apply(self, network: Network, config: Int8QuantizationConfig, context: TechniqueContext) -> Network:
         """See the base; real weights need calibration images, on meta all scales are without value."""
@@ -80,13 +92,54 @@ class Int8Quantization(Transform[Int8QuantizationConfig]):
             raise ConfigError("int8_quantization: no layer is left to quantise; check layers, exclude and the scopes")
         if context.calibration is None and not network.is_meta:
             raise DataRequiredError("int8_quantization: activation ranges need calibration images")
-        result = fold_batch_norms(network)
-        placement = place(result, layers, node_shapes(result))
-        scales = _scales(result, placement, config, context)
-        for name in layers:
-            _swap(result.graph, name, REDUCED_WEIGHT_LIMIT if config.reduce_range else WEIGHT_LIMIT)
-        _insert_quantizers(result, placement, scales, context.unsigned_activations)
+        folded = fold_batch_norms(network)
+        placement = place(folded, layers, node_shapes(folded))
+        plan = _Plan(folded, layers, placement, config, context)
+        if network.is_meta or context.calibration is None:
+            return plan.quantized(dict.fromkeys(placement.points.values(), (1.0, 0)))
+        return _nearest(plan, context.calibration)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything but the scales: a folded network, the layers to swap and the values to round."""
+
+    folded: Network
+    layers: frozenset[str]
+    placement: Placement
+    config: Int8QuantizationConfig
+    context: TechniqueContext
+
+    def quantized(self, scales: Mapping[str, tuple[float, int]]) -> Network:
+        """The quantised copy for scale and zero point of every node that owns one."""
+        result, context = self.folded.clone(), self.context
+        reduced = context.reduced_weight_range if self.config.reduce_range is None else self.config.reduce_range
+        input_scales: dict[str, float] = {}
+        for node, _ in result.module_calls():
+            if str(node.target) in self.layers:
+                scale, _ = scales[self.placement.points[node.all_input_nodes[0].name]]
+                input_scales[str(node.target)] = min(scale, input_scales.get(str(node.target), scale))
+        for name, scale in input_scales.items():
+            _swap(result.graph, name, reduced, scale)
+        _insert_quantizers(result, self.placement, scales, context.unsigned_activations)
         return result.rebuilt().eval()
+
+
+def _nearest(plan: _Plan, images: ImageSource) -> Network:
+    """The quantised network by the chosen ranges; of several choices the one with the least squared error of the outputs."""
+    config, unsigned = plan.config, plan.context.unsigned_activations
+    histograms = collect(plan.folded, set(plan.placement.points.values()), images, config.calibration_images)
+    original = Comparison.of(plan.folded, plan.layers, images, min(_COMPARED_IMAGES, config.calibration_images))
+    best, least = None, math.inf
+    for choice in RANGE_CHOICES if config.ranges == "auto" else (config.ranges,):
+        limits = {name: choose_range(histogram, choice, config.percentile) for name, histogram in histograms.items()}
+        scales = {name: affine_parameters(low, high, unsigned) for name, (low, high) in limits.items()}
+        result = plan.quantized(scales)
+        error = original.corrected(result) if config.correct_bias else original.error(result)
+        if best is None or error < least:
+            best, least = result, error
+    assert best is not None  # there is at least one choice
+    return best
 
 
 def _float_layers(network: Network, context: TechniqueContext) -> tuple[str, ...]:
@@ -103,18 +156,6 @@ def _chosen(network: Network, config: Int8QuantizationConfig, context: Technique
     return frozenset(name for name in wanted if not any(fnmatch.fnmatchcase(name, pattern) for pattern in config.exclude))
 
 
-def _scales(
-    network: Network, placement: Placement, config: Int8QuantizationConfig, context: TechniqueContext
-) -> dict[str, tuple[float, int]]:
-    """Scale and zero point of every node that owns one."""
-    owners = sorted(set(placement.points.values()))
-    if network.is_meta or context.calibration is None:
-        return dict.fromkeys(owners, (1.0, 0))
-    histograms = collect(network, owners, context.calibration, config.calibration_images)
-    limits = {name: choose_range(histogram, config.ranges, config.percentile) for name, histogram in histograms.items()}
-    return {name: affine_parameters(low, high, context.unsigned_activations) for name, (low, high) in limits.items()}
-
-
 def _insert_quantizers(network: Network, placement: Placement, scales: Mapping[str, tuple[float, int]], unsigned: bool) -> None:
     graph = network.graph.graph
     for node in [n for n in graph.nodes if n.name in placement.points]:
@@ -127,14 +168,11 @@ def _insert_quantizers(network: Network, placement: Placement, scales: Mapping[s
         node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
 
 
-def _swap(graph: fx.GraphModule, name: str, limit: int) -> None:
+def _swap(graph: fx.GraphModule, name: str, reduced: bool, input_scale: float) -> None:
     layer = graph.get_submodule(name)
     assert isinstance(layer, nn.Conv2d | nn.Linear)  # chosen among these
-    quantized: nn.Module
-    quantized = (
-        QuantizedConv2d.from_float(layer, limit) if isinstance(layer, nn.Conv2d) else QuantizedLinear.from_float(layer, limit)
-    )
-    _set_submodule(graph, name, quantized)
+    kind: type[QuantizedConv2d | QuantizedLinear] = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
+    _set_submodule(graph, name, kind.from_float(layer, reduced, input_scale))  # type: ignore[arg-type]
 
 
 def _set_submodule(graph: fx.GraphModule, name: str, module: nn.Module) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hw_models.errors import TargetError
-from hw_models.targets import Target, builtin_targets, get_target, physical_cores
+from hw_models.targets import Target, _adds_products_in_16_bits, builtin_targets, get_target, physical_cores
 
 
 def test_builtin_targets_are_this_machine() -> None:
@@ -54,3 +55,27 @@ def test_contradictory_targets_are_refused(case: BadCase) -> None:
 def test_foreign_json_is_refused(text: str) -> None:
     with pytest.raises(TargetError):
         Target.from_json(text)
+
+
+@dataclass(frozen=True)
+class Processor:
+    label: str
+    machine: str
+    flags: str
+    reduced: bool
+
+
+PROCESSORS = [
+    Processor("AVX2 alone", "x86_64", "sse4_2 avx2", True),
+    Processor("AVX-512 without VNNI", "x86_64", "avx2 avx512f avx512bw", True),
+    Processor("AVX-512 with VNNI", "x86_64", "avx2 avx512f avx512_vnni", False),
+    Processor("AVX with VNNI", "x86_64", "avx2 avx_vnni", False),
+    Processor("ARM", "aarch64", "asimd asimddp", False),
+]
+
+
+@pytest.mark.parametrize("case", PROCESSORS, ids=lambda c: c.label)
+def test_weights_are_reduced_where_products_are_added_in_16_bits(case: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: case.machine)
+    monkeypatch.setattr(Path, "read_text", lambda _path: f"flags\t\t: fpu {case.flags} rdpid\n")
+    assert _adds_products_in_16_bits() == case.reduced

@@ -11,15 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from paretopress.runtime.session import run_classifier
 from techniques.context import TechniqueContext
-from techniques.errors import ConfigError, DataRequiredError
+from techniques.errors import ConfigError, DataRequiredError, TechniqueError
 from techniques.export import to_onnx
 from techniques.folding import fold_batch_norms
+from techniques.lift import from_module
 from techniques.network import Network
 from techniques.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear, dequantized_weight
 from techniques.quantization.ranges import Histogram, affine_parameters, choose_range
 from techniques.quantization.static_int8 import Int8Quantization, Int8QuantizationConfig
-from tests.techniques.digits import accuracy, context, digits, outputs, trained
+from techniques.quantization.weights import weight_scales
+from tests.techniques.digits import TensorSource, accuracy, context, digits, outputs, trained
 
 
 def quantised(config: Int8QuantizationConfig | None = None, **changes: object) -> Network:
@@ -63,7 +66,7 @@ def test_accuracy_stays() -> None:
     assert accuracy(quantised()) > accuracy(trained()) - 0.015
 
 
-@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse"])
+@pytest.mark.parametrize("ranges", ["min_max", "percentile", "mse", "auto"])
 def test_every_choice_of_ranges_stays_close(ranges: str) -> None:
     network = quantised(Int8QuantizationConfig(ranges=ranges))  # type: ignore[arg-type]
     images = digits()[1].images
@@ -106,6 +109,135 @@ def test_weights_are_rounded_to_the_nearest_step() -> None:
     assert result.weight.dtype == torch.int8
     error = (dequantized_weight(result) - layer.weight).abs().flatten(1).amax(1)
     assert bool((error <= result.weight_scale / 2 * 1.001).all())
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """Channels 0 to 3 of the middle layer get these; the runtime's integers must hold them."""
+
+    label: str
+    weight: float
+    bias: float
+    image_scale: float = 1.0
+
+
+EXTREMES = [
+    Extreme("nearly no weights", 1e-9, 0.8),
+    Extreme("no weights", 0.0, 0.8),
+    Extreme("weights below float32's normal numbers", 1e-42, 0.8),
+    Extreme("nearly no input", 0.1, 0.8, 1e-12),
+    Extreme("a dead channel", 0.0, 0.0),
+    Extreme("a huge bias", 0.1, -3e4),
+]
+
+
+@pytest.mark.parametrize("case", EXTREMES, ids=lambda c: c.label)
+def test_every_bias_stays_within_the_runtimes_integers(case: Extreme) -> None:
+    torch.manual_seed(0)
+    middle = nn.Conv2d(8, 8, 3)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, bias=case.image_scale == 1),
+        nn.ReLU(),
+        middle,
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    with torch.no_grad():
+        middle.weight[:4] = case.weight
+        middle.bias[:4] = case.bias  # type: ignore[index]
+    images = torch.randn(64, 1, 12, 12) * case.image_scale
+    lifted = from_module(network.eval(), (1, 12, 12))
+    quantized = Int8Quantization().apply(lifted, Int8QuantizationConfig(), TechniqueContext(calibration=TensorSource(images)))
+    expected = outputs(quantized, images)
+    found = torch.from_numpy(run_classifier(to_onnx(quantized), images.numpy()))
+    assert float((found - expected).abs().max()) < 0.01 * float(expected.abs().max())
+    assert float((expected - outputs(lifted, images)).abs().max()) < 0.05 * float(expected.abs().max())
+
+
+@dataclass(frozen=True)
+class Worst:
+    """Layers whose products would saturate in 16 bits, were their weights not kept small."""
+
+    label: str
+    layer: nn.Conv2d
+    full: bool
+
+
+WORST = [
+    Worst("dense", nn.Conv2d(16, 16, 3), False),
+    Worst("odd number of channels", nn.Conv2d(7, 8, 3), False),
+    Worst("depthwise, which adds in 32 bits", nn.Conv2d(16, 16, 3, groups=16), True),
+]
+
+
+@pytest.mark.parametrize("case", WORST, ids=lambda c: c.label)
+def test_products_of_reduced_weights_never_saturate(case: Worst) -> None:
+    nn.init.ones_(case.layer.weight)
+    channels = case.layer.in_channels
+    images = torch.rand(8, channels, 9, 9).mul(4).clamp(0, 1)
+    network = from_module(
+        nn.Sequential(case.layer, nn.Conv2d(case.layer.out_channels, 2, 1), nn.Flatten()).eval(), (channels, 9, 9)
+    )
+    config = Int8QuantizationConfig(reduce_range=True, ranges="min_max")
+    quantized = Int8Quantization().apply(network, config, TechniqueContext(calibration=TensorSource(images)))
+    first = next(m for m in quantized.layers().values())
+    assert (int(first.weight.max()) == 127) == case.full
+    expected = outputs(quantized, images)
+    found = torch.from_numpy(run_classifier(to_onnx(quantized), images.numpy()))
+    assert float((found - expected).abs().max()) < 0.01 * float(expected.abs().max())
+
+
+def test_reduced_weights_keep_eight_bits_beside_small_or_opposite_neighbours() -> None:
+    layer = nn.Linear(4, 4, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 1, 0, 0], [1, 0, 1, 0], [1, -1, 1, -1], [1, 0.5, 0, 0]]))
+    steps = weight_scales(layer, reduced=True, input_scale=1.0) * 127
+    torch.testing.assert_close(steps, torch.tensor([2.0, 1.0, 1.0, 1.5]))
+    torch.testing.assert_close(weight_scales(layer, reduced=False, input_scale=1.0) * 127, torch.ones(4))
+
+
+def test_the_target_decides_whether_weights_are_reduced() -> None:
+    layer = nn.Linear(8, 4)
+    nn.init.ones_(layer.weight)
+    network = from_module(nn.Sequential(nn.Flatten(), layer).eval(), (2, 2, 2))
+    for needed in (True, False):
+        facts = TechniqueContext(calibration=TensorSource(torch.rand(4, 2, 2, 2)), reduced_weight_range=needed)
+        for config, reduced in ((Int8QuantizationConfig(), needed), (Int8QuantizationConfig(reduce_range=not needed), not needed)):
+            quantized = next(iter(Int8Quantization().apply(network, config, facts).layers().values()))
+            assert int(quantized.weight.max()) == (64 if reduced else 127)
+
+
+def test_auto_takes_the_range_that_changes_the_outputs_least() -> None:
+    """A few bright pixels carry the answer: a percentile would cut them."""
+    images = torch.rand(64, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.01
+    images[:, 0, 0, 0] = torch.linspace(1, 9, 64)
+    network = from_module(nn.Sequential(nn.Flatten(), nn.Linear(1024, 4)).eval(), (1, 32, 32))
+    source = TechniqueContext(calibration=TensorSource(images))
+    scales = {}
+    for ranges in ("auto", "min_max", "percentile"):
+        result = Int8Quantization().apply(network, Int8QuantizationConfig(ranges=ranges, percentile=99.0), source)  # type: ignore[arg-type]
+        scales[ranges] = next(m.scale for m in result.graph.modules() if isinstance(m, ActivationQuantizer))
+    assert scales["auto"] == scales["min_max"] > 10 * scales["percentile"]
+
+
+def test_biases_take_back_what_rounding_shifts() -> None:
+    images = digits()[1].images
+    expected = outputs(trained(), images).mean(0)
+    shift = {
+        correct: float((outputs(quantised(Int8QuantizationConfig(correct_bias=correct)), images).mean(0) - expected).abs().mean())
+        for correct in (True, False)
+    }
+    assert shift[True] < 0.7 * shift[False]
+
+
+def test_values_that_are_no_numbers_are_named() -> None:
+    network = trained().clone()
+    with torch.no_grad():
+        network.layers()["blocks.1.conv1"].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(TechniqueError, match=r"node relu_3 yields NaN"):
+        Int8Quantization().apply(network, Int8QuantizationConfig(), context())
 
 
 def test_folding_batch_norms_changes_nothing_but_their_count() -> None:
