@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from search.baseline import onnx_accuracy
@@ -134,7 +134,7 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
             gaps=_gaps(setup, finals, best),
             data_sha256=setup.original.data.metadata.data_sha256,
             duration_s=duration_s,
-            notes=(*environment.dataset_notes, *setup.original.data.metadata.notes, *_network_notes(setup)),
+            notes=_once(environment.dataset_notes, setup.original.data.metadata.notes, _network_notes(setup)),
         )
     )
     text = json.dumps(report, indent=1, sort_keys=True)
@@ -183,6 +183,11 @@ def _gaps(setup: Setup, finals: Finals, best: CandidateRecord | None) -> dict[st
         after = onnx_accuracy(finals.files[best.candidate_id], sample, setup.spec, original, setup.runner.cpus)
         gaps["best"] = 100 * (after.value - best.accuracy["validation"])
     return gaps
+
+
+def _once(*notes: Sequence[str]) -> tuple[str, ...]:
+    """All notes in order; what the upload and the data both say stands once."""
+    return tuple(dict.fromkeys(note for some in notes for note in some))
 
 
 def _network_notes(setup: Setup) -> list[str]:

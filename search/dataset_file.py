@@ -39,6 +39,7 @@ class DatasetMetadata:
         group_values: per group column, its values by index.
         augment: what training may do to the images; flips only where the user said that they keep the class.
         problems: warnings noted when the data was taken in, as text.
+        remarks: those of them that a report must repeat, such as an order of classes that the model may not have.
         data_sha256: over pixels, labels, splits, groups and preprocessing, hexadecimal.
     """
 
@@ -49,13 +50,14 @@ class DatasetMetadata:
     group_values: dict[str, tuple[str, ...]] = field(default_factory=dict)
     augment: Augment = "shift"
     problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     data_sha256: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a report must say about the data."""
         chosen = ", ".join(self.server_splits)
-        return (f"{SERVER_SPLIT_NOTE} ({chosen})",) if chosen else ()
+        return (*((f"{SERVER_SPLIT_NOTE} ({chosen})",) if chosen else ()), *self.remarks)
 
     def to_json(self) -> str:
         """Canonical text with type and version."""
@@ -72,7 +74,7 @@ class DatasetMetadata:
         data = json.loads(text)
         if data.pop("type", None) != "dataset" or data.pop("version", None) != 1:
             raise ValueError("not dataset metadata of a known version")
-        tuples = {name: tuple(data[name]) for name in ("class_names", "server_splits", "problems")}
+        tuples = {name: tuple(data.get(name, ())) for name in ("class_names", "server_splits", "problems", "remarks")}
         groups = {name: tuple(values) for name, values in data["group_values"].items()}
         preprocessing = Preprocessing.from_json(data["preprocessing"])
         return DatasetMetadata(**{**data, **tuples, "group_values": groups, "preprocessing": preprocessing})

@@ -28,6 +28,8 @@ MAX_CHANNELS = 16
 MAX_RESIZED_PIXELS = 50_000_000
 """A strip of one pixel's height, brought to its full height, would not fit into any memory."""
 _BOUNDS: dict[ValueRange, tuple[float, float]] = {"0..1": (0.0, 1.0), "0..255": (0.0, 255.0), "-1..1": (-1.0, 1.0)}
+_MAX_MEAN_WIDTHS, _MAX_STD_WIDTHS = 8, 4
+"""What a mean and a std can be, in widths of their range: pictures have at most 1 and 0.5, in other units 50 and more."""
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _MODES = {1: "L", 3: "RGB"}
 
@@ -64,7 +66,29 @@ class Preprocessing:
         object.__setattr__(self, "std", tuple(float(s) for s in self.std))
 
     def violations(self, prefix: str = "preprocessing.") -> list[FieldViolation]:
-        """Every field that cannot be, at once."""
+        """Every field that cannot be, or cannot have been meant, at once."""
+        return [*self._impossible(prefix), *self._other_units(prefix)]
+
+    def _other_units(self, prefix: str) -> list[FieldViolation]:
+        """Mean and std that are not in the units of ``range``: 123.675 of 0..1, or 0.485 of 0..255."""
+        low, high = _BOUNDS.get(self.range, (0.0, math.inf))
+        width, large = high - low, self.range == "0..255"
+        small_std = large and any(0 < s < 1 for s in self.std)
+        wrong = {
+            "mean": any(abs(m) > _MAX_MEAN_WIDTHS * width for m in self.mean)
+            or (small_std and 0 < max(map(abs, self.mean), default=0) <= 1),
+            "std": any(s > _MAX_STD_WIDTHS * width for s in self.std) or small_std,
+        }
+        advice = "0..1, or multiply mean and std by 255" if small_std else "0..255, or divide mean and std by 255"
+        return [
+            FieldViolation(
+                prefix + name, f"must be in the units of range, which is {self.range}, got {_listed(values)}; state range {advice}"
+            )
+            for name, values in (("mean", self.mean), ("std", self.std))
+            if wrong[name]
+        ]
+
+    def _impossible(self, prefix: str) -> list[FieldViolation]:
         found: list[FieldViolation] = []
         for name, value, top in (
             ("height", self.height, MAX_SIDE),
@@ -114,21 +138,25 @@ class Preprocessing:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Preprocessing:
-        """Read what `to_json` gave.
+        """Read what `to_json` gave; what was taken in under older rules stays readable.
 
         Raises:
-            InvalidSpecError: an unknown or missing field, or a bad value.
+            InvalidSpecError: an unknown or missing field, or an impossible value.
         """
         try:
-            return Preprocessing(**data).validated()
+            result = Preprocessing(**data)
         except (TypeError, ValueError) as error:
             raise InvalidSpecError([FieldViolation("preprocessing", str(error))]) from error
+        found = result._impossible("preprocessing.")
+        if found:
+            raise InvalidSpecError(found)
+        return result
 
     def describe(self) -> str:
         """One line for messages: what is done to an image, in order."""
         size = f"{self.height}x{self.width}x{self.channels}"
         side = f" {self.resize_size}" if self.resize_size else ""
-        mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
+        mean, std = _listed(self.mean), _listed(self.std)
         return (
             f"{size}, resize {self.resize}{side}, crop {self.crop}, layout {self.layout}, range {self.range}, "
             f"mean ({mean}), std ({std})"
@@ -185,3 +213,7 @@ class Preprocessing:
             raise ValueError(f"{image.height}x{image.width} pixels are too few to crop {self.height}x{self.width}; state a resize")
         left, top = round((image.width - self.width) / 2), round((image.height - self.height) / 2)
         return image.crop((left, top, left + self.width, top + self.height))
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{v:g}" for v in values)

@@ -97,7 +97,8 @@ class SandboxImporter:
                 "class_names": list(facts.class_names),
                 "labeled": facts.has_labels,
                 "split_sizes": dict(facts.split_counts),
-                "split_note": f"split chosen by the {facts.split_chosen_by}" if not facts.notes else "; ".join(facts.notes),
+                "split_note": "; ".join(n for n in facts.notes if n.startswith("split"))
+                or f"split chosen by the {facts.split_chosen_by}",
                 "notes": list(facts.notes),
                 "group_columns": sorted(facts.group_values),
                 "problems": problems,

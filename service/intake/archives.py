@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
+import unicodedata
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
@@ -13,13 +14,16 @@ from typing import Self
 from service.intake.errors import IntakeError, ProblemLog, reason, refusing
 from service.intake.limits import IntakeLimits
 
-_CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+_CLUTTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
+_LOOSELY_PACKED = frozenset({".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".csv", ".tsv"})
+"""Of these a sound file (a black picture, a table of equal rows) packs a thousandfold: only their bytes are limited."""
 _RATIO_MATTERS_FROM_BYTES = 1 << 20
 
 
 class FileSource(ABC):
     """Regular files by safe relative name, in the order in which they are quickest to read.
 
+    Names are in Unicode's composed form (NFC): what macOS writes in two characters is found by a table that has one.
     Building one notes every unsafe name, link, device, double name and oversize file in the log; those are not listed.
 
     Raises:
@@ -52,8 +56,8 @@ class FileSource(ABC):
         if danger:
             self._log.error(name, danger)
             return False
-        clean = str(PurePosixPath(name))
-        if any(part in _CLUTTER or part.startswith(".") for part in PurePosixPath(clean).parts):
+        clean = clean_name(name)
+        if any(part.lower() in _CLUTTER or part.startswith(".") for part in PurePosixPath(clean).parts):
             return False
         if is_folder:
             self.folders.add(clean)
@@ -68,7 +72,12 @@ class FileSource(ABC):
     def _check_size(self, name: str, size: int, packed_size: int | None) -> None:
         if size > self._limits.entry_bytes:
             raise IntakeError("too_large", f"{name}: {size:,} bytes, at most {self._limits.entry_bytes:,} per file", "dataset")
-        if packed_size is not None and size > max(_RATIO_MATTERS_FROM_BYTES, packed_size * self._limits.compression_ratio):
+        is_tight = PurePosixPath(name).suffix.lower() not in _LOOSELY_PACKED
+        if (
+            packed_size is not None
+            and is_tight
+            and size > max(_RATIO_MATTERS_FROM_BYTES, packed_size * self._limits.compression_ratio)
+        ):
             message = f"{name}: unpacks to more than {self._limits.compression_ratio} times its size, as a zip bomb does"
             raise IntakeError("too_large", message, "dataset")
         self._total_bytes += size
@@ -91,7 +100,7 @@ class ZipSource(FileSource):
             elif info.flag_bits & 1:
                 log.error(info.filename, "is encrypted")
             elif self._accept(info.filename, info.file_size, info.filename.endswith("/"), info.compress_size):
-                self._entries[str(PurePosixPath(info.filename))] = info
+                self._entries[clean_name(info.filename)] = info
 
     def read(self, name: str) -> bytes:
         """Bytes of an entry; its size was declared and is enforced."""
@@ -127,7 +136,7 @@ class TarSource(FileSource):
                     log.error(member.name, "is a link or a device; put the file itself into the archive")
                     self._check_size(member.name, member.size, None)  # it is read over
                 elif self._accept(member.name, member.size, member.isdir()):
-                    self._members[str(PurePosixPath(member.name))] = member
+                    self._members[clean_name(member.name)] = member
             if any(kind.last_block):  # the library takes a damaged header for the end, and would drop what follows unseen
                 raise ValueError(f"the header behind {len(self.files)} files is damaged")
 
@@ -172,7 +181,7 @@ class FolderSource(FileSource):
 
     def __init__(self, path: Path, limits: IntakeLimits, log: ProblemLog) -> None:
         super().__init__(path, limits, log)
-
+        self._names: dict[str, str] = {}
         for folder, subfolders, files in os.walk(path, followlinks=False):
             subfolders.sort()
             for leaf in [*subfolders, *sorted(files)]:
@@ -180,15 +189,15 @@ class FolderSource(FileSource):
                 name = entry.relative_to(path).as_posix()
                 if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
                     log.error(name, "is a link or a device; links are not followed")
-                else:
-                    self._accept(name, entry.stat().st_size, entry.is_dir())
+                elif self._accept(name, entry.stat().st_size, entry.is_dir()):
+                    self._names[clean_name(name)] = name
 
     def close(self) -> None:
         """Nothing is held open."""
 
     def read(self, name: str) -> bytes:
         """Bytes of a file; a link that took its place meanwhile is refused."""
-        descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(self.path / self._names[name], os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
             return file.read(self._limits.entry_bytes)
 
@@ -207,6 +216,11 @@ def open_zip(path: Path, limits: IntakeLimits) -> zipfile.ZipFile:
         words = f"a table of contents of {directory_bytes:,} bytes; at most {limits.directory_bytes:,} are taken"
         raise IntakeError("too_large", words, "dataset")
     return zipfile.ZipFile(path)
+
+
+def clean_name(name: str) -> str:
+    """A safe name as it is listed: without empty parts, in Unicode's form NFC."""
+    return unicodedata.normalize("NFC", str(PurePosixPath(name)))
 
 
 def unsafe_name(name: str) -> str:

@@ -13,13 +13,16 @@ import numpy.typing as npt
 from search.dataset_file import SPLITS, DatasetMetadata, DatasetTensors, write
 from search.preprocessing import Preprocessing
 from service.intake.archives import FileSource, FolderSource, TarSource, ZipSource
-from service.intake.arrays import read_npz, read_pixel_csv
+from service.intake.arrays import read_npz
 from service.intake.errors import IntakeError, ProblemLog
+from service.intake.foreign_files import refuse_foreign
 from service.intake.image_table import DatasetOptions, ImageTable, ReadRequest
 from service.intake.labelled_files import read_files
 from service.intake.limits import IntakeLimits, check_file
+from service.intake.pixel_table import read_pixel_csv
 from service.intake.splits import choose_splits
 
+_MIN_SPLIT = 10
 _SOURCES: dict[str, type[FileSource]] = {"zip": ZipSource, "tar": TarSource, "folder": FolderSource}
 
 
@@ -41,24 +44,26 @@ def _actual_format(path: Path, format: str) -> str:
     """A folder is read as one whatever it was called; a table of file names comes inside the archive of its images."""
     if path.is_dir():
         return "folder"
-    if format != "csv":
+    if format not in ("csv", "zip", "tar") or not path.is_file():
         return format
     with path.open("rb") as file:
         start = file.read(512)
     is_tar = start[257:262] == b"ustar" or start[:3] in (b"\x1f\x8b\x08", b"BZh") or start[:6] == b"\xfd7zXZ\0"
-    return "zip" if start[:4] in (b"PK\3\4", b"PK\5\6") else "tar" if is_tar else "csv"
+    return "zip" if start[:4] in (b"PK\3\4", b"PK\5\6") else "tar" if is_tar else format
 
 
 def _read(path: Path, format: str, request: ReadRequest) -> ImageTable:
     if format in _SOURCES:
         if format != "folder":
             check_file(path, request.limits.dataset_bytes, "dataset")
+            refuse_foreign(path)
         source = _SOURCES[format](path, request.limits, request.log)
         try:
             return read_files(source, request)
         finally:
             source.close()
     check_file(path, request.limits.dataset_bytes, "dataset")
+    refuse_foreign(path)
     return read_npz(path, request) if format == "npz" else read_pixel_csv(path, request)
 
 
@@ -74,6 +79,9 @@ def _finish(table: ImageTable, request: ReadRequest, out: Path) -> dict[str, Any
     for name, texts in table.groups.items():
         request.check_texts({name, *texts}, "group_columns")
     groups, group_values = _index_groups(table)
+    _refuse_one_class(table)
+    _tell_units(request)
+    _tell_small_splits(table, chosen.split, log)
     metadata = DatasetMetadata(
         preprocessing=request.preprocessing,
         class_names=table.class_names,
@@ -82,6 +90,7 @@ def _finish(table: ImageTable, request: ReadRequest, out: Path) -> dict[str, Any
         group_values=group_values,
         augment=options.augment,
         problems=tuple(str(p) for p in log.listed),
+        remarks=tuple(log.notes),
     )
     metadata = write(out, DatasetTensors(table.images, chosen.split, table.labels, groups), metadata)
     return {
@@ -108,6 +117,36 @@ def _warn_of_empty_classes(table: ImageTable, log: ProblemLog) -> None:
     for name, count in zip(table.class_names, counts.tolist(), strict=True):
         if count == 0:
             log.warn(f"class {name!r}", "has no image")
+
+
+def _refuse_one_class(table: ImageTable) -> None:
+    """Where every image has the one class, any network that always answers it is perfect, and a search would find that one."""
+    if table.labels is None or table.labels.ndim > 1 or len(np.unique(table.labels)) > 1:
+        return
+    name = table.class_names[int(table.labels[0])]
+    message = (
+        f"all {len(table.images)} images are of one class, {name!r}; a search needs at least two. Add images of the others, or "
+    )
+    raise IntakeError("bad_data", message + "leave the labels out: outputs are then compared with the original's", "labels")
+
+
+def _tell_units(request: ReadRequest) -> None:
+    p = request.preprocessing
+    if p.range == "0..255" and 0 < max(map(abs, p.mean)) <= 1:
+        request.log.note("preprocessing.mean", f"is {max(p.mean):g} at most, of 0..255: was it meant for range 0..1?")
+
+
+def _tell_small_splits(table: ImageTable, split: npt.NDArray[np.uint8], log: ProblemLog) -> None:
+    """An accuracy on a handful of images says nothing; which is no fault of an image, so that the notes alone tell it."""
+    classes = 0 if table.labels is None or table.labels.ndim > 1 else len(np.unique(table.labels))
+    enough = max(_MIN_SPLIT, classes)
+    sizes = {name: int((split == index).sum()) for index, name in enumerate(SPLITS) if index}
+    small = {name: size for name, size in sizes.items() if size < enough}
+    if small:
+        shown = ", ".join(f"{name} has {size}" for name, size in small.items())
+        point = 100 / min(small.values())
+        what = f"splits are small: {shown} images, where one image is up to {point:.3g} points of accuracy"
+        log.notes.append(f"{what}; a drop of one point takes at least 100 images in each to be seen, a tenth of it 1,000")
 
 
 def _warn_of_shared_images(table: ImageTable, split: npt.NDArray[np.uint8], log: ProblemLog) -> None:

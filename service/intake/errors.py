@@ -129,6 +129,7 @@ class ProblemLog:
     def __init__(self, skip_bad: bool = False) -> None:
         self.skip_bad = skip_bad
         self.listed: list[Problem] = []
+        self.notes: list[str] = []
         self.error_count = 0
         self.warning_count = 0
 
@@ -145,9 +146,14 @@ class ProblemLog:
         self._list(Problem(place, what))
 
     def warn(self, place: str, what: str) -> None:
-        """Note a problem that the report mentions."""
+        """Note a problem that the answer to the upload mentions."""
         self.warning_count += 1
         self._list(Problem(place, what, "warning"))
+
+    def note(self, place: str, what: str) -> None:
+        """Note a problem that the report of every search must mention: the answer may be wrong because of it."""
+        self.warn(place, what)
+        self.notes.append(str(Problem(place, what)))
 
     def _list(self, problem: Problem) -> None:
         if len(self.listed) < MAX_PROBLEMS_LISTED:

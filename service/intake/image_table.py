@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from search.dataset_file import Augment, SplitName
 from search.preprocessing import Preprocessing
+from service.intake.class_order import other_order, sort_classes
 from service.intake.errors import IntakeError, ProblemLog
 from service.intake.limits import IntakeLimits
 
@@ -20,6 +23,8 @@ SPLIT_ALIASES: dict[str, SplitName] = {
     "training": "train",
     "val": "validation",
     "valid": "validation",
+    "validate": "validation",
+    "dev": "validation",
     "validation": "validation",
     "selection": "selection",
     "test": "test",
@@ -146,36 +151,48 @@ def encode_texts(
 ) -> EncodedLabels:
     """Label texts, one or several per image, to class indices.
 
-    Numbers are class indices as they stand (unless ``class_names`` or ``known`` say that they are names); names are
-    sorted. ``known`` lists classes that exist whether or not an image has them.
+    Numbers are class indices as they stand, ``3.0`` as 3 (unless ``class_names`` or ``known`` say that they are names);
+    names are sorted as text. ``known`` lists classes that exist whether or not an image has them.
     """
-    stated = request.options.class_names
-    every = {text for row in texts for text in row}
-    as_index = bool(every) and all(_INDEX.fullmatch(t) for t in every) and not known and not every & set(stated)
-    if as_index:
-        names = stated or _numbered(max(int(t) for t in every) + 1, request)
-        index = {t: int(t) for t in every}
-    else:
-        names = stated or tuple(sorted(every | set(known), key=_natural_key))
-        index = {name: i for i, name in enumerate(names)}
+    texts = [[unicodedata.normalize("NFC", text) for text in row] for row in texts]
+    names, index = _index_of({text for row in texts for text in row}, request, known)
     usable = np.ones(len(texts), np.bool_)
     rows: list[list[int]] = []
     for position, row in enumerate(texts):
-        indices = [index.get(text, -1) for text in row]
-        if not indices and not several:
+        if not row and not several:
             request.log.bad(places[position], "has no label")
             usable[position] = False
-        for text, number in zip(row, indices, strict=True):
-            if not 0 <= number < len(names):
-                request.log.bad(places[position], f"label {text!r} is none of the {len(names)} classes")
+        for text in row:
+            if not 0 <= index.get(text, -1) < len(names):
+                what = "is no class index (0, 1, 2, ...)" if _class_number(text) == -1 else f"is none of the {len(names)} classes"
+                request.log.bad(places[position], f"label {text!r} {what}")
                 usable[position] = False
-        rows.append([i for i in indices if 0 <= i < len(names)])
+        rows.append([index[text] for text in row if 0 <= index.get(text, -1) < len(names)])
     if several:
         hot = np.zeros((len(texts), len(names)), np.uint8)
         for position, indices in enumerate(rows):
             hot[position, indices] = 1
         return EncodedLabels(hot, names, usable)
     return EncodedLabels(np.array([r[0] if r else 0 for r in rows], np.int64), names, usable)
+
+
+def _index_of(every: set[str], request: ReadRequest, known: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes, and the index that each label text stands for; negative, or missing, for what is no label."""
+    stated = tuple(unicodedata.normalize("NFC", name) for name in request.options.class_names)
+    if len(set(stated)) < len(stated):
+        raise IntakeError("bad_option", "class_names has a name twice, in two forms of Unicode", "class_names")
+    numbers = {text: _class_number(text) for text in every}
+    if every and not known and not every & set(stated) and None not in numbers.values():
+        index = {text: number for text, number in numbers.items() if number is not None}
+        if not stated:
+            _tell_first_number(sorted(set(index.values()) - {-1}), request)
+        return stated or _numbered(max(index.values()) + 1, request), index
+    missing = set() if known else {text for text in every if text.lower() == "nan"}  # what pandas makes of an empty cell
+    names = stated or sort_classes((every - missing) | set(known))
+    order = "" if stated else other_order(names)
+    if order:
+        request.log.note("classes", order)
+    return names, {name: i for i, name in enumerate(names)}
 
 
 def encode_numbers(values: npt.NDArray[Any], places: Sequence[str], request: ReadRequest) -> EncodedLabels:
@@ -194,6 +211,8 @@ def encode_numbers(values: npt.NDArray[Any], places: Sequence[str], request: Rea
     usable = whole & (numbers >= 0) & fits
     top = int(numbers[usable].max()) + 1 if usable.any() else 1
     names = request.options.class_names or _numbered(top, request)
+    if not request.options.class_names:
+        _tell_first_number(np.unique(numbers[usable]).tolist(), request)
     for position in np.flatnonzero(~usable).tolist():
         what = f"label {values[position]} is no class index in 0..{len(names) - 1}"
         request.log.bad(places[position], what)
@@ -223,5 +242,19 @@ def _numbered(count: int, request: ReadRequest) -> tuple[str, ...]:
     return tuple(str(i) for i in range(count))
 
 
-def _natural_key(name: str) -> tuple[Literal[0, 1], int, str]:
-    return (0, int(name), name) if _INDEX.fullmatch(name) else (1, 0, name)
+def _class_number(text: str) -> int | None:
+    """The index that a label such as ``3`` or ``3.0`` is; -1 for a number that is none; None for what is no number."""
+    if _INDEX.fullmatch(text):
+        return int(text)
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if math.isfinite(number) and number.is_integer() and 0 <= number < 1e9 else -1
+
+
+def _tell_first_number(present: Sequence[int], request: ReadRequest) -> None:
+    """Labels 1, 2, ..., n: most likely counted from 1, while outputs count from 0."""
+    if len(present) > 1 and list(present) == list(range(1, len(present) + 1)):
+        what = f"run from 1 to {present[-1]}, and none is 0: the outputs of a network count from 0, so output 0 has no image"
+        request.log.note("labels", f"{what}. If the model's first output stands for label 1, subtract 1 from the labels")

@@ -2,89 +2,105 @@
 
 from __future__ import annotations
 
-import csv
-import io
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from search.dataset_file import SplitName
 from service.intake.archives import FileSource
-from service.intake.errors import IntakeError, reason, refusing
-from service.intake.image_table import SPLIT_ALIASES, EncodedLabels, ImageTable, ReadRequest, encode_texts, parse_split
+from service.intake.csv_rows import rows_of
+from service.intake.errors import IntakeError
+from service.intake.file_table import Entry, Listing, list_table
+from service.intake.image_files import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, ImageReader, image_problem
+from service.intake.image_table import SPLIT_ALIASES, EncodedLabels, ImageTable, ReadRequest, encode_texts
+from service.intake.pixel_table import read_pixel_rows
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"})
-_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
-_FILE_COLUMNS = ("filename", "file", "path", "image")
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One image before it is decoded; ``labels`` is None for label-free data."""
-
-    name: str
-    place: str
-    labels: tuple[str, ...] | None
-    split: SplitName | None = None
-    groups: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Listing:
-    entries: list[_Entry]
-    several: bool = False
-    group_names: tuple[str, ...] = ()
-    known_classes: tuple[str, ...] = field(default=())
+_TABLE_SUFFIXES = (".csv", ".tsv")
 
 
 def read_files(source: FileSource, request: ReadRequest) -> ImageTable:
     """Read a source of image files: by its CSV table if it has one at the top, else by class folders.
 
+    A table without any image beside it is one of pixels.
+
     Raises:
         IntakeError: there are no images, or the archive is refused as a whole; single bad files go to the request's log.
     """
+    tables = [n for n in source.files if n.lower().endswith(_TABLE_SUFFIXES) and n.count("/") <= 1]
+    if len(tables) > 1:
+        raise IntakeError("bad_data", f"the archive has {len(tables)} CSV tables ({', '.join(tables[:3])}); leave one", "dataset")
+    images = [name for name in source.files if _suffix(name) in IMAGE_SUFFIXES]
+    if tables and not images:
+        data = source.read(tables[0])
+        return read_pixel_rows(lambda: rows_of(data), request)
     if request.preprocessing.layout != "nhwc":
         message = "layout is about uploaded arrays; image files are always nhwc"
         raise IntakeError("bad_option", message, "preprocessing.layout")
-    tables = [n for n in source.files if n.lower().endswith(".csv") and n.count("/") <= 1]
-    if len(tables) > 1:
-        raise IntakeError("bad_data", f"the archive has {len(tables)} CSV tables ({', '.join(tables[:3])}); leave one", "dataset")
-    listing = _list_table(source, tables[0], request) if tables else _list_folders(source, request)
+    _tell_left_out([name for name in source.files if name not in tables], request)
+    listing = list_table(source, tables[0], images, request) if tables else _list_folders(source, images, request)
     if not listing.entries:
         request.log.raise_if_refused()
+        found = ", ".join(f"{suffix or 'no suffix'} ({count})" for suffix, count in _kinds(source.files).most_common(5))
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise IntakeError("bad_data", f"no images found (files ending in {suffixes})", "dataset")
+        raise IntakeError("bad_data", f"no images found (files ending in {suffixes}), only {found or 'nothing'}", "dataset")
     return _decode(source, listing, request)
 
 
-def _list_folders(source: FileSource, request: ReadRequest) -> _Listing:
-    images: list[tuple[str, tuple[str, ...]]] = []
-    for name in source.files:
-        path = PurePosixPath(name)
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            images.append((name, path.parts))
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _kinds(names: Sequence[str] | dict[str, int]) -> Counter[str]:
+    return Counter(_suffix(name) for name in names)
+
+
+def _tell_left_out(names: Sequence[str], request: ReadRequest) -> None:
+    """Pictures of a kind that is not read refuse the dataset; other files are left out with a word, and counted by kind."""
+    others = [name for name in names if _suffix(name) not in IMAGE_SUFFIXES]
+    for name in others:
+        if _suffix(name) in OTHER_IMAGE_SUFFIXES:
+            request.log.bad(name, f"{_suffix(name)} files are not read; convert them to PNG")
         else:
             request.log.warn(name, "left out: not an image file")
-    top = _common_top([parts for _, parts in images])
-    images = [(name, parts[top:]) for name, parts in images]
-    if all(len(parts) == 1 for _, parts in images):
+    if others:
+        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in _kinds(others).most_common(5))
+        request.log.notes.append(f"files left out, since they are no images: {kinds}")
+
+
+def _list_folders(source: FileSource, images: Sequence[str], request: ReadRequest) -> Listing:
+    paths = {name: PurePosixPath(name).parts for name in images}
+    top = _common_top(list(paths.values()))
+    paths = {name: parts[top:] for name, parts in paths.items()}
+    depths = {len(parts) for parts in paths.values()}
+    firsts = {parts[0] for parts in paths.values() if len(parts) > 1}
+    splits = {first for first in firsts if first.lower() in SPLIT_ALIASES}
+    if depths <= {1}:
         if images:
             request.log.warn("dataset", "no class folders: taken as images without labels")
-        return _Listing([_Entry(name, name, None) for name, _ in images])
-    with_splits = all(len(parts) > 2 and parts[0].lower() in SPLIT_ALIASES for _, parts in images)
+        return Listing([Entry(name, name, None) for name in images])
+    if depths == {2} and firsts == splits:
+        request.log.warn("dataset", "no class folders below those of the splits: taken as images without labels")
+        return Listing([Entry(name, name, None, SPLIT_ALIASES[parts[0].lower()]) for name, parts in paths.items()])
+    with_splits = min(depths) > 2 and firsts == splits
+    if splits and not with_splits:
+        _tell_split_among_classes(splits, firsts, request)
+    known = {parts[-1] for parts in _class_folders(source, top, with_splits)}
+    if depths == {2} and len(firsts | known) == 1 and not request.options.class_names:
+        what = f"all images lie in one folder, {firsts.pop()!r}, and one class is none: taken as images without labels"
+        remark = f"{what}; pack one folder for each class"
+        return Listing([Entry(name, name, None) for name in images], remark=remark)
     entries = []
-    for name, parts in images:
+    for name, parts in paths.items():
         if len(parts) == 1:
             request.log.bad(name, "lies in no class folder")
             continue
         split = SPLIT_ALIASES[parts[0].lower()] if with_splits else None
-        entries.append(_Entry(name, name, (parts[1 if with_splits else 0],), split))
-    known = {parts[-1] for parts in _class_folders(source, top, with_splits)}
-    _warn_of_numbers({e.labels[0] for e in entries if e.labels} | known, request)
-    return _Listing(entries, known_classes=tuple(known | {e.labels[0] for e in entries if e.labels}))
+        entries.append(Entry(name, name, (parts[1 if with_splits else 0],), split))
+    if with_splits:
+        _tell_classes_not_trained_on(entries, request)
+    return Listing(entries, known_classes=tuple(known | {e.labels[0] for e in entries if e.labels}))
 
 
 def _common_top(paths: Sequence[tuple[str, ...]]) -> int:
@@ -104,63 +120,48 @@ def _class_folders(source: FileSource, top: int, with_splits: bool) -> list[tupl
     return [f for f in folders if len(f) == depth and not (with_splits and f[top].lower() not in SPLIT_ALIASES)]
 
 
-def _warn_of_numbers(classes: set[str], request: ReadRequest) -> None:
-    numbers = [c for c in classes if c.isdecimal()]
-    if len(numbers) == len(classes) > 10 and not request.options.class_names:
-        what = "class folders are numbers and were sorted as numbers; torchvision's ImageFolder sorts them as text: if the model "
-        request.log.warn("classes", what + "was trained with that, state class_names in its order")
+def _tell_split_among_classes(splits: set[str], firsts: set[str], request: ReadRequest) -> None:
+    """Two names of splits are hardly classes; one may be (a train is a vehicle)."""
+    names = ", ".join(sorted(splits))
+    if len({SPLIT_ALIASES[s.lower()] for s in splits}) > 1:
+        what = "put every image into split/class/image, or none"
+        beside = ", ".join(sorted(firsts - splits)) or "images that lie in no class folder"
+        request.log.error("dataset", f"folders {names} look like splits, but beside them lie {beside}; {what}")
+    else:
+        request.log.note("dataset", f"folder {names} was taken as a class, since not every folder beside it is a split")
 
 
-def _list_table(source: FileSource, table: str, request: ReadRequest) -> _Listing:
-    with refusing("unreadable", f"{table} is not a readable CSV table", "dataset"):
-        text = source.read(table).decode("utf-8-sig")
-        rows = list(csv.reader(io.StringIO(text), strict=True))
-    header = [column.strip().lower() for column in rows[0]] if rows else []
-    file_columns = [c for c in _FILE_COLUMNS if c in header]
-    if not file_columns or len(set(header)) < len(header):
-        raise IntakeError("bad_data", f"{table}: the header needs a column 'filename' and no column twice, got {header}", "dataset")
-    file_column = header.index(file_columns[0])
-    label_columns = [i for i, c in enumerate(header) if c.startswith("label")]
-    split_column = header.index("split") if "split" in header else None
-    taken = {file_column, split_column, *label_columns}
-    group_columns = [i for i in range(len(header)) if i not in taken]
-    request.check_groups(len(group_columns))
-    folder, seen, entries = PurePosixPath(table).parent, set[str](), []
-    for number, row in enumerate(rows[1:], start=2):
-        place = f"{table} row {number}"
-        if not row:
-            continue
-        if len(row) != len(header):
-            request.log.bad(place, f"has {len(row)} cells instead of {len(header)}")
-            continue
-        name = str(folder / row[file_column].strip())
-        if name not in source.files:
-            request.log.bad(place, f"there is no file {row[file_column]!r}")
-        elif name in seen:
-            request.log.bad(place, f"file {row[file_column]!r} is listed twice")
-        else:
-            labels = tuple(row[i].strip() for i in label_columns if row[i].strip()) if label_columns else None
-            split = parse_split(row[split_column], place, request.log) if split_column is not None else None
-            entries.append(_Entry(name, f"{place} ({name})", labels, split, tuple(row[i].strip() for i in group_columns)))
-        seen.add(name)
-    order = {name: i for i, name in enumerate(source.files)}
-    entries.sort(key=lambda e: order[e.name])
-    return _Listing(entries, len(label_columns) > 1, tuple(header[i] for i in group_columns))
+def _tell_classes_not_trained_on(entries: Sequence[Entry], request: ReadRequest) -> None:
+    """A class that the training folder lacks moves all later ones away from the order that a model was trained with."""
+    trained = {e.labels for e in entries if e.split == "train"}
+    extra = sorted({e.labels[0] for e in entries if e.labels and e.labels not in trained})
+    if trained and extra and not request.options.class_names:
+        shown: list[SplitName | None] = sorted({e.split for e in entries if e.labels and e.labels[0] == extra[0]}, key=str)
+        what = f"{', '.join(extra[:5])} {'is' if len(extra) == 1 else 'are'} not in train, only in {shown[0]}"
+        request.log.note(
+            "classes", f"{what}; a model that was trained without has other outputs: state class_names, or leave them out"
+        )
 
 
-def _decode(source: FileSource, listing: _Listing, request: ReadRequest) -> ImageTable:
+def _decode(source: FileSource, listing: Listing, request: ReadRequest) -> ImageTable:
     entries, p = listing.entries, request.preprocessing
     request.check_pixels(len(entries))
     images = np.empty((len(entries), p.height, p.width, p.channels), np.uint8)
     usable = np.ones(len(entries), np.bool_)
+    reader = ImageReader(request.limits.image_pixels)
     for position, entry in enumerate(entries):
         try:
-            images[position] = p.fit(_open_image(source.read(entry.name), request.limits.image_pixels))
+            images[position] = p.fit(reader.open(source.read(entry.name)))
         except MemoryError:
             raise
         except Exception as error:  # decoders raise whatever they come across
             usable[position] = False
-            request.log.bad(entry.place, _image_problem(error))
+            request.log.bad(entry.place, image_problem(error))
+    reader.tell(request.log)
+    if listing.remark and usable.any():
+        request.log.note("dataset", listing.remark)
+    if usable.any() and images[usable].max() == 1:
+        request.log.note("images", "all pixels are 0 or 1 of 255, nearly black: if they are masks, save them as 0 and 255")
     places = [entry.place for entry in entries]
     encoded = EncodedLabels(None, (), usable)
     if entries[0].labels is not None:
@@ -169,17 +170,3 @@ def _decode(source: FileSource, listing: _Listing, request: ReadRequest) -> Imag
     groups = {name: [e.groups[i] for e in entries] for i, name in enumerate(listing.group_names)}
     table = ImageTable(images, places, encoded.labels, encoded.class_names, splits if any(splits) else None, groups)
     return table.keep(usable & encoded.usable)
-
-
-def _open_image(data: bytes, max_pixels: int) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
-    if image.width * image.height > max_pixels:
-        raise ValueError(f"{image.height}x{image.width} pixels are more than the limit of {max_pixels:,}")
-    image.load()
-    return image
-
-
-def _image_problem(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "is not a PNG, JPEG, WebP, BMP or PNM image"
-    return f"cannot be used: {reason(error)}"

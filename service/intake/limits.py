@@ -22,7 +22,8 @@ class IntakeLimits:
         entry_count, entry_bytes: files in an archive, and bytes of one of them: a photo has few megabytes.
         directory_bytes: of a zip's table of contents, which is read before any entry can be counted.
         header_bytes: of a tar's extended header or an array's header, which are read before they can be judged.
-        compression_ratio: unpacked over packed, for entries of more than a megabyte; photos and text stay below 20.
+        compression_ratio: unpacked over packed, for entries of more than a megabyte that no image needs: photos stay below 20.
+            Arrays in proportion to the images, tables and unpacked image formats pack any number of times: their bytes are limited.
         image_pixels: width times height of one image, as its header states it: decoding takes four bytes for each.
         image_count: images of a dataset; each one costs some hundred bytes beside its pixels.
         class_count, class_names_bytes: classes of a dataset, and their names in all: they travel in one message.

@@ -199,11 +199,14 @@ def test_empty_class_folder_is_told(tmp_path: Path):
     assert [(p.place, p.severity) for p in facts.problems] == [("class 'emu'", "warning")]
 
 
-def test_numeric_class_folders_are_sorted_as_numbers_with_a_warning(tmp_path: Path):
+def test_numeric_class_folders_are_sorted_as_image_folder_does_with_a_warning(tmp_path: Path):
     files = {f"{c}/{i}.png": png(16 * c + i) for c in range(12) for i in range(3)}
     facts = take_in(zip_of(tmp_path / "d.zip", files), "zip")
-    assert facts.class_names == tuple(str(c) for c in range(12))
+    assert facts.class_names == ("0", "1", "10", "11", *"23456789")
     assert "ImageFolder" in facts.problems[0].what
+    assert "1, 10, 11, 2" in facts.problems[0].what
+    assert "1, 2, 3, 4" in facts.problems[0].what
+    assert any("ImageFolder" in note for note in facts.notes)
 
 
 def test_csv_table_in_an_archive(tmp_path: Path):
