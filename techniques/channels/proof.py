@@ -59,7 +59,7 @@ def difference(network: Network, known: ChannelMap, removed: Removed) -> tuple[f
     with torch.no_grad():
         runs = _Watching(zeroed.graph, layers), _Watching(smaller.graph, layers)
         outputs = [run.run(images) for run in runs]
-    worst, where = _relative(outputs[1], outputs[0]), "the outputs"
+    worst, where = relative_difference(outputs[1], outputs[0]), "the outputs"
     for name, value in runs[1].found.items():
         reference = runs[0].found.get(name)
         if reference is None:
@@ -68,13 +68,14 @@ def difference(network: Network, known: ChannelMap, removed: Removed) -> tuple[f
         if axis is not None:
             keep = torch.from_numpy(np.flatnonzero(~removed[axis.classes]))
             reference = reference.index_select(axis.dim, keep)
-        found = _relative(value, reference)
+        found = relative_difference(value, reference)
         if found > worst:
             worst, where = found, f"node {name!r}"
     return worst, where
 
 
-def _relative(value: Tensor, reference: Tensor) -> float:
+def relative_difference(value: Tensor, reference: Tensor) -> float:
+    """Largest difference over the reference's largest value; infinite where the shapes differ."""
     if value.shape != reference.shape:
         return float("inf")
     scale = float(reference.abs().max()) if reference.numel() else 0.0

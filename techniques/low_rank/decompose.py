@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import fx, nn
 
 from techniques.base import Transform
+from techniques.channels.proof import TOLERANCE, relative_difference
 from techniques.context import TechniqueContext
+from techniques.disproof import disproved
 from techniques.errors import ConfigError, DataRequiredError
 from techniques.low_rank.factorization import Layer, energy_ranks, factor_shapes, factorise, full_ranks, is_matrix
 from techniques.network import Network
 from techniques.parameters import FloatParameter, Parameter
 from techniques.shapes import node_shapes
+
+_CORNER = 32
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,44 @@ def decomposable_layers(network: Network, context: TechniqueContext) -> dict[str
         if _saves(layer, smallest, positions[name]):
             found[name] = layer
     return found
+
+
+def unproven_layers(network: Network, context: TechniqueContext) -> dict[str, str]:
+    """Layers that are not themselves any more when they are factorised at full rank (contract 16), with what was found.
+
+    A corner of a layer is tried, at most 32 outputs by 32 inputs of it: stride, padding, dilation and kernel decide, not the number
+    of channels, and decomposing large layers at full rank takes seconds each.
+    """
+    layers = decomposable_layers(network, context)
+    return disproved(list(layers), lambda names: next(filter(None, (_trial(layers[name]) for name in names)), ""))
+
+
+@torch.no_grad()
+def _trial(layer: Layer) -> str:
+    corner = _corner(layer)
+    image = torch.randn(2, corner.weight.shape[1], generator=torch.Generator().manual_seed(0))
+    if isinstance(corner, nn.Conv2d):
+        sides = [dilation * (kernel + 2) for kernel, dilation in zip(corner.kernel_size, corner.dilation, strict=True)]
+        image = torch.randn(2, corner.in_channels, *sides, generator=torch.Generator().manual_seed(0))
+    factored = image
+    for factor in factorise(corner, full_ranks(corner)).values():
+        factored = factor(factored)
+    error = relative_difference(factored, corner(image))
+    return "" if error <= TOLERANCE else f"factors of full rank differ from the layer by {error:.1e} of its outputs' scale"
+
+
+def _corner(layer: Layer) -> Layer:
+    """The same layer with its first outputs and inputs alone."""
+    corner = copy.copy(layer)
+    corner._parameters = dict(layer._parameters)
+    weight = layer.weight.detach()[:_CORNER, :_CORNER].clone()
+    corner.weight = nn.Parameter(weight)
+    corner.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach()[:_CORNER].clone())
+    if isinstance(corner, nn.Conv2d):
+        corner.out_channels, corner.in_channels = weight.shape[:2]
+    else:
+        corner.out_features, corner.in_features = weight.shape
+    return corner
 
 
 def ranks_for_energy(network: Network, layer: str, energy: float) -> tuple[int, ...]:

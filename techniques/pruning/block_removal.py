@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
 
 from techniques.base import Transform
+from techniques.channels.proof import TOLERANCE, relative_difference
 from techniques.context import TechniqueContext
+from techniques.disproof import disproved
 from techniques.errors import ConfigError
 from techniques.network import Network
 from techniques.parameters import IntParameter, Parameter
@@ -103,6 +106,38 @@ def removable_blocks(network: Network) -> tuple[Block, ...]:
             blocks.append(Block(name, names, sum(macs[layer] for layer in names), count, shortcut.name, node.name))
             break
     return tuple(blocks)
+
+
+def unproven_blocks(network: Network, context: TechniqueContext) -> dict[str, str]:
+    """Blocks without which a network does not compute what it does when their branches yield zeros (contract 16); real weights."""
+    found = _in_scope(network, context)
+    images = torch.randn(2, *network.input_shape, generator=torch.Generator().manual_seed(0))
+
+    def trial(names: Sequence[str]) -> str:
+        smaller = BlockRemoval().apply(network, BlockRemovalConfig(list(names)), context).eval()
+        nodes = {node.name: node for node in network.graph.graph.nodes}
+        branches = set()
+        for block in (found[name] for name in names):
+            total = nodes[block.sum_node]
+            branches |= {n.name for n in total.all_input_nodes if n.name != block.shortcut_node}
+        with torch.no_grad():
+            reference = _WithoutBranches(network.clone().eval().graph, branches).run(images)
+            error = relative_difference(smaller(images), reference)
+        return "" if error <= TOLERANCE else f"without it the outputs differ by {error:.1e} of their scale from its identity's"
+
+    return disproved(list(found), trial)
+
+
+class _WithoutBranches(fx.Interpreter):
+    """Runs a graph in which some nodes yield zeros."""
+
+    def __init__(self, graph: fx.GraphModule, branches: set[str]) -> None:
+        super().__init__(graph)
+        self._branches = branches
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        return torch.zeros_like(value) if n.name in self._branches else value
 
 
 def _in_scope(network: Network, context: TechniqueContext) -> dict[str, Block]:

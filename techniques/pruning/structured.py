@@ -23,7 +23,8 @@ from techniques.channels.groups import ChannelGroup, channel_groups, reasons_lef
 from techniques.channels.proof import TOLERANCE, difference
 from techniques.channels.surgery import remove
 from techniques.context import TechniqueContext
-from techniques.errors import ConfigError, TechniqueError
+from techniques.disproof import disproved
+from techniques.errors import ConfigError
 from techniques.network import Network
 from techniques.parameters import ChoiceParameter, FloatParameter, Parameter
 from techniques.pruning.importance import class_scores
@@ -153,7 +154,7 @@ def unproven(network: Network, context: TechniqueContext) -> dict[str, str]:
     All groups are tried together, layer by layer; only where that fails, halves of them, down to the one that is wrong.
     """
     if network.graph not in _UNPROVEN:
-        _UNPROVEN[network.graph] = dict(_disproved(network, list(channel_groups(network))))
+        _UNPROVEN[network.graph] = disproved(list(channel_groups(network)), lambda names: _trial(network, names))
     return {name: why for name, why in _UNPROVEN[network.graph].items() if name in groups(network, context)}
 
 
@@ -166,26 +167,15 @@ _ALIKE: weakref.WeakKeyDictionary[nn.Module, Network] = weakref.WeakKeyDictionar
 _UNPROVEN: weakref.WeakKeyDictionary[nn.Module, dict[str, str]] = weakref.WeakKeyDictionary()
 
 
-def _disproved(network: Network, names: list[str]) -> list[tuple[str, str]]:
-    if not names:
-        return []
+def _trial(network: Network, names: Sequence[str]) -> str:
     known = channel_map(network)
     removed = np.zeros(known.count, np.bool_)
     scores = np.random.default_rng(0).random(known.count)
     free = TechniqueContext(channel_multiple=1)
     for name in names:
         removed[weakest(network, channel_groups(network)[name], 1 - _PROVEN_SHARE, scores, free)] = True
-    try:
-        error, where = difference(network, known, removed)
-        found = "" if error <= TOLERANCE else f"removed channels change {where} by {error:.1e} of its scale"
-    except (TechniqueError, RuntimeError, ValueError, IndexError, TypeError, AttributeError) as failure:
-        found = f"removing channels fails: {type(failure).__name__}: {str(failure)[:200]}"
-    if not found:
-        return []
-    if len(names) == 1:
-        return [(names[0], found)]
-    half = len(names) // 2
-    return [*_disproved(network, names[:half]), *_disproved(network, names[half:])]
+    error, where = difference(network, known, removed)
+    return "" if error <= TOLERANCE else f"removed channels change {where} by {error:.1e} of its scale"
 
 
 def _multiple(group: ChannelGroup, context: TechniqueContext) -> int:

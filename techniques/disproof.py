@@ -1,0 +1,31 @@
+"""Finding what does not hold among many claims with few trials: all together first, halves of them only where that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+Trial = Callable[[Sequence[str]], str]
+"""Tries some claims together; returns what was wrong, "" if nothing was."""
+
+
+def disproved(names: Sequence[str], trial: Trial) -> dict[str, str]:
+    """The claims that fail when they are tried alone, with what was found; whatever a trial raises counts as wrong."""
+    if not names:
+        return {}
+    try:
+        found = trial(names)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # TechniqueError among them
+        found = f"fails: {type(error).__name__}: {str(error)[:200]}"
+    if not found:
+        return {}
+    if len(names) == 1:
+        return {names[0]: found}
+    half = len(names) // 2
+    return disproved(names[:half], trial) | disproved(names[half:], trial)
