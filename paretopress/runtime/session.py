@@ -120,7 +120,9 @@ def random_input(spec: InputSpec, batch: int, seed: int = 0) -> npt.NDArray[np.g
     return generator.standard_normal(shape, dtype=np.float32).astype(spec.numpy_type)
 
 
-def run_classifier(model: ModelFile, images: npt.NDArray[np.generic], batch: int = 64, threads: int = 1) -> npt.NDArray[np.float32]:
+def run_classifier(
+    model: ModelFile, images: npt.NDArray[np.generic], batch: int = 64, threads: int = 1, optimization: str = "all"
+) -> npt.NDArray[np.float32]:
     """Logits ``(n, outputs)`` of images ``(n, channels, height, width)``, batch by batch; the order is kept.
 
     Where the file fixes its batch, that one is used and the last batch is filled up with repeated images.
@@ -130,7 +132,7 @@ def run_classifier(model: ModelFile, images: npt.NDArray[np.generic], batch: int
     """
     if len(images) == 0 or batch < 1:
         raise RuntimeModelError(f"at least one image and a batch of at least 1 are needed, got {len(images)} images, batch {batch}")
-    session = open_session(model, threads)
+    session = open_session(model, threads, optimization)
     spec = input_spec(session)
     step = spec.fixed_batch or batch
     logits: list[npt.NDArray[np.float32]] = []
