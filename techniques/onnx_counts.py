@@ -10,9 +10,7 @@ import onnx
 
 from techniques.errors import UnsupportedNetworkError
 
-_WEIGHT_TYPES = frozenset(
-    {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
-)
+_WEIGHT_TYPES = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16})
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 _SETTINGS = {"Resize": (1, 2, 3), "Clip": (1, 2), "Pad": (1, 2, 3), "Upsample": (1,)}
 """Inputs that say how an operation works, not what it computes with."""

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from techniques.context import TechniqueContext
+from techniques.errors import UnsupportedNetworkError
+from techniques.export import to_onnx
+from techniques.lift import from_module
+from techniques.network import Network
+from techniques.onnx_counts import FileCounts, count_file
+from techniques.quantization.static_int8 import Int8Quantization, Int8QuantizationConfig
+from tests.techniques.digits import TensorSource
+
+SHAPE = (3, 12, 12)
+
+
+class Net(nn.Module):
+    def __init__(self, function: Callable[[Net, Tensor], Tensor], **modules: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def twice(net: Net, x: Tensor) -> Tensor:
+    return net.head(functional.relu(net.conv(functional.relu(net.conv(x)))).mean((2, 3)))
+
+
+def bounded(net: Net, x: Tensor) -> Tensor:
+    y = functional.pad(net.conv(x), (1, 1, 1, 1), value=2.0).clamp(-1.5, 1.5)
+    return net.head(functional.interpolate(y, size=(7, 7)).mean((2, 3)))
+
+
+@dataclass(frozen=True)
+class Case:
+    label: str
+    make: Callable[[], nn.Module]
+    macs: int
+    parameters: int
+
+
+CASES = [
+    Case(
+        "a norm is part of its convolution",
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(800, 4)),
+        100 * 8 * 27 + 3200,
+        8 * 27 + 8 + 3200 + 4,
+    ),
+    Case(
+        "groups and a stride",
+        lambda: nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3), nn.Flatten(), nn.Linear(216, 2)),
+        36 * 6 * 9 + 432,
+        6 * 9 + 6 + 432 + 2,
+    ),
+    Case(
+        "a transposed convolution",
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 2, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)),
+        144 * 3 * 4 * 4 + 8,
+        3 * 4 * 4 + 4 + 8 + 2,
+    ),
+    Case(
+        "one layer called twice is stored once, but for its bias",
+        lambda: Net(twice, conv=nn.Conv2d(3, 3, 3, padding=1), head=nn.Linear(3, 2)),
+        2 * 144 * 3 * 27 + 6,
+        3 * 27 + 2 * 3 + 6 + 2,
+    ),
+    Case(
+        "sizes, bounds and padding values are no parameters",
+        lambda: Net(bounded, conv=nn.Conv2d(3, 4, 1), head=nn.Linear(4, 2)),
+        144 * 12 + 8,
+        12 + 4 + 8 + 2,
+    ),
+]  # fmt: skip
+
+
+def lifted(case: Case) -> Network:
+    torch.manual_seed(0)
+    module = case.make()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    return from_module(module.eval(), SHAPE)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.label)
+@pytest.mark.parametrize("dynamic_batch", [False, True], ids=["batch 1", "free batch"])
+def test_counts_of_a_float_file(case: Case, dynamic_batch: bool) -> None:
+    assert count_file(to_onnx(lifted(case), dynamic_batch)) == FileCounts(case.macs, case.parameters)
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[1]], ids=lambda c: c.label)
+def test_integers_count_as_the_numbers_that_they_stand_for(case: Case) -> None:
+    context = TechniqueContext(calibration=TensorSource(torch.randn(8, *SHAPE)))
+    quantized = Int8Quantization().apply(lifted(case), Int8QuantizationConfig(), context)
+    assert count_file(to_onnx(quantized)) == FileCounts(case.macs, case.parameters)
+
+
+def test_sizes_that_do_not_follow_are_named() -> None:
+    model = onnx.load_from_string(to_onnx(lifted(CASES[0])))
+    node = next(n for n in model.graph.node if n.op_type == "Conv")
+    node.input[0] = "nowhere"
+    with pytest.raises(UnsupportedNetworkError, match="Conv"):
+        count_file(model.SerializeToString())
