@@ -83,7 +83,7 @@ class SandboxImporter:
             SandboxError: reading it took too much, or crashed.
         """
         with tempfile.TemporaryDirectory(dir=self._scratch_root) as folder:
-            options = DatasetOptions(**request.options)
+            options = DatasetOptions(**{**request.options, "class_names": tuple(request.options.get("class_names", ()))})
             kind = cast(DatasetFormat, request.format)
             facts = import_dataset(path, kind, request.preprocessing, options, scratch=Path(folder))
             problems = [{"place": p.place, "what": p.what} for p in facts.problems]

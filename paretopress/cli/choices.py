@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from paretopress.cli.context import UsageError
@@ -101,6 +102,20 @@ _NUMBERS: Mapping[Enum, Any] = {
 def number(choice: Enum) -> Any:
     """The proto's number of a choice."""
     return _NUMBERS[choice]
+
+
+def names(text: str, option: str) -> list[str]:
+    """``cat,dog`` as names; ``@names.txt`` reads them from a file, one a line.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    if not text.startswith("@"):
+        return [part.strip() for part in text.split(",")] if text else []
+    try:
+        return [line.strip() for line in Path(text[1:]).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option}: {text[1:]} cannot be read: {error}") from None
 
 
 def numbers(text: str, option: str) -> list[float]:

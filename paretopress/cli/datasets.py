@@ -33,6 +33,9 @@ def upload(
     interpolation: Annotated[Interpolation, typer.Option(help="how pixels are interpolated")] = Interpolation.BILINEAR,
     augmentation: Annotated[Augmentation, typer.Option(help="how training images are varied")] = Augmentation.SHIFT,
     skip_bad: Annotated[bool, typer.Option(help="leave unreadable images out")] = False,
+    class_names: Annotated[
+        str, typer.Option(help="classes in the order of the model's outputs: a,b,c or @file with one a line")
+    ] = "",
     on_server: Annotated[bool, typer.Option(help="the path is on the server, under a dataset root")] = False,
     dataset_id: Annotated[str, typer.Option("--id", help="last part of the name")] = "",
     display_name: Annotated[str, typer.Option("--name", help="title for people")] = "",
@@ -54,6 +57,7 @@ def upload(
         interpolation=interpolation,
         augmentation=augmentation,
         skip_bad=skip_bad,
+        class_names=class_names,
         dataset_id=dataset_id,
         display_name=display_name,
         on_server=on_server,

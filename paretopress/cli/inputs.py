@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paretopress.cli.choices import Augmentation, Crop, Interpolation, Layout, Resize, ValueRange, number, numbers
+from paretopress.cli.choices import Augmentation, Crop, Interpolation, Layout, Resize, ValueRange, names, number, numbers
 from paretopress.cli.context import TransferBar, UsageError
 from paretopress.client import Client
 from paretopress.v1 import dataset_pb2, model_pb2
@@ -15,6 +15,7 @@ from paretopress.v1 import dataset_pb2, model_pb2
 _DATASET_SUFFIXES: Mapping[str, Any] = {
     ".npz": dataset_pb2.Dataset.NPZ,
     ".csv": dataset_pb2.Dataset.CSV,
+    ".tsv": dataset_pb2.Dataset.CSV,
     ".zip": dataset_pb2.Dataset.ZIP,
     ".tar": dataset_pb2.Dataset.TAR,
     ".tgz": dataset_pb2.Dataset.TAR,
@@ -73,6 +74,7 @@ class DatasetSource:
     interpolation: Interpolation = Interpolation.BILINEAR
     augmentation: Augmentation = Augmentation.SHIFT
     skip_bad: bool = False
+    class_names: str = ""
     dataset_id: str = ""
     display_name: str = ""
     on_server: bool = False
@@ -95,13 +97,14 @@ class DatasetSource:
 
     def upload(self, client: Client, silent: bool) -> dataset_pb2.Dataset:
         """Send it, or have the server read it where it lies."""
-        options = dataset_pb2.DatasetOptions(skip_bad=self.skip_bad, augmentation=number(self.augmentation))
-        names = {"dataset_id": self.dataset_id, "display_name": self.display_name}
+        classes = names(self.class_names, "--class-names")
+        options = dataset_pb2.DatasetOptions(skip_bad=self.skip_bad, augmentation=number(self.augmentation), class_names=classes)
+        titles = {"dataset_id": self.dataset_id, "display_name": self.display_name}
         format = dataset_format(self.path, self.on_server)
         if self.on_server:
-            return client.import_dataset(self.path, format, self.preprocessing(), options=options, **names)
+            return client.import_dataset(self.path, format, self.preprocessing(), options=options, **titles)
         with TransferBar(f"uploading {Path(self.path).name}", silent) as bar:
-            return client.upload_dataset(self.path, format, self.preprocessing(), options=options, progress=bar, **names)
+            return client.upload_dataset(self.path, format, self.preprocessing(), options=options, progress=bar, **titles)
 
 
 def model_format(path: Path, architecture: str) -> Any:
@@ -137,4 +140,6 @@ def dataset_format(path: str, on_server: bool) -> Any:
         return _DATASET_SUFFIXES[suffix]
     if on_server:
         return dataset_pb2.Dataset.ZIP
-    raise UsageError(f"{path}: cannot tell the format; known are {', '.join(sorted(_DATASET_SUFFIXES))}")
+    known = ", ".join(sorted(_DATASET_SUFFIXES))
+    advice = "save arrays with np.savez_compressed('data.npz', images=images, labels=labels), pack image files as a zip"
+    raise UsageError(f"{path}: cannot tell the format; known are {known}: {advice}")

@@ -86,6 +86,9 @@ def search(
     interpolation: Annotated[Interpolation, typer.Option(help="how pixels are interpolated")] = Interpolation.BILINEAR,
     augmentation: Annotated[Augmentation, typer.Option(help="how training images are varied")] = Augmentation.SHIFT,
     skip_bad: Annotated[bool, typer.Option(help="leave unreadable images out")] = False,
+    class_names: Annotated[
+        str, typer.Option(help="classes in the order of the model's outputs: a,b,c or @file with one a line")
+    ] = "",
     validate_only: Annotated[bool, typer.Option(help="only check, and say how long it would take")] = False,
     detach: Annotated[bool, typer.Option(help="do not follow the search")] = False,
     as_json: JsonOption = False,
@@ -115,6 +118,7 @@ def search(
             interpolation=interpolation,
             augmentation=augmentation,
             skip_bad=skip_bad,
+            class_names=class_names,
         )
         request = search_pb2.Search(
             display_name=display_name,

@@ -416,19 +416,27 @@ class DatasetOptions(_message.Message):
 
     SKIP_BAD_FIELD_NUMBER: _builtins.int
     AUGMENTATION_FIELD_NUMBER: _builtins.int
+    CLASS_NAMES_FIELD_NUMBER: _builtins.int
     skip_bad: _builtins.bool
     """Leave unreadable images out (they are still reported) instead of refusing the dataset."""
     augmentation: Global___DatasetOptions.Augmentation.ValueType
     """How training images are varied."""
+    @_builtins.property
+    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the classes in the order of the model's outputs; empty takes those of the data, sorted as text where they
+        are names (as torchvision's ImageFolder does), by index where they are numbers.
+        """
+
     def __init__(
         self,
         *,
         skip_bad: _builtins.bool = ...,
         augmentation: Global___DatasetOptions.Augmentation.ValueType = ...,
+        class_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["augmentation", b"augmentation", "skip_bad", b"skip_bad"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augmentation", b"augmentation", "class_names", b"class_names", "skip_bad", b"skip_bad"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

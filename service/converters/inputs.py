@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,9 +133,24 @@ def dataset_request_from_proto(
     format_name = enums.DATASET_FORMATS.word(request.dataset.format, "dataset.format", found)
     preprocessing = preprocessing_from_proto(request.dataset.preprocessing, "dataset.preprocessing", found)
     augment = enums.AUGMENTATIONS.word(request.options.augmentation, "options.augmentation", found)
-    options = {"skip_bad": request.options.skip_bad, "augment": augment}
+    options: dict[str, Any] = {"skip_bad": request.options.skip_bad, "augment": augment}
+    if request.options.class_names:
+        options["class_names"] = _class_names(request.options.class_names, found)
     name = DatasetName(project.project, dataset_id).name
     return DatasetRequest(name, project.project, request.dataset.display_name, format_name, preprocessing, options)
+
+
+def _class_names(names: Sequence[str], found: list[FieldViolation]) -> list[str]:
+    """Stated names; what is empty or there twice cannot name an output."""
+    field = "options.class_names"
+    for name in dict.fromkeys(names):
+        check_text(name, field, found)
+    if not all(name.strip() for name in names):
+        found.append(FieldViolation(field, "must not have an empty name"))
+    twice = [name for name, count in Counter(unicodedata.normalize("NFC", name) for name in names).items() if count > 1]
+    if twice:
+        found.append(FieldViolation(field, f"must have each name once, got {twice[0]!r} again"))
+    return list(names)
 
 
 def dataset_upload_from_proto(metadata: dataset_pb2.UploadDatasetMetadata) -> tuple[DatasetRequest, UploadSpec]:

@@ -113,12 +113,13 @@ def format_of(path: Path) -> DatasetFormat:
     if zipfile.is_zipfile(path):
         return "zip"
     known = ", ".join(suffix for suffixes, _ in _SUFFIXES for suffix in suffixes)
-    raise IntakeError("bad_option", f"{path.name}: cannot tell the format; known are folders and {known}", "format")
+    advice = "save arrays with np.savez_compressed, pack image files as a zip"
+    raise IntakeError("bad_option", f"{path.name}: cannot tell the format; known are folders and {known}: {advice}", "format")
 
 
 _SUFFIXES: tuple[tuple[tuple[str, ...], DatasetFormat], ...] = (
     ((".npz",), "npz"),
-    ((".csv",), "csv"),
+    ((".csv", ".tsv"), "csv"),
     ((".zip",), "zip"),
     ((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "tar"),
 )

@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from paretopress.cli.app import app
+from paretopress.cli.choices import names
+from paretopress.cli.context import UsageError
 from paretopress.cli.live import growing_front
 from paretopress.v1 import search_pb2
 from service.converters.candidates import candidate_to_proto
@@ -107,6 +109,15 @@ def test_models_and_datasets(server: InProcessServer, files: Path) -> None:
     for noun, name in (("models", "net"), ("datasets", "data")):
         assert invoke_json(server, noun, "delete", name)["deleted"].endswith(name)
     assert "cpu-ort-1t" in invoke(server, "targets", "list").output
+
+
+def test_names_of_classes_come_with_commas_or_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("\ufeffcat\n\nbig, red dog\n", encoding="utf-8")
+    assert names("", "--class-names") == []
+    assert names("cat, dog", "--class-names") == ["cat", "dog"]
+    assert names(f"@{tmp_path / 'names.txt'}", "--class-names") == ["cat", "big, red dog"]
+    with pytest.raises(UsageError, match=r"--class-names: missing\.txt cannot be read"):
+        names("@missing.txt", "--class-names")
 
 
 def test_validate_only_tells_the_time(server: InProcessServer, files: Path) -> None:

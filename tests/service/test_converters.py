@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from hw_models.targets import get_target
-from paretopress.v1 import search_pb2
+from paretopress.v1 import dataset_pb2, search_pb2
+from search.errors import FieldViolation
 from search.preprocessing import Preprocessing
 from search.spec import SearchSpec
 from service.converters.candidates import candidate_to_proto
 from service.converters.enums import METRICS, PREFERENCES, RANGES, SIZES
-from service.converters.inputs import preprocessing_from_proto, preprocessing_to_proto
+from service.converters.inputs import dataset_request_from_proto, preprocessing_from_proto, preprocessing_to_proto
 from service.converters.searches import Lookups, event_to_proto, search_from_proto
 from service.errors import InvalidRequestError
 from service.resources import CandidateName, SearchName
@@ -135,6 +136,22 @@ def test_every_word_has_its_number(pairs: Any) -> None:
 def test_preprocessing_goes_there_and_back() -> None:
     stated = Preprocessing(24, 32, 3, "shortest_side", "center", 40, (0.1, 0.2, 0.3), (1.0,), "nchw", "0..255", "bicubic")
     assert preprocessing_from_proto(preprocessing_to_proto(stated), "p", []) == stated
+
+
+def test_names_of_classes_reach_intake_in_their_order_and_each_once() -> None:
+    stated = preprocessing_to_proto(Preprocessing(8, 8, 1))
+    dataset = dataset_pb2.Dataset(format=dataset_pb2.Dataset.ZIP, preprocessing=stated)
+
+    def read(*names: str) -> tuple[dict[str, Any], list[str]]:
+        options = dataset_pb2.DatasetOptions(class_names=names)
+        request = dataset_pb2.ImportDatasetRequest(parent="projects/default", dataset=dataset, options=options)
+        found: list[FieldViolation] = []
+        return dataset_request_from_proto(request, found).options, [f"{v.field} {v.description}" for v in found]
+
+    assert read("2", "10", "1") == ({"skip_bad": False, "augment": "shift", "class_names": ["2", "10", "1"]}, [])
+    assert "class_names" not in read()[0]
+    assert read("\u00e9", "e\u0301")[1] == ["options.class_names must have each name once, got '\u00e9' again"]
+    assert read("a", " ")[1] == ["options.class_names must not have an empty name"]
 
 
 def test_a_candidate_keeps_what_is_not_known_unset() -> None:
