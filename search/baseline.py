@@ -7,23 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from hw_models.targets import Target
 from paretopress.runtime.session import run_classifier
+from search.dataset_file import DatasetMetadata
 from search.describe import network_macs
 from search.errors import BaselineError, SearchCancelledError
-from search.evaluation.accuracy import AccuracyResult, check_baseline, evaluate, score
+from search.evaluation.accuracy import AccuracyResult, check_baseline, predict, score
 from search.evaluation.data import ImageData, SplitView, TrainingSource, write_teacher_logits
 from search.evaluation.latency import measure_candidates
+from search.evaluation.reading import Reading, choose_reading
 from search.protocols import BASELINE, BlobStore, CandidateRecord, Measurement
 from search.spec import SearchSpec
 from techniques import lift
 from techniques.export import to_onnx, weight_size_bytes
+from techniques.head import Task, find_head, training_logits
 from techniques.network import Network
 from techniques.recipe import Recipe
 
 MAX_VIEWS = 2
+_OUTPUT_VALUES = 1 << 28
+_TOLD = 12
 
 
 @dataclass(frozen=True)
@@ -55,33 +61,52 @@ def open_original(spec: SearchSpec, blobs: BlobStore) -> Original:
             f"the network takes images of (channels, height, width) {network.input_shape}, but the preprocessing gives {prepared}: "
             f"{preprocessing.describe()}. Upload the data again with the network's shape, or export the network for this one."
         )
-    classes, outputs = data.split("validation").classes, int(network(network.example_input(1)).shape[1])
-    if data.split("validation").labels is not None and classes > outputs:
-        raise BaselineError(f"the labels name {classes} classes, but the network has {outputs} outputs; check the label column")
+    classes, known = data.split("validation").classes, find_head(network).classes
+    if data.split("validation").labels is not None and spec.metric != "agreement" and 0 < known < classes:
+        raise BaselineError(f"the labels name {classes} classes, but the network tells {known} apart; check the label column")
     return Original(network, data, to_onnx(network, dynamic_batch=spec.budget.batch_size > 1))
 
 
-def onnx_accuracy(onnx: bytes, view: SplitView, spec: SearchSpec, teacher: AccuracyResult | None, threads: int) -> AccuracyResult:
+def onnx_accuracy(onnx: bytes, view: SplitView, reading: Reading, teacher: AccuracyResult | None, threads: int) -> AccuracyResult:
     """Accuracy of an exported file in the runtime itself, on the images of a split."""
-    parts = [run_classifier(onnx, images.numpy(), threads=threads) for _, images in view.batches(1000)]
+    parts = [
+        reading.logits(run_classifier(onnx, images.numpy(), threads=threads)) for _, images in view.batches(_batch(reading, 1000))
+    ]
     logits = np.concatenate(parts)
-    return score(logits, view.labels, spec.metric, logits if teacher is None else teacher.logits)
+    return score(logits, view.labels, reading.metric, logits if teacher is None else teacher.logits, reading.task)
 
 
-def check_original(spec: SearchSpec, original: Original) -> AccuracyResult:
-    """Accuracy of the original on the validation split.
+def read_original(spec: SearchSpec, original: Original) -> tuple[Reading, AccuracyResult]:
+    """How this search reads outputs, and the accuracy of the original on the validation split.
 
     Raises:
-        BaselineError: near chance, or below what the request expects; names the preprocessing.
+        BaselineError: the metric does not go with the outputs, or `check_baseline`; names preprocessing and class order.
     """
-    view = original.data.split("validation")
-    teacher = None
-    if spec.metric == "agreement":
-        teacher = np.concatenate([original.network(images).detach().numpy() for _, images in view.batches(256)])
-    result = evaluate(original.network, view, spec.metric, teacher=teacher)
+    view, network = original.data.split("validation"), original.network
+
+    def logits(reading: Reading) -> npt.NDArray[np.float32]:
+        return predict(reading.predictor(network), view, _batch(reading, 256))
+
+    reading = choose_reading(network, spec.metric, view.labels, logits)
+    found = logits(reading)
+    result = score(found, view.labels, reading.metric, found, reading.task)
     labels = None if spec.metric == "agreement" else view.labels
-    check_baseline(result, labels, spec.expected_accuracy, original.data.metadata.preprocessing)
-    return result
+    metadata = original.data.metadata
+    check_baseline(result, labels, spec.expected_accuracy, metadata.preprocessing, _remarks(metadata))
+    return reading, result
+
+
+def _batch(reading: Reading, most: int) -> int:
+    """Images per run, so that the outputs of one stay below a gigabyte."""
+    return max(1, min(most, _OUTPUT_VALUES // max(1, reading.head.outputs)))
+
+
+def _remarks(metadata: DatasetMetadata) -> list[str]:
+    """What is known about the data that may explain an accuracy: the order of its classes, and what its upload noted."""
+    names = [f"{index} is {name!r}" for index, name in enumerate(metadata.class_names[:_TOLD])]
+    order = [f"The classes were taken in this order: {', '.join(names)}{', ...' if len(metadata.class_names) > _TOLD else ''}."]
+    noted = (*metadata.notes, *metadata.problems)
+    return (order if names else []) + ([f"Noted at the upload of the data: {'; '.join(noted[:_TOLD])}."] if noted else [])
 
 
 def baseline_record(spec: SearchSpec, original: Original, validation: AccuracyResult, onnx_digest: str) -> CandidateRecord:
@@ -111,21 +136,23 @@ def save_original_logits(result: AccuracyResult, path: Path) -> None:
     np.save(path, result.logits, allow_pickle=False)
 
 
-def ensure_teacher_logits(original: Original, path: Path, seed: int, epochs: float, should_stop: Callable[[], bool]) -> int:
-    """Write the original's outputs on the training views once (contract 9); returns the number of views.
+def ensure_teacher_logits(
+    original: Original, path: Path, seed: int, epochs: float, should_stop: Callable[[], bool], task: Task = "classes"
+) -> int:
+    """Write the original's logits on the training views once (contract 9); returns the number of views.
 
     Raises:
         SearchCancelledError: ``should_stop``, asked before every batch, said so.
     """
     views = max(1, min(MAX_VIEWS, round(epochs)))
     if not path.exists():
-        data = original.data
+        data, network_logits = original.data, training_logits(original.network, task)
         source = TrainingSource(data.split("train"), seed, data.metadata.augment, None, views)
 
         def outputs(images: Tensor) -> Tensor:
             if should_stop():
                 raise SearchCancelledError("cancelled while the original's outputs were written")
-            return original.network(images)
+            return network_logits(images)
 
         write_teacher_logits(outputs, source, path)
     return views

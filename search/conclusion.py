@@ -46,13 +46,13 @@ def run_finals(setup: Setup, environment: SearchEnvironment) -> Finals:
         raise SearchError(f"no candidate could be evaluated: {'; '.join(errors[:3])}")
     view = setup.original.data.split("selection")
     threads = setup.runner.cpus
-    original = onnx_accuracy(setup.original.onnx, view, setup.spec, None, threads)
+    original = onnx_accuracy(setup.original.onnx, view, setup.reading, None, threads)
     exported: list[Exported] = []
     for record in chosen:
         if store.should_stop():
             break
         files = export(record, setup.evaluator, environment.blobs, setup.spec.budget.batch_size)
-        exported.append(read_selection(files, view, original, setup.spec, threads))
+        exported.append(read_selection(files, view, original, setup.reading, threads))
         store.append(Event("phase", f"finalist {len(exported)} of {len(chosen)}: {record.candidate_id} exported"))
     models = {BASELINE: setup.original.onnx, **{e.record.candidate_id: e.onnx for e in exported}}
     measured = _measure(models, setup, store)
@@ -158,8 +158,8 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
 def _read_test(setup: Setup, finals: Finals, best: CandidateRecord) -> tuple[CandidateRecord, CandidateRecord]:
     """Test accuracy of best and original; called once, after the best is fixed (design.md, words)."""
     view, threads = setup.original.data.split("test"), setup.runner.cpus
-    original = onnx_accuracy(setup.original.onnx, view, setup.spec, None, threads)
-    result = onnx_accuracy(finals.files[best.candidate_id], view, setup.spec, original, threads)
+    original = onnx_accuracy(setup.original.onnx, view, setup.reading, None, threads)
+    result = onnx_accuracy(finals.files[best.candidate_id], view, setup.reading, original, threads)
     drops = {BASELINE: (0.0, 0.0, 0.0), best.candidate_id: drop_points(original, result, view.labels)}
     read = [
         replace(
@@ -177,10 +177,10 @@ def _gaps(setup: Setup, finals: Finals, best: CandidateRecord | None) -> dict[st
     """Train accuracy minus validation accuracy in points, before and after: whether compression overfitted."""
     train = setup.original.data.split("train")
     sample = train.sample(min(GAP_IMAGES, len(train)), setup.spec.effort.seed)
-    original = onnx_accuracy(setup.original.onnx, sample, setup.spec, None, setup.runner.cpus)
+    original = onnx_accuracy(setup.original.onnx, sample, setup.reading, None, setup.runner.cpus)
     gaps = {BASELINE: 100 * (original.value - finals.baseline.accuracy["validation"])}
     if best is not None:
-        after = onnx_accuracy(finals.files[best.candidate_id], sample, setup.spec, original, setup.runner.cpus)
+        after = onnx_accuracy(finals.files[best.candidate_id], sample, setup.reading, original, setup.runner.cpus)
         gaps["best"] = 100 * (after.value - best.accuracy["validation"])
     return gaps
 
@@ -195,6 +195,8 @@ def _network_notes(setup: Setup) -> list[str]:
     notes = [f"the export that made the model left out: {what}" for what in network.erased]
     if not network.size_is_free:
         notes.append(f"the resolution axis is off: {network.size_note}")
+    if setup.reading.note:
+        notes.append(setup.reading.note)
     return notes
 
 

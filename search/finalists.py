@@ -13,6 +13,7 @@ from search.baseline import onnx_accuracy
 from search.evaluation.accuracy import AccuracyResult, drop_points
 from search.evaluation.candidate import CandidateEvaluator
 from search.evaluation.data import SplitView
+from search.evaluation.reading import Reading
 from search.pareto import broken_limits, non_dominated_ranks, objectives, relative_excess
 from search.protocols import BlobStore, CandidateRecord, Measurement
 from search.spec import SearchSpec
@@ -89,9 +90,9 @@ def _stored_pt2(network: Network, blobs: BlobStore) -> str:
         return blobs.put_file(path)
 
 
-def read_selection(exported: Exported, view: SplitView, original: AccuracyResult, spec: SearchSpec, threads: int) -> Exported:
+def read_selection(exported: Exported, view: SplitView, original: AccuracyResult, reading: Reading, threads: int) -> Exported:
     """Accuracy of the exported file on the selection split, and its paired drop against the original's file."""
-    result = onnx_accuracy(exported.onnx, view, spec, original, threads)
+    result = onnx_accuracy(exported.onnx, view, reading, original, threads)
     record = exported.record
     record = replace(
         record,

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from search.errors import SearchCancelledError
 from search.moves import Move, recipe_of
@@ -20,8 +19,10 @@ from techniques.apply import compress
 from techniques.base import Effort
 from techniques.context import TechniqueContext
 from techniques.errors import TechniqueError
+from techniques.head import training_logits
 from techniques.network import Network
 from techniques.recipe import Recipe
+from techniques.training.losses import divergence
 
 PRECISIONS = ("fp32", "int8")
 
@@ -32,7 +33,7 @@ class Sensitivity:
 
     Attributes:
         moves: only those that work on this network.
-        loss: move id -> mean Kullback-Leibler divergence of the outputs from the original's, without training, in nats.
+        loss: move id -> how far the outputs are from the original's without training (`techniques.training.losses.divergence`).
         saved: precision -> move id -> price name -> what the move alone saves (predicted, in the price's unit).
         skipped: move id -> why it was left out.
     """
@@ -80,7 +81,7 @@ def measure_sensitivity(
         return recipe_of(chosen, Policy(precision=precision), meta, context, distil=False)
 
     with torch.no_grad():
-        reference = network.eval()(images).log_softmax(1)
+        reference = training_logits(network.eval(), context.task)(images)
     loss: dict[str, float] = {}
     saved: dict[str, dict[str, dict[str, float]]] = {precision: {} for precision in precisions}
     skipped: dict[str, str] = {}
@@ -110,5 +111,5 @@ def measure_sensitivity(
 def _divergence(network: Network, recipe: Recipe, reference: Tensor, images: Tensor, context: TechniqueContext) -> float:
     changed = compress(network, recipe, context, None, Effort((0,)), None)
     with torch.no_grad():
-        logits = changed.eval()(images).log_softmax(1)
-    return max(float(functional.kl_div(logits, reference, reduction="batchmean", log_target=True)), 0.0)
+        logits = training_logits(changed.eval(), context.task)(images)
+    return divergence(logits, reference, context.task)

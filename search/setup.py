@@ -16,10 +16,10 @@ from hw_models.targets import Target, get_target
 from search.baseline import (
     Original,
     baseline_record,
-    check_original,
     ensure_teacher_logits,
     measure_alone,
     open_original,
+    read_original,
     save_original_logits,
 )
 from search.driver import SearchDriver
@@ -27,6 +27,7 @@ from search.environment import SearchEnvironment
 from search.errors import FieldViolation, InvalidSpecError
 from search.evaluation.accuracy import AccuracyResult
 from search.evaluation.candidate import CandidateEvaluator, EvaluationFiles, EvaluationSettings, technique_context
+from search.evaluation.reading import Reading
 from search.execution.runner import RunnerSettings
 from search.moves import Move, possible_moves, recipe_of
 from search.pricing import Pricer
@@ -55,6 +56,7 @@ class Setup:
     spec: SearchSpec
     target: Target
     original: Original
+    reading: Reading
     validation: AccuracyResult
     baseline: CandidateRecord
     evaluator: CandidateEvaluator
@@ -80,7 +82,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     target = get_target(spec.target)
     techniques = allowed_techniques(spec, target)
     original = open_original(spec, environment.blobs)
-    validation = check_original(spec, original)
+    reading, validation = read_original(spec, original)
     runner = RunnerSettings(environment.cpus, environment.work_dir / "tune", environment.ray_address, environment.parallel_trials)
     files = _files(spec, environment)
     save_original_logits(validation, files.original_logits)
@@ -88,7 +90,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     views = 1
     if effort.rung_steps[-1]:
         stop = environment.store.should_stop
-        views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, spec.effort.max_epochs, stop)
+        views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, spec.effort.max_epochs, stop, reading.task)
     settings = EvaluationSettings(
         metric=spec.metric,
         effort=effort,
@@ -99,6 +101,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         unsigned_activations=target.unsigned_activations,
         scopes=spec.scopes,
         reduced_weight_range=target.reduced_weight_range,
+        task=reading.task,
     )
     record = baseline_record(spec, original, validation, environment.blobs.put_bytes(original.onnx))
     latency = measure_alone(original.onnx, target, spec.budget.batch_size)
@@ -107,7 +110,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     predictor = Predictor.from_json(environment.predictor_json)
     pricer = Pricer(original.network, predictor, spec.budget.batch_size, context)
     evaluator = CandidateEvaluator(files, settings)
-    return Setup(spec, target, original, validation, record, evaluator, context, pricer, techniques, runner)
+    return Setup(spec, target, original, reading, validation, record, evaluator, context, pricer, techniques, runner)
 
 
 def allowed_techniques(spec: SearchSpec, target: Target) -> tuple[str, ...]:
@@ -181,7 +184,15 @@ def _measure(setup: Setup, environment: SearchEnvironment) -> Sensitivity:
 
 def _content_key(setup: Setup, environment: SearchEnvironment) -> str:
     spec = setup.spec
-    facts = [spec.model_sha256, spec.dataset_sha256, spec.target, spec.budget.batch_size, spec.scopes, setup.techniques]
+    facts = [
+        spec.model_sha256,
+        spec.dataset_sha256,
+        spec.target,
+        spec.budget.batch_size,
+        spec.scopes,
+        setup.techniques,
+        setup.reading.task,
+    ]
     facts += [spec.effort.seed, spec.effort.max_wall_time_s, environment.predictor_json]
     facts += [[t.name, t.version] for t in registry.all_techniques()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -15,7 +15,12 @@ def mismatches(spec: SearchSpec, model: StoredInput | None, dataset: StoredInput
     if label_free and spec.expected_accuracy is not None:
         found.append(FieldViolation("expected_accuracy", "means nothing for AGREEMENT: the original agrees with itself"))
     if model and not model.facts["is_classifier"] and not label_free:
-        found.append(FieldViolation("metric", "the model is no single-logit classifier; take AGREEMENT"))
+        found.append(
+            FieldViolation(
+                "metric",
+                "the model gives no row of classes but a map or the like; take AGREEMENT, which compares outputs with its own",
+            )
+        )
     if dataset and not dataset.facts["labeled"] and not label_free:
         found.append(FieldViolation("metric", "the dataset has no labels; take AGREEMENT"))
     if model and dataset:
@@ -31,8 +36,10 @@ def _misfits(spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> list
         words = f"gives {(given.channels, given.height, given.width)} images, the model reads {shape}; upload it with that size"
         found.append(FieldViolation("dataset", words))
     classes = len(dataset.facts["class_names"])
-    if classes > model.facts["outputs"]:
-        found.append(FieldViolation("dataset", f"has {classes} classes, the model {model.facts['outputs']} outputs"))
+    outputs = model.facts["outputs"]
+    # One logit tells two classes apart; without labels to compare with, outputs need not be classes at all.
+    if classes > (2 if outputs == 1 else outputs) and spec.metric != "agreement":
+        found.append(FieldViolation("dataset", f"has {classes} classes, the model {outputs} outputs"))
     chance = 1 / classes if classes and spec.metric == "top1" else 0.0
     if spec.expected_accuracy is not None and 0 < spec.expected_accuracy <= chance:
         words = f"{spec.expected_accuracy:g} is not above chance ({chance:g} for {classes} classes)"

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from techniques.head import Task
     from techniques.network import Network
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Preprocessed images ``(n, channels, height, width)`` float32, labels ``(n,)`` int64 (or none, for label-free data)
-    and the original network's logits ``(n, classes)`` on exactly these views, where they were computed beforehand."""
+    """Preprocessed images ``(n, channels, height, width)`` float32, labels ``(n,)`` int64 or ``(n, labels)`` of 0 and 1
+    (or none, for label-free data) and the original network's logits (`techniques.head`) on exactly these views, where they
+    were computed beforehand."""
 
     images: Tensor
     labels: Tensor | None = None
@@ -56,6 +58,7 @@ class TechniqueContext:
         calibration: a few hundred training images without augmentation, for importance, statistics and ranges.
         cost: price of a network on the target, where the search has a predictor.
         interrupt: asked before every training step; once it answers True, training raises `InterruptedTrainingError`.
+        task: what the network decides, and so what its outputs are trained and compared as (`techniques.head`).
     """
 
     seed: int = 0
@@ -66,6 +69,7 @@ class TechniqueContext:
     calibration: ImageSource | None = None
     cost: CostFunction | None = None
     interrupt: Callable[[], bool] | None = None
+    task: Task = "classes"
 
     def in_scope(self, module_name: str) -> bool:
         """Whether the request allows compressing the module of this qualified name."""

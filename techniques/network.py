@@ -26,7 +26,8 @@ class Network:
         input_name: the input's name in the file it came from, kept through export.
         size_is_free: whether other heights and widths run too; if not, ``size_note`` says which node forbids it.
         size_note: the reason why the size is fixed, empty when it is free.
-        is_classifier: whether the output is ``(batch, n)`` with n >= 2; any other network can be used label-free only.
+        is_classifier: whether an image's output is one row of logits or probabilities (`techniques.head`); any other network can be
+            used label-free only.
         erased: what the export that produced the file left out (stochastic depth, auxiliary heads), for the report.
     """
 

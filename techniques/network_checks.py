@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from techniques.errors import UnsupportedNetworkError
+from techniques.head import find_head
 from techniques.network import Network
 
 BATCHES = (1, 2, 7)
@@ -76,8 +77,8 @@ def with_shape_facts(network: Network) -> Network:
     meta = network.to_meta()
     expected = _checked_batches(meta)
     note = _size_note(meta, expected)
-    is_classifier = len(expected) == 2 and expected[1] >= 2
-    return replace(network, size_is_free=not note, size_note=note, is_classifier=is_classifier)
+    found = replace(network, size_is_free=not note, size_note=note)
+    return replace(found, is_classifier=find_head(found).is_row)
 
 
 def _checked_batches(meta: Network) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ Accuracies are fractions, drops are percentage points. An image that has several
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -22,6 +22,7 @@ from search.errors import BaselineError, SearchError
 from search.evaluation.data import Predictor, SplitView
 from search.preprocessing import Preprocessing
 from search.spec import MetricName
+from techniques.head import Task
 
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[Any]
@@ -46,13 +47,15 @@ class _Estimate:
 
 @dataclass(frozen=True)
 class AccuracyResult:
-    """One network on one split.
+    """One network on one split. Agreement is a share of images where the network decides for one class; of labels, and of
+    outputs that decide nothing, it is the mean of the images' `_agreement_of_labels` or `_fidelity`.
 
     Attributes:
         value: the metric, a fraction.
         interval: (low, high) of its two-sided 95% interval: Wilson's for shares of images, else `_Estimate`'s.
         correct: per image ``(n,)``: whether it counts as hit (for macro-F1 and AUROC: in the sense of top-1).
         logits: ``(n, classes)``, the teacher of other networks' agreement.
+        influence: of each image on the value, see `_Estimate`; None for shares of images.
     """
 
     metric: MetricName
@@ -60,6 +63,7 @@ class AccuracyResult:
     interval: tuple[float, float]
     correct: Hits
     logits: Logits
+    influence: npt.NDArray[np.float64] | None = None
 
     @property
     def images(self) -> int:
@@ -79,22 +83,34 @@ def predict(network: Predictor, view: SplitView, batch: int = 256) -> Logits:
 
 
 def evaluate(
-    network: Predictor, view: SplitView, metric: MetricName = "top1", batch: int = 256, teacher: Logits | None = None
+    network: Predictor,
+    view: SplitView,
+    metric: MetricName = "top1",
+    batch: int = 256,
+    teacher: Logits | None = None,
+    task: Task = "classes",
 ) -> AccuracyResult:
     """Run a network over a split and score it.
 
     Raises:
         SearchError: the metric needs labels (or, for agreement, the teacher's logits) and there are none.
     """
-    return score(predict(network, view, batch), view.labels, metric, teacher)
+    return score(predict(network, view, batch), view.labels, metric, teacher, task)
 
 
-def score(logits: Logits, labels: Labels | None, metric: MetricName = "top1", teacher: Logits | None = None) -> AccuracyResult:
-    """Score logits ``(n, classes)`` against labels ``(n,)`` or ``(n, classes)``, or against the teacher's logits.
+def score(
+    logits: Logits, labels: Labels | None, metric: MetricName = "top1", teacher: Logits | None = None, task: Task = "classes"
+) -> AccuracyResult:
+    """Score logits ``(n, columns)`` against labels ``(n,)`` or ``(n, labels)``, or against the teacher's logits.
+
+    Args:
+        task: what the logits decide (`techniques.head`); it says what agreement is.
 
     Raises:
         SearchError: as `evaluate`; or labels that the outputs have no class for.
     """
+    if metric == "agreement" and task != "classes":
+        return _mean_agreement(logits, _needed(teacher), task)
     target = _target(logits, labels, metric, teacher)
     if not np.isfinite(logits).all():
         # NaN would win an argmax; such an image is never a hit.
@@ -103,11 +119,13 @@ def score(logits: Logits, labels: Labels | None, metric: MetricName = "top1", te
     if metric in _COUNTED:
         value = float(correct.mean())
         return AccuracyResult(metric, value, wilson_interval(int(correct.sum()), len(correct)), correct, logits)
-    measure = _MEASURES[metric]
-    estimate = measure(logits, target)
+    return _estimated(metric, _MEASURES[metric](logits, target), correct, logits)
+
+
+def _estimated(metric: MetricName, estimate: _Estimate, correct: Hits, logits: Logits) -> AccuracyResult:
     half = estimate.half_width(0.95)
     interval = max(0.0, estimate.value - half), min(1.0, estimate.value + half)
-    return AccuracyResult(metric, estimate.value, interval, correct, logits)
+    return AccuracyResult(metric, estimate.value, interval, correct, logits, estimate.influence)
 
 
 def wilson_interval(hits: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -155,13 +173,11 @@ def drop_points(
     """
     if original.metric != candidate.metric:
         raise ValueError(f"drops need one metric: {original.metric} and {candidate.metric}")
-    if original.metric in _COUNTED:
+    if original.influence is None or candidate.influence is None:
         return paired_drop_points(original.correct, candidate.correct, confidence)
-    if labels is None or len(original.logits) != len(candidate.logits):
+    if (labels is None and original.metric != "agreement") or len(original.logits) != len(candidate.logits):
         raise ValueError("pairs need the same labelled images")
-    measure = _MEASURES[original.metric]
-    first, second = measure(original.logits, labels), measure(candidate.logits, labels)
-    drop = _Estimate(first.value - second.value, first.influence - second.influence)
+    drop = _Estimate(original.value - candidate.value, original.influence - candidate.influence)
     half = drop.half_width(confidence)
     return 100 * drop.value, 100 * (drop.value - half), 100 * (drop.value + half)
 
@@ -184,36 +200,73 @@ def near_chance(value: float, labels: Labels, metric: MetricName) -> bool:
     chance = chance_level(labels, metric)
     if chance == 0.0 or chance >= 1.0:
         return False
-    noise = 3 * math.sqrt(chance * (1 - chance) / len(labels))
-    return value <= chance + max(noise, 0.1 * (1 - chance))
+    return value <= chance + max(_noise(chance, len(labels)), 0.1 * (1 - chance))
+
+
+def _noise(chance: float, images: int) -> float:
+    return 3 * math.sqrt(chance * (1 - chance) / images)
+
+
+def images_needed(value: float, labels: Labels, metric: MetricName) -> int:
+    """How many images it takes to tell a network of this value from chance; 0 where these are enough, or it is no better."""
+    chance = chance_level(labels, metric)
+    above = value - chance
+    if not near_chance(value, labels, metric) or above <= 0.1 * (1 - chance):
+        return 0
+    return math.floor(9 * chance * (1 - chance) / above**2) + 1
 
 
 def check_baseline(
-    result: AccuracyResult, labels: Labels | None, expected_accuracy: float | None, preprocessing: Preprocessing
+    result: AccuracyResult,
+    labels: Labels | None,
+    expected_accuracy: float | None,
+    preprocessing: Preprocessing,
+    remarks: Sequence[str] = (),
 ) -> None:
     """Stop before the search when the original does not do on the given data what it should.
 
+    Args:
+        remarks: what is known about the data (the order of its classes, warnings of its upload), told with what to check.
+
     Raises:
-        BaselineError: near chance, or ``expected_accuracy`` lies above the interval of what was found; names the preprocessing.
+        BaselineError: labels of one class only, too few images to tell, near chance, or ``expected_accuracy`` lies above the
+            interval of what was found; the last two name the preprocessing.
     """
     found = f"the original reaches {result.metric} {result.value:.4f} on {result.images} images"
     advice = (
         f"The data was prepared as: {preprocessing.describe()}. Check, in this order: mean and std, the range that they are "
         "meant for, the channel order and layout of the arrays, resize and crop, and that class indices are the model's."
     )
-    if labels is not None and near_chance(result.value, labels, result.metric):
-        raise BaselineError(f"{found}, near chance ({chance_level(labels, result.metric):.4f}). {advice}")
+    advice = " ".join([advice, *remarks])
+    if labels is not None:
+        _check_labels(labels)
+        needed = images_needed(result.value, labels, result.metric)
+        chance = chance_level(labels, result.metric)
+        if needed:
+            raise BaselineError(
+                f"{found}, which are too few to tell it from chance ({chance:.4f}): its accuracy would need at least {needed}, "
+                "and what compression costs needs some hundred more. Upload more labelled images, or search with metric AGREEMENT"
+            )
+        if near_chance(result.value, labels, result.metric):
+            raise BaselineError(f"{found}, near chance ({chance:.4f}). {advice}")
     if expected_accuracy is not None and result.interval[1] < expected_accuracy:
         low, high = result.interval
         message = f"{found} (95% interval {low:.4f} to {high:.4f}), below the expected_accuracy {expected_accuracy:.4f}"
         raise BaselineError(f"{message}. {advice}")
 
 
+def _check_labels(labels: Labels) -> None:
+    """Refuse labels that are the same for every image: any network that always says so would be perfect."""
+    if labels.ndim == 1 and len(labels) and (labels == labels[0]).all():
+        raise BaselineError(
+            f"all {len(labels)} validation images have the label {int(labels[0])}, so no accuracy can be told from a network that "
+            "always says so. Upload images of every class (check the label column and the split), or search with metric AGREEMENT"
+        )
+
+
 def _target(logits: Logits, labels: Labels | None, metric: MetricName, teacher: Logits | None) -> Labels:
     if metric == "agreement":
-        if teacher is None:
-            raise SearchError("metric 'agreement' compares with the original's outputs, and none are given")
-        return np.asarray(teacher.argmax(axis=1))
+        return np.asarray(_needed(teacher).argmax(axis=1))
     if labels is None:
         raise SearchError(f"metric {metric!r} needs labels and the dataset has none; use metric 'agreement'")
     classes = labels.shape[1] if labels.ndim > 1 else int(labels.max()) + 1
@@ -222,6 +275,41 @@ def _target(logits: Logits, labels: Labels | None, metric: MetricName, teacher: 
             f"the dataset has {classes} classes and the network {logits.shape[1]} outputs; the labels are not its own"
         )
     return labels
+
+
+def _needed(teacher: Logits | None) -> Logits:
+    if teacher is None:
+        raise SearchError("metric 'agreement' compares with the original's outputs, and none are given")
+    return teacher
+
+
+def _mean_agreement(logits: Logits, teacher: Logits, task: Task) -> AccuracyResult:
+    shares = (_agreement_of_labels if task == "labels" else _fidelity)(logits, teacher)
+    shares = np.where(np.isfinite(logits).all(axis=1), shares, 0.0)
+    value = float(shares.mean())
+    return _estimated("agreement", _Estimate(value, shares - value), shares >= 1.0, logits)
+
+
+def _agreement_of_labels(logits: Logits, teacher: Logits) -> npt.NDArray[np.float64]:
+    """Per image: of the labels that either says yes to, the share that both do (Godbole and Sarawagi 2004, section 4); 1 if none.
+
+    Shares of all labels would be near 1 for a network that always says no, as most labels are absent from most images.
+    """
+    yes, expected = logits > 0, teacher > 0
+    either = (yes | expected).sum(axis=1)
+    return np.asarray(np.where(either, (yes & expected).sum(axis=1) / np.maximum(either, 1), 1.0), np.float64)
+
+
+def _fidelity(logits: Logits, teacher: Logits) -> npt.NDArray[np.float64]:
+    """Per image: 1 minus the distance from the teacher's outputs relative to their size, at least 0.
+
+    Outputs smaller than those of most images count by the root mean square over the split: near zero, no error would be small.
+    """
+    squares = np.square(teacher, dtype=np.float64).sum(axis=1)
+    scale = np.sqrt(np.maximum(np.maximum(squares, squares.mean()), 1e-30))
+    with np.errstate(invalid="ignore"):
+        distance = np.sqrt(np.square(logits.astype(np.float64) - teacher).sum(axis=1))
+    return np.clip(1 - np.nan_to_num(distance / scale, nan=1.0), 0.0, 1.0)
 
 
 def _hits(logits: Logits, target: Labels, k: int) -> Hits:

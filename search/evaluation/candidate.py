@@ -14,12 +14,14 @@ import torch
 
 from search.evaluation.accuracy import AccuracyResult, drop_points, evaluate, score
 from search.evaluation.data import CalibrationSource, ImageData, SplitView, TrainingSource, open_teacher_logits
+from search.evaluation.reading import Reading
 from search.execution.trial import TrialPlan
 from search.spec import MetricName
 from techniques import lift
 from techniques.apply import compress
 from techniques.base import Effort
 from techniques.context import TechniqueContext
+from techniques.head import Task, find_head
 from techniques.network import Network
 from techniques.recipe import Recipe
 
@@ -64,6 +66,7 @@ class EvaluationSettings:
     unsigned_activations: bool
     scopes: tuple[str, ...]
     reduced_weight_range: bool = True
+    task: Task = "classes"
 
 
 class CandidateEvaluator:
@@ -81,7 +84,8 @@ class CandidateEvaluator:
         started = time.perf_counter()
         network = self.build(Recipe.from_json(plan.payload["recipe"]), rung, self.files.checkpoint(plan.number))
         loaded = self.loaded()
-        result = evaluate(network.eval(), loaded.validation, self.settings.metric, teacher=loaded.original.logits)
+        predictor = loaded.reading.predictor(network.eval())
+        result = evaluate(predictor, loaded.validation, self.settings.metric, 256, loaded.original.logits, self.settings.task)
         drop = drop_points(loaded.original, result, loaded.validation.labels)
         return {
             "accuracy": result.value,
@@ -119,6 +123,7 @@ class _Loaded:
     training: TrainingSource
     validation: SplitView
     original: AccuracyResult
+    reading: Reading
     context: TechniqueContext
 
 
@@ -127,11 +132,13 @@ def _open(files: EvaluationFiles, settings: EvaluationSettings) -> _Loaded:
     train, validation = data.split("train"), data.split("validation")
     logits: np.ndarray[Any, Any] = np.load(files.original_logits, allow_pickle=False)
     teacher = open_teacher_logits(files.teacher_logits) if files.teacher_logits.exists() else None
+    network = lift.from_pt2(files.network)
     return _Loaded(
-        network=lift.from_pt2(files.network),
-        training=TrainingSource(train, settings.seed, data.metadata.augment, teacher, settings.views),
+        network=network,
+        training=TrainingSource(train, settings.seed, data.metadata.augment, teacher, settings.views, settings.task),
         validation=validation,
-        original=score(logits, validation.labels, settings.metric, logits),
+        original=score(logits, validation.labels, settings.metric, logits, settings.task),
+        reading=Reading(settings.metric, find_head(network), settings.task),
         context=technique_context(settings, train, files.interrupt),
     )
 
@@ -144,6 +151,7 @@ def technique_context(settings: EvaluationSettings, train: SplitView, interrupt:
         unsigned_activations=settings.unsigned_activations,
         reduced_weight_range=settings.reduced_weight_range,
         scopes=settings.scopes,
-        calibration=CalibrationSource(train, min(CALIBRATION_IMAGES, len(train)), settings.seed),
+        calibration=CalibrationSource(train, min(CALIBRATION_IMAGES, len(train)), settings.seed, settings.task),
         interrupt=interrupt.exists,
+        task=settings.task,
     )

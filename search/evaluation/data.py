@@ -20,9 +20,10 @@ from torch import Tensor
 
 from search.dataset_file import SPLITS, Augment, DatasetMetadata, DatasetTensors, SplitName, read
 from techniques.context import Batch
+from techniques.head import Task
 
 Predictor = Callable[[Tensor], Tensor]
-"""Anything that maps normalised images ``(n, c, h, w)`` to logits ``(n, classes)``: a `Network`, a module, a session."""
+"""Anything that maps normalised images ``(n, c, h, w)`` to logits ``(n, columns)`` (`techniques.head`)."""
 Indices = npt.NDArray[np.int64]
 
 
@@ -71,7 +72,11 @@ class SplitView:
     def labels(self) -> npt.NDArray[Any] | None:
         """``(n,)`` int64, or ``(n, classes)`` of 0 and 1, or None for label-free data."""
         labels = self.data.tensors.labels
-        return None if labels is None else labels[self.rows]
+        if labels is None:
+            return None
+        chosen = labels[self.rows]
+        # Yes or no to one label alone is a choice between two classes.
+        return chosen[:, 0].astype(np.int64) if chosen.ndim > 1 and chosen.shape[1] == 1 else chosen
 
     @property
     def classes(self) -> int:
@@ -111,17 +116,18 @@ class CalibrationSource:
     view: SplitView
     n: int
     seed: int = 0
+    task: Task = "classes"
 
     def __len__(self) -> int:
         return min(self.n, len(self.view))
 
     def batches(self, epoch: int, batch_size: int) -> Iterator[Batch]:
-        """One pass in a fixed random order; labels only where an image has exactly one."""
+        """One pass in a fixed random order, with the labels that the task can learn from."""
         order = np.random.default_rng([self.seed, 0xCA]).permutation(len(self.view))[: self.n]
         labels = self.view.labels
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            yield Batch(self.view.images(chosen), _single_labels(labels, chosen))
+            yield Batch(self.view.images(chosen), _labels(labels, chosen, self.task))
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,7 @@ class TrainingSource:
         augment: ``shift`` moves an image by up to a fourteenth of its height, ``shift_flip`` also mirrors half of them.
         teacher_logits: ``(views, n, classes)`` as `write_teacher_logits` wrote them.
         views: different augmentations per image; the epochs take turns.
+        task: what the network decides; says which labels it can learn from.
     """
 
     view: SplitView
@@ -139,6 +146,7 @@ class TrainingSource:
     augment: Augment = "shift"
     teacher_logits: npt.NDArray[Any] | None = None
     views: int = 1
+    task: Task = "classes"
 
     def __post_init__(self) -> None:
         if self.views < 1:
@@ -161,7 +169,7 @@ class TrainingSource:
             teacher = None
             if self.teacher_logits is not None:
                 teacher = torch.from_numpy(np.asarray(self.teacher_logits[view_index, chosen], np.float32))
-            yield Batch(self.view_images(view_index, chosen), _single_labels(labels, chosen), teacher)
+            yield Batch(self.view_images(view_index, chosen), _labels(labels, chosen, self.task), teacher)
 
     def view_images(self, view_index: int, positions: Indices) -> Tensor:
         """Images as view ``view_index`` shows them: normalised ``(n, channels, height, width)`` float32."""
@@ -201,9 +209,11 @@ def open_teacher_logits(path: Path) -> npt.NDArray[Any]:
     return cast("npt.NDArray[Any]", np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def _single_labels(labels: npt.NDArray[Any] | None, positions: Indices) -> Tensor | None:
-    """Labels for a loss; images with several labels train on the original's logits alone."""
-    return None if labels is None or labels.ndim > 1 else torch.from_numpy(labels[positions])
+def _labels(labels: npt.NDArray[Any] | None, positions: Indices, task: Task) -> Tensor | None:
+    """Labels for a loss; several of an image are none where the network decides for one class, and values have no labels."""
+    if labels is None or task == "values" or (labels.ndim > 1 and task == "classes"):
+        return None
+    return torch.from_numpy(labels[positions])
 
 
 def _random_bits(seed: int, view_index: int, images: Indices) -> npt.NDArray[np.uint64]:

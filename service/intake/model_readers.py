@@ -14,6 +14,7 @@ from service.intake.limits import IntakeLimits
 from service.intake.pickles import refuse_pickle
 from techniques import export, lift
 from techniques.errors import ConfigError, TechniqueError, UnsafeModelError
+from techniques.head import find_head
 from techniques.network import Network
 from techniques.pt2_limits import ArchiveLimits
 
@@ -100,13 +101,13 @@ def _write(network: Network, scratch: Path) -> dict[str, Any]:
     onnx_path.write_bytes(onnx)
     graph = describe(network)
     graph_path.write_text(graph.to_json())
-    output_shape = graph.operators[-1].output_shape if graph.operators else ()
+    head = find_head(network)
     return {
         "network_path": str(network_path),
         "onnx_path": str(onnx_path),
         "operator_graph_path": str(graph_path),
         "input_shape": list(network.input_shape),
-        "outputs": output_shape[1] if network.is_classifier and len(output_shape) == 2 else 0,
+        "outputs": head.outputs if head.is_row else 0,
         "is_classifier": network.is_classifier,
         "parameters": network.parameter_count(),
         "macs": graph.macs(),

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from torch.nn import functional
 
 from techniques.base import Effort, TrainingMethod
 from techniques.context import Batch, ImageSource, TechniqueContext
 from techniques.errors import DataRequiredError
+from techniques.head import Task
 from techniques.network import Network
 from techniques.parameters import FloatParameter, Parameter
 from techniques.training.loop import SgdConfig, train
+from techniques.training.losses import label_loss, soft_loss
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Distillation(TrainingMethod[DistillationConfig]):
             network,
             data,
             effort,
-            lambda logits, batch: distillation_loss(logits, batch, config.temperature, config.alpha),
+            lambda logits, batch: distillation_loss(logits, batch, config.temperature, config.alpha, context.task),
             SgdConfig(config.learning_rate, config.weight_decay),
             context,
             checkpoint,
@@ -80,8 +81,9 @@ class Distillation(TrainingMethod[DistillationConfig]):
         )
 
 
-def distillation_loss(logits: Tensor, batch: Batch, temperature: float, alpha: float) -> Tensor:
-    """``alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * cross entropy``; one term alone where the other has no data.
+def distillation_loss(logits: Tensor, batch: Batch, temperature: float, alpha: float, task: Task = "classes") -> Tensor:
+    """``alpha`` times the loss on the original's outputs at this temperature, plus ``1 - alpha`` times that on the labels; one
+    term alone where the other has no data. What the losses are follows from the task (`techniques.training.losses`).
 
     Raises:
         DataRequiredError: the batch has neither labels nor teacher logits.
@@ -89,10 +91,8 @@ def distillation_loss(logits: Tensor, batch: Batch, temperature: float, alpha: f
     if batch.teacher_logits is None and batch.labels is None:
         raise DataRequiredError("distillation: batches carry neither labels nor the original's logits; at least one is needed")
     if batch.teacher_logits is None:
-        return functional.cross_entropy(logits, batch.labels)  # type: ignore[arg-type]
-    student = functional.log_softmax(logits / temperature, 1)
-    teacher = functional.log_softmax(batch.teacher_logits / temperature, 1)
-    soft = functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+        return label_loss(logits, batch.labels, task)  # type: ignore[arg-type]
+    soft = soft_loss(logits, batch.teacher_logits, task, temperature)
     if batch.labels is None:
         return soft
-    return alpha * soft + (1 - alpha) * functional.cross_entropy(logits, batch.labels)
+    return alpha * soft + (1 - alpha) * label_loss(logits, batch.labels, task)

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
 from techniques.channels.channel_map import ChannelMap
 from techniques.context import Batch, TechniqueContext
 from techniques.errors import DataRequiredError
+from techniques.head import Task, training_logits
 from techniques.network import Network
+from techniques.training.losses import label_loss, own_decision_loss
 
 TAYLOR_IMAGES = 512
 TAYLOR_BATCH = 32
@@ -31,7 +32,7 @@ def class_scores(
     Meta networks get scores in no order: which channels go does not change the structure, but for shuffles, which deal them out.
 
     Raises:
-        DataRequiredError: ``taylor`` on real weights without calibration images, or without labels and teacher logits.
+        DataRequiredError: ``taylor`` on real weights without calibration images.
     """
     if network.is_meta:
         return np.random.default_rng(known.count).random(known.count)
@@ -73,14 +74,15 @@ def _taylor_scores(network: Network, known: ChannelMap, context: TechniqueContex
     """First-order change of the loss (Molchanov et al. 2019, section 3.1): ``|gradient * weight|`` summed over a channel's weights.
 
     Squared and averaged over small batches, as over the whole set the gradients of a trained network cancel out.
+    Without labels, the network's own decisions stand for them.
     """
     scores = np.zeros(known.count)
-    network.eval()
+    logits = training_logits(network.eval(), context.task)
     network.graph.requires_grad_(True)
     for batch in _first_images(context):
         network.graph.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            _loss(network(batch.images), batch).backward()  # type: ignore[no-untyped-call]
+            _loss(logits(batch.images), batch, context.task).backward()  # type: ignore[no-untyped-call]
         scores += _mean_over_axes(network, known, _first_order) ** 2
     network.graph.zero_grad(set_to_none=True)
     return scores
@@ -102,10 +104,6 @@ def _first_images(context: TechniqueContext) -> Iterator[Batch]:
             return
 
 
-def _loss(logits: Tensor, batch: Batch) -> Tensor:
-    logits = logits / TAYLOR_TEMPERATURE
-    if batch.labels is not None:
-        return functional.cross_entropy(logits, batch.labels)
-    if batch.teacher_logits is not None:
-        return functional.cross_entropy(logits, (batch.teacher_logits / TAYLOR_TEMPERATURE).softmax(1))
-    raise DataRequiredError("structured_pruning: importance 'taylor' needs labels or the original's logits on calibration images")
+def _loss(logits: Tensor, batch: Batch, task: Task) -> Tensor:
+    logits = logits if task == "values" else logits / TAYLOR_TEMPERATURE
+    return own_decision_loss(logits, task) if batch.labels is None else label_loss(logits, batch.labels, task)

@@ -14,6 +14,7 @@ from torch import Tensor
 from techniques.base import Effort
 from techniques.context import Batch, ImageSource, TechniqueContext
 from techniques.errors import DataRequiredError, InterruptedTrainingError, TechniqueError
+from techniques.head import training_logits
 from techniques.network import Network
 from techniques.training.checkpoint import RungCheckpoint, peek_key, training_key
 
@@ -54,7 +55,7 @@ def train(
     student.graph.requires_grad_(True)
     rung, epoch = -1, 0
     found = peek_key(checkpoint) if checkpoint is not None else None
-    start = training_key(student, optimizer, effort.batch_size, context.seed, facts)
+    start = training_key(student, optimizer, effort.batch_size, context.seed, context.task, facts)
     keys = [_key(start, effort, index) for index in range(len(effort.rung_steps))]
     if checkpoint is not None and found is not None and found[1] < len(keys) and found[0] == keys[found[1]]:
         held = RungCheckpoint.load(checkpoint, student)
@@ -87,13 +88,14 @@ def _run_rung(
     optimizer = _sgd(student, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cycle(step, steps))
     student.train()
+    logits = training_logits(student, context.task)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(_rung_seed(context.seed, rung))
         batches = _Batches(data, epoch, effort.batch_size)
         for step, batch in zip(range(steps), batches, strict=False):
             if context.interrupt is not None and context.interrupt():
                 raise InterruptedTrainingError(f"training was interrupted at step {step} of {steps} of rung {rung}")
-            loss = objective(student(batch.images), batch)
+            loss = objective(logits(batch.images), batch)
             if not math.isfinite(loss.item()):
                 raise TechniqueError(
                     f"the loss became {loss.item()} at step {step} of rung {rung} (learning rate {config.learning_rate}): "
