@@ -309,7 +309,7 @@ def _fidelity(logits: Logits, teacher: Logits) -> npt.NDArray[np.float64]:
     scale = np.sqrt(np.maximum(np.maximum(squares, squares.mean()), 1e-30))
     with np.errstate(invalid="ignore"):
         distance = np.sqrt(np.square(logits.astype(np.float64) - teacher).sum(axis=1))
-    return np.clip(1 - np.nan_to_num(distance / scale, nan=1.0), 0.0, 1.0)
+    return np.asarray(np.clip(1 - np.nan_to_num(distance / scale, nan=1.0), 0.0, 1.0), np.float64)
 
 
 def _hits(logits: Logits, target: Labels, k: int) -> Hits:
