@@ -104,6 +104,8 @@ class _Describer:
 
     def _call_module(self, node: fx.Node, module: nn.Module) -> None:
         source = next(a for a in [*node.args, *node.kwargs.values()] if isinstance(a, fx.Node))
+        if source not in self._names:  # a layer of parameters alone: the runtime computes it once
+            return
         name, value = self._names[source], self._values[source]
         if isinstance(module, nn.Sequential):
             for child_name, child in module.named_children():

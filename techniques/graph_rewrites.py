@@ -14,17 +14,12 @@ import torch
 from torch import fx
 
 from techniques.channel_ops import ChannelPermutation, ChannelScale, ChannelSlice
-from techniques.errors import UnsupportedNetworkError
 
 aten = torch.ops.aten
 
 _NO_EFFECT = {
     aten.contiguous.default, aten.clone.default, aten.alias.default, aten.detach.default, aten.detach_.default,
     aten.lift_fresh_copy.default, aten.lift_fresh.default,
-}  # fmt: skip
-_VIEWS = {
-    aten.slice.Tensor, aten.select.int, aten.narrow.default, aten.view.default, aten.reshape.default, aten.transpose.int,
-    aten.permute.default, aten.unsqueeze.default, aten.squeeze.dim, aten.flatten.using_ints, aten.expand.default,
 }  # fmt: skip
 _RESHAPES = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
@@ -62,72 +57,37 @@ def add_module(graph_module: fx.GraphModule, name: str, module: torch.nn.Module)
 
 
 def drop_guards(graph_module: fx.GraphModule) -> None:
-    """Remove guards, assertions, calls without effect and the counting of batches."""
+    """Remove guards, assertions and the counting of batches."""
     for node in list(graph_module.graph.nodes):
         name = str(node.target)
         if (node.op == "call_module" and "guard" in name) or name.startswith(("aten._assert", "aten.sym_constrain")):
             graph_module.graph.erase_node(node)
-        elif node.op == "call_function" and node.target in _NO_EFFECT:
-            node.replace_all_uses_with(node.args[0])
-            graph_module.graph.erase_node(node)
-        elif name == "aten.add_.Tensor" and "num_batches_tracked" in str(getattr(node.args[0], "target", "")):
-            graph_module.graph.erase_node(node)
-
-
-def make_functional(graph_module: fx.GraphModule) -> None:
-    """Replace in-place calls by functional ones; later readers of the changed tensor read the result."""
-    order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
-    for node in calls(graph_module):
-        packet = getattr(node.target, "_overloadpacket", None)
-        base = str(packet).rpartition(".")[2] if packet is not None else ""
-        if not base.endswith("_") or base.endswith("__") or not hasattr(aten, base[:-1]):
-            continue
-        functional = getattr(getattr(aten, base[:-1]), node.target._overloadname, None)  # type: ignore[union-attr]
-        if functional is None:
-            continue
-        changed = node.args[0]
-        if isinstance(changed, fx.Node) and changed.target in _VIEWS and len(changed.args[0].users) > 1:  # type: ignore[union-attr]
-            where = f"node {node.name!r} ({node.target})"
-            raise UnsupportedNetworkError(f"{where}: changes a part of a tensor in place that is read elsewhere; write it without")
-        for user in list(changed.users) if isinstance(changed, fx.Node) else ():
-            if order[user] > order[node]:
-                user.replace_input_with(changed, node)  # type: ignore[arg-type]
-        node.target = functional
-
-
-def fold_constants(graph_module: fx.GraphModule) -> None:
-    """Compute what depends on weights only (weight standardisation, transposes); quantised weights are left as they are."""
-    constant: set[fx.Node] = set()
     for node in list(graph_module.graph.nodes):
         if node.op == "get_attr":
-            constant.add(node)
-        elif node.op == "call_function" and "quantized_decomposed" not in str(node.target):
-            inputs = node.all_input_nodes
-            constant.update([node] if inputs and set(inputs) <= constant else [])
-    roots = [n for n in constant if n.op != "get_attr" and any(user not in constant for user in n.users)]
-    values: dict[fx.Node, Any] = {}
-    for node in graph_module.graph.nodes:
-        if node in constant:
-            values[node] = _evaluate(graph_module, node, values)
-    for node in roots:
-        if not isinstance(values[node], torch.Tensor):
-            continue
-        name = f"folded_{node.name}"
-        graph_module.register_buffer(name, values[node].detach().clone())
-        with graph_module.graph.inserting_before(node):
-            attribute = graph_module.graph.get_attr(name)
-        attribute.meta = dict(node.meta)
-        node.replace_all_uses_with(attribute)
-    graph_module.graph.eliminate_dead_code()
+            for call in reversed(_unread_writes(node)):
+                graph_module.graph.erase_node(call)
 
 
-def _evaluate(graph_module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    if node.op == "get_attr":
-        return attribute(graph_module, node)
-    args = fx.map_arg(node.args, lambda n: values[n])
-    kwargs = fx.map_arg(node.kwargs, lambda n: values[n])
-    with torch.no_grad():
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+def _unread_writes(state: fx.Node) -> list[fx.Node]:
+    """The writes into a buffer that nothing else reads (a counter of batches); empty where something does."""
+    values, found = [state], list[fx.Node]()
+    for value in values:
+        for user in value.users:
+            schema = getattr(user.target, "_schema", None)
+            if schema is None or not schema.is_mutable or user.args[0] not in values:
+                return []
+            if user not in found:
+                found.append(user)
+                values.append(user)
+    return sorted(found)
+
+
+def drop_copies(graph_module: fx.GraphModule) -> None:
+    """Remove calls that only copy or rename a tensor; right once nothing writes in place any more."""
+    for node in calls(graph_module):
+        if node.target in _NO_EFFECT:
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            graph_module.graph.erase_node(node)
 
 
 def attribute(graph_module: torch.nn.Module, node: fx.Node) -> Any:
@@ -182,6 +142,10 @@ def _free_reshape(graph_module: fx.GraphModule, node: fx.Node, batch: Any) -> No
 
 def lift_shuffles(graph_module: fx.GraphModule) -> None:
     """Replace reshape, transpose, reshape of channel groups by `ChannelPermutation`."""
+    for node in calls(graph_module):
+        if node.target in (aten.channel_shuffle.default, aten.native_channel_shuffle.default) and len(shape_of(node)) == 4:
+            module = ChannelPermutation.shuffle(int(shape_of(node)[1]), int(node.args[1]))  # type: ignore[arg-type]
+            replace(graph_module, node, add_module(graph_module, "channel_shuffle", module), (node.args[0],))
     for last in calls(graph_module):
         if last.target not in _RESHAPES:
             continue
@@ -266,21 +230,45 @@ def _channel_slice(node: fx.Node) -> tuple[int, int] | None:
 
 
 def lift_scales(graph_module: fx.GraphModule) -> None:
-    """Replace a product with a ``(c, 1, 1)`` parameter by `ChannelScale`."""
+    """Replace products of maps with a ``(c, 1, 1)`` parameter that is read by nothing else by `ChannelScale`."""
+    for weight in [node for node in graph_module.graph.nodes if node.op == "get_attr"]:
+        tensor, users = attribute(graph_module, weight), list(weight.users)
+        sizes = tuple(tensor.shape) if isinstance(tensor, torch.nn.Parameter) else ()
+        if sizes[-2:] != (1, 1) or len(sizes) not in (3, 4) or (len(sizes) == 4 and sizes[0] != 1):
+            continue
+        if not users or not all(_scales(user, weight, sizes[-3]) for user in users):
+            continue
+        parameter = tensor if len(sizes) == 3 else torch.nn.Parameter(tensor.detach().reshape(sizes[-3:]))
+        name = add_module(graph_module, f"{weight.target}_scale".replace(".", "_"), ChannelScale(parameter))
+        for user in users:
+            source = next(a for a in user.args if a is not weight)
+            replace(graph_module, user, name, (source,))
+
+
+def _scales(node: fx.Node, weight: fx.Node, channels: int) -> bool:
+    others = [a for a in node.args if a is not weight]
+    if node.target is not aten.mul.Tensor or len(others) != 1:
+        return False
+    shape = shape_of(others[0])
+    return len(shape) == 4 and str(shape[1]) == str(channels)
+
+
+_ELEMENTWISE = {
+    aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.where.self, aten.maximum.default, aten.minimum.default,
+}  # fmt: skip
+
+
+def drop_expansions(graph_module: fx.GraphModule) -> None:
+    """Let broadcasting do what an ``expand`` before elementwise calls does: no written sizes, and no copies at run time."""
     for node in calls(graph_module):
-        if node.target is not aten.mul.Tensor:
-            continue
-        inputs = [a for a in node.args if isinstance(a, fx.Node)]
-        weights = [a for a in inputs if a.op == "get_attr"]
-        others = [a for a in inputs if a.op != "get_attr"]
-        if len(weights) != 1 or len(others) != 1 or len(shape_of(others[0])) != 4:
-            continue
-        tensor = attribute(graph_module, weights[0])
-        sizes = tuple(tensor.shape)
-        if tensor.is_floating_point() and len(sizes) in (3, 4) and sizes[-2:] == (1, 1) and sizes[-3] == shape_of(others[0])[1]:
-            if len(sizes) == 4 and sizes[0] != 1:
-                continue
-            weight = tensor if isinstance(tensor, torch.nn.Parameter) and len(sizes) == 3 else None
-            weight = weight if weight is not None else torch.nn.Parameter(tensor.detach().reshape(sizes[-3:]))
-            name = add_module(graph_module, str(weights[0].target).replace(".", "_"), ChannelScale(weight))
-            replace(graph_module, node, name, (others[0],))
+        if node.target in (aten.expand.default, aten.expand_as.default) and node.users:
+            if all(_broadcasts(user, node) for user in node.users):
+                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+                graph_module.graph.erase_node(node)
+
+
+def _broadcasts(user: fx.Node, expanded: fx.Node) -> bool:
+    """Whether another input has the result's shape already."""
+    result = [str(s) for s in shape_of(user)]
+    others = [a for a in user.args if isinstance(a, fx.Node) and a is not expanded]
+    return user.target in _ELEMENTWISE and any([str(s) for s in shape_of(other)] == result for other in others)

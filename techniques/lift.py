@@ -15,16 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from techniques import graph_rewrites, network_checks, pt2_archive, pt2_loader
 from techniques.errors import UnsupportedNetworkError
 from techniques.lift_modules import BUILDERS, RETURNS_TUPLE
+from techniques.lifting import constants, creation, inplace, norms, outputs, regions
 from techniques.network import Network
 from techniques.pt2_limits import DEFAULT_LIMITS, ArchiveLimits
 from techniques.quantization.lifting import lift_quantized
 
 _NAMESPACES = ("aten", "quantized_decomposed")
 _SYMBOLIC = ("_operator", "math", "torch")
+_WEIGHTS = ("weight", "bias", "running_mean", "running_var")
 _ERASED_NAMES = re.compile(r"(stochastic_?depth|drop_?path)", re.IGNORECASE)
 
 
@@ -86,24 +90,24 @@ def from_exported_program(program: ExportedProgram, max_input_elements: int = DE
     _refuse_unsupported(program)
     source = program.module()
     graph_module = fx.GraphModule(source, source.graph)
+    graph_rewrites.drop_guards(graph_module)
     placeholder = next(n for n in graph_module.graph.nodes if n.op == "placeholder")
     exported_shape = placeholder.meta["val"].shape
     batch = exported_shape[0]
     input_shape = tuple(_hint(s) for s in exported_shape[1:])
     network_checks.check_input_size((batch if isinstance(batch, int) else 2, *input_shape), max_input_elements)
     images = torch.randn(batch if isinstance(batch, int) else 2, *input_shape, generator=torch.Generator().manual_seed(0))
-    reference = None if _is_training(graph_module) else _reference(graph_module, images)
-
+    reference = _reference(graph_module, images)
     shape = (input_shape[0], input_shape[1], input_shape[2])
-    network = lift_graph(graph_module, shape, batch, (images, reference) if reference is not None else None)
-    return replace(network, erased=_erased(program))
+    network = lift_graph(graph_module, shape, batch, (images, reference))
+    return replace(network, erased=(*_erased(program), *network.erased))
 
 
 def lift_graph(
     graph_module: fx.GraphModule,
     input_shape: tuple[int, int, int],
     batch: Any,
-    example: tuple[Tensor, Tensor] | None,
+    example: tuple[Tensor, Tensor],
     tolerance: float = network_checks.RELATIVE_TOLERANCE,
 ) -> Network:
     """Rewrite, lift and check an ATen graph whose nodes know their shapes (``node.meta["val"]``); shared by all readers.
@@ -118,19 +122,73 @@ def lift_graph(
     Raises:
         UnsupportedNetworkError: what stands in the way, with the node.
     """
+    _refuse_foreign(graph_module)
     graph_rewrites.drop_guards(graph_module)
-    graph_rewrites.make_functional(graph_module)
-    graph_rewrites.fold_constants(graph_module)
+    regions.inline_regions(graph_module)
+    inplace.make_functional(graph_module, example[0])
+    graph_rewrites.drop_copies(graph_module)
+    constants.settle_constants(graph_module)
+    creation.follow_the_image(graph_module)
     lift_quantized(graph_module)
     _lift_modules(graph_module)
+    _refuse_random(graph_module)
+    _edit_patterns(graph_module)
+    notes = outputs.flatten_output(graph_module)
+    graph_rewrites.free_reshapes(graph_module, batch)
+    constants.drop_unread(graph_module)
+    modes = _modes(graph_module)
+    network = network_checks.with_shape_facts(_network(graph_module, input_shape))
+    images, reference = example[0], example[1].flatten(1) if notes else example[1]
+    network_checks.check_outputs(network, images, reference, tolerance, modes)
+    return replace(network, erased=(*notes, *_always_on(modes, network)))
+
+
+def _edit_patterns(graph_module: fx.GraphModule) -> None:
+    """What is written in several calls and means one layer."""
+    norms.lift_channel_norms(graph_module)
+    norms.fold_frozen_norms(graph_module)
+    graph_rewrites.drop_expansions(graph_module)
     graph_rewrites.lift_scales(graph_module)
     graph_rewrites.lift_shuffles(graph_module)
     graph_rewrites.lift_splits(graph_module)
-    graph_rewrites.free_reshapes(graph_module, batch)
-    network = network_checks.with_shape_facts(_network(graph_module, input_shape))
-    if example is not None:
-        network_checks.check_outputs(network, *example, tolerance)
-    return network
+
+
+def _modes(graph_module: fx.GraphModule) -> dict[str, bool]:
+    """Which modules were exported in training mode, of those that run otherwise in training."""
+    kinds = (_BatchNorm, _DropoutNd, nn.RReLU)
+    called = [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
+    found = {name: graph_module.get_submodule(name) for name in called}
+    return {name: module.training for name, module in found.items() if isinstance(module, kinds)}
+
+
+def _always_on(modes: dict[str, bool], network: Network) -> list[str]:
+    """Dropout that drops although the batch norms are in evaluation mode: written without the module's own flag."""
+    norms = [mode for name, mode in modes.items() if isinstance(network.graph.get_submodule(name), _BatchNorm)]
+    dropping = [name for name, mode in modes.items() if mode and name]
+    return [f"dropout that drops in evaluation too ({name})" for name in dropping] if norms and not any(norms) else []
+
+
+def _refuse_foreign(graph_module: fx.GraphModule) -> None:
+    for module in graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
+            _refuse_node(node)
+
+
+def _refuse_random(graph_module: fx.GraphModule) -> None:
+    """What draws random numbers at each run and is no module with an evaluation mode."""
+    for node in graph_rewrites.calls(graph_module):
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and _drops(node):
+            told = "draws random numbers (stochastic depth in training mode?); export the model in evaluation mode"
+            raise UnsupportedNetworkError(f"{network_checks.place(node)}: {told}")
+
+
+def _drops(node: fx.Node) -> bool:
+    """Of recurrent layers and attention, whether their own dropout is on; anything else with random numbers draws them."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    values = {a.name: a.default_value for a in schema if a.has_default_value()}
+    values |= {a.name: v for a, v in zip(schema, node.args, strict=False)} | dict(node.kwargs)
+    chance = values.get("dropout_p", values.get("dropout"))
+    return chance is None or (bool(chance) and values.get("train", True))
 
 
 def _network(graph_module: fx.GraphModule, shape: tuple[int, int, int]) -> Network:
@@ -161,34 +219,14 @@ def _hint(size: Any) -> int:
 
 
 def _reference(graph_module: fx.GraphModule, images: Tensor) -> Tensor:
-    """Outputs of the unlifted program, guards left out."""
-    graph = fx.Graph()
-    result = graph.graph_copy(graph_module.graph, {})
-    graph.output(result)
-    for node in list(graph.nodes):
-        if node.op == "call_module" and "guard" in str(node.target):
-            graph.erase_node(node)
-    plain = fx.GraphModule(graph_module, graph)
+    """Outputs of the unlifted program, in the mode that it was exported in."""
     try:
-        with torch.no_grad():
-            output = plain(images)
-    except Exception as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise UnsupportedNetworkError(f"the program does not run on {tuple(images.shape)} images: {first_line}") from error
+        output = network_checks.run(graph_module, images)
+    except UnsupportedNetworkError as error:
+        raise UnsupportedNetworkError(f"the program does not run on {tuple(images.shape)} images: {error}") from error
     while isinstance(output, list | tuple | dict):
         output = next(iter(output.values())) if isinstance(output, dict) else output[0]
     return output.clone()  # type: ignore[no-any-return]
-
-
-def _is_training(graph_module: fx.GraphModule) -> bool:
-    """Whether the program was exported in training mode (batch statistics, dropout that drops)."""
-    for node in graph_rewrites.calls(graph_module):
-        name = str(node.target)
-        if name == "aten.batch_norm.default" and node.args[5]:
-            return True
-        if "dropout" in name and node.args[2]:
-            return True
-    return False
 
 
 def _refuse_unsupported(program: ExportedProgram) -> None:
@@ -207,8 +245,7 @@ def _refuse_unsupported(program: ExportedProgram) -> None:
     for name, tensor in program.state_dict.items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise UnsupportedNetworkError(f"weight {name!r} is {tensor.dtype}; convert the model to float32 first")
-    for node in program.graph.nodes:
-        _refuse_node(node)
+    _refuse_foreign(program.graph_module)
 
 
 def _refuse_node(node: fx.Node) -> None:
@@ -216,6 +253,8 @@ def _refuse_node(node: fx.Node) -> None:
         return
     target = node.target
     if isinstance(target, torch._ops.HigherOrderOperator):
+        if regions.region_name(node):
+            return
         raise UnsupportedNetworkError(f"{network_checks.place(node)}: control flow inside the graph is not supported")
     if isinstance(target, torch._ops.OpOverload):
         if target.namespace not in _NAMESPACES:
@@ -236,71 +275,99 @@ def _erased(program: ExportedProgram) -> tuple[str, ...]:
 
 
 def _lift_modules(graph_module: fx.GraphModule) -> None:
-    built: dict[str, nn.Module] = {}
+    _products_as_linear(graph_module)
+    lifter = _Lifter(graph_module)
     for node in graph_rewrites.calls(graph_module):
-        if str(node.target) in ("aten.addmm.default", "aten.mm.default"):
-            node = _as_linear(graph_module, node)
         if str(node.target) in BUILDERS:
-            _lift_node(graph_module, node, built)
+            lifter.lift(node)
 
 
-def _as_linear(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """Rewrite ``addmm(bias, x, weight.T)`` of a decomposed export as ``linear``."""
-    bias, x, weight = node.args if len(node.args) == 3 else (None, *node.args)
-    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        return node
-    name = f"{str(weight.target).replace('.', '_')}_transposed"
-    tensor = graph_rewrites.attribute(graph_module, weight)
-    graph_module.register_buffer(name, tensor.detach().T.contiguous())
-    with graph_module.graph.inserting_before(node):
-        transposed = graph_module.graph.get_attr(name)
-    return graph_rewrites.replace(graph_module, node, torch.ops.aten.linear.default, (x, transposed, bias))
+def _products_as_linear(graph_module: fx.GraphModule) -> None:
+    """Rewrite ``addmm(bias, x, weight.T)`` of a decomposed export as ``linear``, with the weight stored as linears store it."""
+    for weight in [n for n in graph_module.graph.nodes if n.op == "get_attr"]:
+        users = list(weight.users)
+        products = [u for u in users if str(u.target) in ("aten.addmm.default", "aten.mm.default") and u.args[-1] is weight]
+        if not users or len(products) < len(users):
+            continue
+        tensor = graph_rewrites.attribute(graph_module, weight)
+        constants.store(graph_module, str(weight.target), tensor.detach().T.contiguous())
+        for node in products:
+            bias, x = node.args[:2] if len(node.args) == 3 else (None, node.args[0])
+            graph_rewrites.replace(graph_module, node, torch.ops.aten.linear.default, (x, weight, bias))
 
 
-def _lift_node(owner: fx.GraphModule, node: fx.Node, built: dict[str, nn.Module]) -> None:
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    values: dict[str, Any] = {a.name: a.default_value for a in schema if a.has_default_value()}
-    values |= {a.name: v for a, v in zip(schema, node.args, strict=False)} | dict(node.kwargs)
-    attributes = {k: v for k, v in values.items() if isinstance(v, fx.Node) and v.op == "get_attr"}
-    computed = [
-        k for k, v in values.items() if k in ("weight", "bias", "running_mean") and isinstance(v, fx.Node) and k not in attributes
-    ]
-    if computed or values.get("transposed") or (str(node.target).endswith("convolution.default") and len(values["stride"]) != 2):
-        return  # weights computed from the input, or not a 2-d convolution: it stays an ATen call
-    tensors = {k: graph_rewrites.attribute(owner, v) for k, v in attributes.items()}
-    if "batch_norm" in str(node.target) and "running_mean" not in tensors:
-        raise UnsupportedNetworkError(f"{network_checks.place(node)}: batch norm without running statistics")
-    module = BUILDERS[str(node.target)](values, tensors)
-    name = _module_name(owner, node, attributes, module, built)
-    source = values.get("input", values.get("self"))
-    if str(node.target) in RETURNS_TUPLE:
-        for user in list(node.users):
-            graph_rewrites.replace(owner, user, name, (source,))
-        owner.graph.erase_node(node)
-    else:
-        graph_rewrites.replace(owner, node, name, (source,))
+class _Lifter:
+    """Puts modules in the place of calls; a layer that is called twice with the same tensors is built once."""
+
+    def __init__(self, owner: fx.GraphModule) -> None:
+        self._owner = owner
+        self._built: dict[str, nn.Module] = {}
+        self._readers: dict[str, list[fx.Node]] = {}
+        for node in owner.graph.nodes:
+            if node.op == "get_attr":
+                self._readers.setdefault(str(node.target).rpartition(".")[0], []).append(node)
+
+    def lift(self, node: fx.Node) -> None:
+        """Replace one call by a module, if it has one."""
+        schema = node.target._schema.arguments  # type: ignore[union-attr]
+        values: dict[str, Any] = {a.name: a.default_value for a in schema if a.has_default_value()}
+        values |= {a.name: v for a, v in zip(schema, node.args, strict=False)} | dict(node.kwargs)
+        attributes = {k: v for k, v in values.items() if isinstance(v, fx.Node) and v.op == "get_attr" and k in _WEIGHTS}
+        if any(isinstance(values.get(name), fx.Node) and name not in attributes for name in _WEIGHTS):
+            return  # weights computed from the input: it stays an ATen call
+        tensors = {k: graph_rewrites.attribute(self._owner, v) for k, v in attributes.items()}
+        if "batch_norm" in str(node.target) and "running_mean" not in tensors:
+            raise UnsupportedNetworkError(f"{network_checks.place(node)}: batch norm without running statistics")
+        module = BUILDERS[str(node.target)](values, tensors)
+        if module is None:
+            return
+        name = self._place(node, attributes, module)
+        source = values.get("input", values.get("self"))
+        if str(node.target) in RETURNS_TUPLE:
+            for user in list(node.users):
+                graph_rewrites.replace(self._owner, user, name, (source,))
+            self._owner.graph.erase_node(node)
+        else:
+            graph_rewrites.replace(self._owner, node, name, (source,))
+
+    def _place(self, node: fx.Node, attributes: dict[str, fx.Node], module: nn.Module) -> str:
+        """Put the module where its weights stood in the original, if nothing else needs that place."""
+        for path in self._paths(node, attributes):
+            known = self._built.get(path)
+            if known is not None and _are_same(known, module):
+                return path
+            if known is None and self._is_free(path, node):
+                parent, _, name = path.rpartition(".")
+                setattr(self._owner.get_submodule(parent), name, module)
+                self._built[path] = module
+                return path
+        for path, known in self._built.items():
+            if attributes and _are_same(known, module):
+                return path
+        name = graph_rewrites.add_module(self._owner, node.name, module)
+        self._built[name] = module
+        return name
+
+    def _paths(self, node: fx.Node, attributes: dict[str, fx.Node]) -> list[str]:
+        paths = [str(attributes[k].target).rpartition(".") for k in ("weight", "running_mean", "bias") if k in attributes]
+        found = [path for path, _, leaf in paths if path and leaf in _WEIGHTS]
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        return [*found, str(stack[-1][0])] if attributes and stack and stack[-1][0] else found
+
+    def _is_free(self, path: str, node: fx.Node) -> bool:
+        """Whether nothing else reads a tensor, or calls a module, below a path of the original."""
+        try:
+            holder = self._owner.get_submodule(path)
+        except AttributeError:
+            return False
+        others = [n for n in self._readers.get(path, []) if set(n.users) - {node}]
+        return not list(holder.children()) and not others
 
 
-def _module_name(
-    owner: fx.GraphModule, node: fx.Node, attributes: dict[str, fx.Node], module: nn.Module, built: dict[str, nn.Module]
-) -> str:
-    """Put the module where its weight stood in the original; a shared layer is built once."""
-    weight = attributes.get("weight", attributes.get("running_mean"))
-    path, _, leaf = str(weight.target).rpartition(".") if weight is not None else ("", "", "")
-    if path and leaf in ("weight", "running_mean"):
-        known = built.get(path)
-        if known is not None and repr(known) == repr(module) and known.weight is module.weight:
-            return path
-        holder = _descend(owner, path)
-        if known is None and not list(holder.children()):
-            parent, _, name = path.rpartition(".")
-            setattr(_descend(owner, parent), name, module)
-            built[path] = module
-            return path
-    return graph_rewrites.add_module(owner, node.name, module)
-
-
-def _descend(owner: nn.Module, path: str) -> nn.Module:
-    for part in path.split(".") if path else ():
-        owner = getattr(owner, part)
-    return owner
+def _are_same(known: nn.Module, module: nn.Module) -> bool:
+    """Whether two modules are one layer: the same settings, mode and tensors."""
+    if repr(known) != repr(module) or known.training != module.training:
+        return False
+    tensors = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in (known, module)]
+    names = [name for name in tensors[0] if name != "num_batches_tracked"]
+    return bool(names) and all(tensors[0][name] is tensors[1].get(name) for name in names)

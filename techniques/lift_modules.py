@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 Values = dict[str, Any]
 Tensors = dict[str, Any]
+Builder = Callable[[Values, Tensors], nn.Module | None]
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -35,6 +36,43 @@ def _conv2d(values: Values, tensors: Tensors) -> nn.Module:
     return module
 
 
+def _convolution(values: Values, tensors: Tensors) -> nn.Module | None:
+    """ATen's one operator for all convolutions; None for those without a module here."""
+    if len(values["stride"]) == 1 and not values["transposed"]:
+        return _conv1d(values, tensors)
+    if len(values["stride"]) != 2:
+        return None
+    return _conv_transpose2d(values, tensors) if values["transposed"] else _conv2d(values, tensors)
+
+
+def _conv1d(values: Values, tensors: Tensors) -> nn.Module:
+    weight, bias = tensors["weight"], tensors.get("bias")
+    padding = values["padding"] if isinstance(values["padding"], str) else int(values["padding"][0])
+    stride, dilation = int(values["stride"][0]), int(values["dilation"][0])
+    sizes = (weight.shape[1] * values["groups"], weight.shape[0], int(weight.shape[2]), stride, padding, dilation, values["groups"])
+    module = nn.Conv1d(*sizes, bias is not None, device="meta")
+    module.weight, module.bias = parameter(weight), parameter(bias)  # type: ignore[assignment]
+    return module
+
+
+def _conv_transpose2d(values: Values, tensors: Tensors) -> nn.Module:
+    weight, bias = tensors["weight"], tensors.get("bias")
+    module = nn.ConvTranspose2d(
+        weight.shape[0],
+        weight.shape[1] * values["groups"],
+        _pair(weight.shape[2:]),
+        _pair(values["stride"]),
+        _pair(values["padding"]),
+        _pair(values["output_padding"]),
+        values["groups"],
+        bias is not None,
+        _pair(values["dilation"]),
+        device="meta",
+    )
+    module.weight, module.bias = parameter(weight), parameter(bias)  # type: ignore[assignment]
+    return module
+
+
 def _linear(values: Values, tensors: Tensors) -> nn.Module:
     weight, bias = tensors["weight"], tensors.get("bias")
     module = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
@@ -51,7 +89,7 @@ def _batch_norm(values: Values, tensors: Tensors) -> nn.Module:
         module.weight, module.bias = parameter(tensors["weight"]), parameter(tensors["bias"])  # type: ignore[assignment]
     module.running_mean, module.running_var = mean, tensors["running_var"]
     module.num_batches_tracked = mean.new_zeros((), dtype=torch.int64)
-    return module
+    return module.train(bool(values.get("training", False)))
 
 
 def _layer_norm(values: Values, tensors: Tensors) -> nn.Module:
@@ -72,12 +110,19 @@ def _group_norm(values: Values, tensors: Tensors) -> nn.Module:
     return module
 
 
-def _dropout(values: Values, tensors: Tensors) -> nn.Module:
-    return nn.Dropout(values["p"])
+def _instance_norm(values: Values, tensors: Tensors) -> nn.Module | None:
+    """Without running statistics it is a group norm of one channel per group (Wu 2018, section 3.1)."""
+    if tensors.get("running_mean") is not None:
+        return None
+    return _group_norm({**values, "num_groups": int(values["input"].meta["val"].shape[1])}, tensors)
 
 
-def _feature_dropout(values: Values, tensors: Tensors) -> nn.Module:
-    return nn.Dropout2d(values["p"])
+def _dropping(kind: Callable[[float], nn.Module]) -> Builder:
+    return lambda values, tensors: kind(values["p"]).train(bool(values["train"]))
+
+
+def _rrelu(values: Values, tensors: Tensors) -> nn.Module:
+    return nn.RReLU(float(values["lower"]), float(values["upper"])).train(bool(values["training"]))
 
 
 def _prelu(values: Values, tensors: Tensors) -> nn.Module:
@@ -94,10 +139,13 @@ def parameter(tensor: Tensor | None) -> nn.Parameter | None:
     return nn.Parameter(tensor.detach())
 
 
-BUILDERS: dict[str, Callable[[Values, Tensors], nn.Module]] = {
+BUILDERS: dict[str, Builder] = {
     "aten.conv2d.default": _conv2d,
     "aten.conv2d.padding": _conv2d,
-    "aten.convolution.default": _conv2d,
+    "aten.convolution.default": _convolution,
+    "aten.conv1d.default": _conv1d,
+    "aten.conv1d.padding": _conv1d,
+    "aten.conv_transpose2d.input": _conv_transpose2d,
     "aten.linear.default": _linear,
     "aten.batch_norm.default": _batch_norm,
     "aten._native_batch_norm_legit_no_training.default": _batch_norm,
@@ -105,11 +153,16 @@ BUILDERS: dict[str, Callable[[Values, Tensors], nn.Module]] = {
     "aten.native_layer_norm.default": _layer_norm,
     "aten.group_norm.default": _group_norm,
     "aten.native_group_norm.default": _group_norm,
-    "aten.dropout.default": _dropout,
-    "aten.feature_dropout.default": _feature_dropout,
+    "aten.instance_norm.default": _instance_norm,
+    "aten.dropout.default": _dropping(nn.Dropout),
+    "aten.feature_dropout.default": _dropping(nn.Dropout2d),
+    "aten.alpha_dropout.default": _dropping(nn.AlphaDropout),
+    "aten.feature_alpha_dropout.default": _dropping(nn.FeatureAlphaDropout),
+    "aten.rrelu.default": _rrelu,
     "aten.prelu.default": _prelu,
 }
-"""Keyed by the overload's name; those that return tuples are unwrapped by the caller."""
+"""Keyed by the overload's name; those that return tuples are unwrapped by the caller. A builder that returns None leaves the
+call as it is. What runs otherwise in training is in the mode that the call was exported in."""
 
 RETURNS_TUPLE = frozenset(
     {

@@ -2,7 +2,7 @@
 
 A `Network` wraps an ``fx.GraphModule`` whose convolutions, linears and norms are ordinary ``nn`` modules called from the
 graph, so that any library which looks for modules works on it; every other operation is an ATen call. It has one float32
-image input ``(batch, channels, height, width)`` and one output ``(batch, classes)``; the batch is always free.
+image input ``(batch, channels, height, width)`` and one output, mostly ``(batch, classes)``; the batch is always free.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Network:
         size_note: the reason why the size is fixed, empty when it is free.
         is_classifier: whether an image's output is one row of logits or probabilities (`techniques.head`); any other network can be
             used label-free only.
+        output_shape: of one image's output at ``input_shape``, without the batch: ``(n,)``, ``()`` or ``(c, h, w)``.
         erased: what the export that produced the file left out (stochastic depth, auxiliary heads), for the report.
     """
 
@@ -39,6 +40,7 @@ class Network:
     size_note: str = ""
     erased: tuple[str, ...] = field(default=())
     is_classifier: bool = True
+    output_shape: tuple[int, ...] = ()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Run the graph: ``(batch, channels, height, width)`` to ``(batch, outputs)``."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from techniques.errors import UnsupportedNetworkError
 from techniques.head import find_head
@@ -49,20 +51,43 @@ def place(node: fx.Node | None) -> str:
     return f"node {node.name!r} ({node.target})" + (f" in module {path!r}" if path else "")
 
 
+@contextlib.contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Run something in a training mode: statistics that move are put back, and the random numbers are the same each time."""
+    before = [(buffer, buffer.detach().clone()) for buffer in module.buffers() if not buffer.is_meta]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+
+
 def relative_error(output: Tensor, reference: Tensor) -> float:
     """Largest difference over the scale of the reference."""
     scale = float(reference.abs().max()) or 1.0
     return float((output - reference).abs().max()) / scale
 
 
-def _run(network: Network, images: Tensor) -> Tensor:
-    interpreter = _NamingInterpreter(network.graph, garbage_collect_values=True)
+def run(module: fx.GraphModule, images: Tensor) -> Any:
+    """Run a graph without gradients, on a copy of the images; its statistics are put back.
+
+    Raises:
+        UnsupportedNetworkError: it does not run; the message names the node.
+    """
+    interpreter = _NamingInterpreter(module, garbage_collect_values=True)
     try:
-        with torch.no_grad():
-            output = interpreter.run(images)
+        with torch.no_grad(), unchanged(module):
+            return interpreter.run(images.clone())
     except Exception as error:
         first_line = str(error).strip().partition("\n")[0]
         raise UnsupportedNetworkError(f"{place(interpreter.current)}: {first_line}") from error
+
+
+def _run(network: Network, images: Tensor) -> Tensor:
+    output = run(network.graph, images)
     if not isinstance(output, Tensor):
         raise UnsupportedNetworkError(f"the output is a {type(output).__name__}, not one tensor")
     return output
@@ -77,7 +102,7 @@ def with_shape_facts(network: Network) -> Network:
     meta = network.to_meta()
     expected = _checked_batches(meta)
     note = _size_note(meta, expected)
-    found = replace(network, size_is_free=not note, size_note=note)
+    found = replace(network, size_is_free=not note, size_note=note, output_shape=expected[1:])
     return replace(found, is_classifier=find_head(found).is_row)
 
 
@@ -108,13 +133,28 @@ def _size_note(meta: Network, expected: tuple[int, ...]) -> str:
     return ""
 
 
-def check_outputs(network: Network, images: Tensor, reference: Tensor, tolerance: float = RELATIVE_TOLERANCE) -> None:
+def check_outputs(
+    network: Network,
+    images: Tensor,
+    reference: Tensor,
+    tolerance: float = RELATIVE_TOLERANCE,
+    training: Mapping[str, bool] | None = None,
+) -> None:
     """Check that the lifted graph computes what the original computed, and each image on its own what it computed in a batch.
+
+    Args:
+        network: in evaluation mode, and left in it.
+        training: which modules the original ran in training mode, by name; batch statistics and dropout count there.
 
     Raises:
         UnsupportedNetworkError: it does not.
     """
-    output = _run(network, images)
+    for name, mode in (training or {}).items():
+        network.graph.get_submodule(name).training = mode
+    try:
+        output = _run(network, images)
+    finally:
+        network.eval()
     if output.shape != reference.shape:
         raise UnsupportedNetworkError(f"the lifted graph returns {tuple(output.shape)}, the original {tuple(reference.shape)}")
     if not bool(torch.isfinite(reference).all()):
@@ -122,6 +162,7 @@ def check_outputs(network: Network, images: Tensor, reference: Tensor, tolerance
     error = relative_error(output, reference)
     if not error <= tolerance:
         raise UnsupportedNetworkError(f"the lifted graph differs from the original by {error:.1e} of the output's scale")
+    batch = _run(network, images) if any((training or {}).values()) else reference
     single = _run(network, images[:1])
-    if not relative_error(single, reference[:1]) <= max(tolerance, _ALONE_TOLERANCE):
+    if not relative_error(single, batch[:1]) <= max(tolerance, _ALONE_TOLERANCE):
         raise UnsupportedNetworkError("an image alone gives another output than in a batch: the network mixes images")

@@ -19,15 +19,18 @@ from techniques.pt2_limits import ArchiveLimits
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _PATH = re.compile(r"(?:[A-Za-z0-9_@]{1,256}(?:\.[A-Za-z0-9_@]{1,256}){0,63})?")
-_WORD = re.compile(r"[A-Za-z_]{0,32}")
+_WORD = re.compile(r"[A-Za-z_]{0,32}|[A-Za-z., ]{1,120}(?:->[A-Za-z. ]{0,60})?")
+"""Plain words (names of modes) and the equations of ``einsum``."""
 _VERSION = re.compile(r"[\w.+<=-]{0,64}")
 _STACK_ENTRY = re.compile(r"[\w.@]*,[\w.@]*,[\w.]*")
-_OPERATOR = re.compile(r"torch\.ops\.(?:aten|quantized_decomposed)\.(?!__)([A-Za-z0-9_]+)\.(?!__)[A-Za-z0-9_]+")
+_OPERATOR = re.compile(
+    r"torch\.ops\.(?:aten|quantized_decomposed)\.(__and__|__or__|__xor__|(?!__)[A-Za-z0-9_]+)\.(?!__)[A-Za-z0-9_]+"
+)
 _INNER_OPERATORS = frozenset(
     re.findall(
         r"\w+",
         "_adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar _assert_tensor_metadata "
-        "_batch_norm_no_update _batch_norm_with_update _convolution _fake_quantize_learnable_per_channel_affine "
+        "__and__ __or__ __xor__ _batch_norm_no_update _batch_norm_with_update _convolution _fake_quantize_learnable_per_channel_affine "
         "_fake_quantize_learnable_per_tensor_affine _log_softmax _native_batch_norm_legit _native_batch_norm_legit_functional "
         "_native_batch_norm_legit_no_training _native_multi_head_attention _prelu_kernel _transformer_encoder_layer_fwd "
         "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math _shape_as_tensor _softmax _to_copy "
@@ -40,6 +43,8 @@ _FUNCTIONS = frozenset(
     + [f"torch.sym_{n}" for n in ("int", "float", "max", "min", "not", "ite")]
     + [f"math.{n}" for n in ("ceil", "floor", "trunc")]
 )
+_REGIONS = frozenset(f"torch.ops.higher_order.wrap_with_{n}" for n in ("set_grad_enabled", "autocast"))
+"""Regions in which something is switched on or off; the only operators that may hold a graph."""
 _DENIED_OPERATORS = frozenset(
     re.findall(
         r"\w+",
@@ -85,18 +90,11 @@ def checked_program(entry: str, text: bytes, limits: ArchiveLimits) -> tuple[str
         program = json.loads(text)
         graph_module = program["graph_module"]
         graph = graph_module["graph"]
-        if len(graph["nodes"]) > limits.nodes:
-            raise UnsafeModelError(f"{entry}: {len(graph['nodes'])} nodes, at most {limits.nodes} are accepted")
-        for node in graph["nodes"]:
-            _check_target(entry, node["target"])
-            node["metadata"] = _clean_metadata(node.get("metadata") or {})
+        _check_graph(entry, graph, limits, limits.nodes)
         graph_module["module_call_graph"] = [_clean_call(entry, call) for call in graph_module["module_call_graph"]]
         graph_module["metadata"], graph_module["treespec_namedtuple_fields"] = {}, {}
-        if graph.get("custom_obj_values"):
-            raise UnsafeModelError(f"{entry}: custom objects are not accepted")
         program["guards_code"] = []
         program["verifiers"] = [v for v in program.get("verifiers", []) if v in ("TRAINING", "ATEN", "")]
-        _check_tensor_values(entry, graph["tensor_values"], limits)
         for name in program.get("range_constraints", {}):
             _match(entry, "range_constraints", name, _NAME)
         for name in program.get("opset_version", {}):
@@ -108,6 +106,33 @@ def checked_program(entry: str, text: bytes, limits: ArchiveLimits) -> tuple[str
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UnsafeModelError(f"{entry}: not an exported program ({type(error).__name__}: {str(error)[:100]})") from None
     return json.dumps(program), entry
+
+
+class _Region(dict[str, Any]):
+    """A nested graph that was checked; no JSON text makes one."""
+
+
+def _check_graph(entry: str, graph: dict[str, Any], limits: ArchiveLimits, nodes_left: int) -> int:
+    """Check nodes and tensors of a graph and of the regions inside; returns how many nodes may still follow."""
+    nodes_left -= len(graph["nodes"])
+    if nodes_left < 0:
+        raise UnsafeModelError(f"{entry}: {limits.nodes - nodes_left} nodes, at most {limits.nodes} are accepted")
+    if graph.get("custom_obj_values"):
+        raise UnsafeModelError(f"{entry}: custom objects are not accepted")
+    for node in graph["nodes"]:
+        node["metadata"] = _clean_metadata(node.get("metadata") or {})
+        if node["target"] not in _REGIONS:
+            _check_target(entry, node["target"])
+            continue
+        for argument in node["inputs"]:
+            inner = argument["arg"].get("as_graph")
+            if inner is not None:
+                if not re.fullmatch(r"submod_\d{1,6}", inner["name"]):
+                    raise UnsafeModelError(f"{entry}: a nested graph of the name {str(inner['name'])[:80]!r}")
+                nodes_left = _check_graph(entry, inner["graph"], limits, nodes_left)
+                argument["arg"]["as_graph"] = _Region(inner)
+    _check_tensor_values(entry, graph["tensor_values"], limits)
+    return nodes_left
 
 
 def _match(entry: str, key: str, value: Any, pattern: re.Pattern[str]) -> None:
@@ -182,7 +207,7 @@ def _walk(entry: str, value: Any, key: str) -> None:
 
 
 def _walk_item(entry: str, parent: str, key: str, value: Any) -> None:
-    if key in _REFUSED_KEYS and value is not None:
+    if key in _REFUSED_KEYS and value is not None and not isinstance(value, _Region):
         raise UnsafeModelError(f"{entry}: {_REFUSED_KEYS[key]} is not accepted")
     if parent in _IDENTIFIER_TABLES:
         _match(entry, parent, key, _NAME)

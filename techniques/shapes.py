@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,9 +14,19 @@ from techniques.network import Network
 
 
 class Shape(tuple[int, ...]):
-    """Shape of a tensor that is not there; in this module it stands for the tensor."""
+    """Shape of a tensor that is not there; in this module it stands for the tensor. Equal to another if the sizes are."""
 
-    __slots__ = ()
+    dtype: torch.dtype
+
+    def __new__(cls, sizes: Iterable[int], dtype: torch.dtype = torch.float32) -> Shape:
+        """Of these sizes, for a tensor of this type."""
+        shape = super().__new__(cls, sizes)
+        shape.dtype = dtype
+        return shape
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled with its type."""
+        return Shape, (tuple(self), self.dtype)
 
 
 def node_shapes(network: Network, batch: int = 1) -> dict[str, tuple[int, ...]]:
@@ -113,11 +123,12 @@ def _function_shape(node: fx.Node, arguments: tuple[Any, ...]) -> Shape | None:
     """By arithmetic, for the operations that networks are full of; None where that is not simple."""
     name = str(node.target).split(".")[1].rstrip("_") if str(node.target).startswith("aten.") else ""
     x = arguments[0] if arguments else None
-    if name in _KEEPING_OPERATIONS and isinstance(x, Shape):
+    if name in _KEEPING_OPERATIONS and isinstance(x, Shape) and x.dtype == torch.float32:
         return x
     if name in _BROADCASTING or node.target in _PYTHON_BROADCASTING:
-        return _broadcast([a for a in arguments[:2] if isinstance(a, Shape)])
-    if name == "cat" and all(isinstance(part, Shape) for part in arguments[0]):
+        shapes = [a for a in arguments[:2] if isinstance(a, Shape)]
+        return _broadcast(shapes) if all(s.dtype == torch.float32 for s in shapes) else None
+    if name == "cat" and all(isinstance(part, Shape) and part.dtype == torch.float32 for part in arguments[0]):
         return _concatenated(arguments[0], int(arguments[1]) if len(arguments) > 1 else 0)
     if name == "adaptive_avg_pool2d" and isinstance(x, Shape) and list(arguments[1]) in ([1], [1, 1]):
         return Shape((*x[:-2], 1, 1))
@@ -157,7 +168,7 @@ def _run(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Map
 
 def _tensors(value: Any) -> Any:
     if isinstance(value, Shape):
-        return torch.empty(value, device="meta")
+        return torch.empty(value, dtype=value.dtype, device="meta")
     if isinstance(value, list | tuple):
         items = [_tensors(item) for item in value]
         return items if isinstance(value, list) else tuple(items)
@@ -168,7 +179,7 @@ def _tensors(value: Any) -> Any:
 
 def _stands_for(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return Shape(value.shape)
+        return Shape(value.shape, value.dtype)
     if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
         return [_stands_for(item) for item in value]
     return value

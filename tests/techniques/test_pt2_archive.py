@@ -118,6 +118,23 @@ def _target(target: str) -> Callable[[Entries, Path], Entries]:
     return hostile
 
 
+def _region(target: str, name: str, outer: str = "torch.ops.higher_order.wrap_with_set_grad_enabled") -> Callable[..., Entries]:
+    """A call that holds a graph with one call of ``target``."""
+
+    def hostile(entries: Entries, canary: Path) -> Entries:
+        def change(data: Any) -> None:
+            node = data["graph_module"]["graph"]["nodes"][0]
+            inner = {"inputs": [], "outputs": [], "nodes": [{**node, "target": target}], "tensor_values": {}}
+            graph = {"name": name, "graph": {**inner, "sym_int_values": {}, "sym_bool_values": {}}}
+            data["graph_module"]["graph"]["nodes"][0] = {**node, "target": outer}
+            node["inputs"] = [{"name": "", "arg": {"as_graph": graph}, "kind": 1}]
+            data["graph_module"]["graph"]["nodes"][0]["inputs"] = node["inputs"]
+
+        return _json(entries, PROGRAM, change)
+
+    return hostile
+
+
 def _name(entries: Entries, canary: Path) -> Entries:
     """A node name that would become part of generated code."""
     text = entries[PROGRAM].decode()
@@ -152,6 +169,9 @@ HOSTILE = [
     Hostile("target_dunder", _target("torch.ops.aten.__init__.__globals__")),
     Hostile("target_file", _target("torch.ops.aten.from_file.default")),
     Hostile("target_higher_order", _target("torch.ops.higher_order.cond")),
+    Hostile("region_with_a_foreign_target", _region("torch.hub.load", "submod_1")),
+    Hostile("region_of_another_name", _region("torch.ops.aten.relu.default", "forward")),
+    Hostile("region_in_an_ordinary_call", _region("torch.ops.aten.relu.default", "submod_1", "torch.ops.aten.relu.default")),
     Hostile("target_extension", _target("#executorch:x")),
     Hostile("node_name", _name),
     Hostile("compiled_library", _compiled),

@@ -1,0 +1,1 @@
+"""Steps of lifting an exported program: regions, in-place writes, constants, norms, parallel branches."""
