@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from search.attempts import attempt
+from search.errors import OptionSkippedError
 from search.moves import Move
 from search.pricing import Price
 from search.sensitivity import Sensitivity
 from search.space import Policy
 from search.spec import Budget
-from techniques.errors import TechniqueError
 from techniques.recipe import Recipe
 
 MAX_PRICINGS = 12
@@ -46,7 +48,12 @@ def aims_of(budget: Budget, original: Price, tightness: float) -> dict[str, floa
 
 
 def allocate(
-    policy: Policy, aims: Mapping[str, float], sensitivity: Sensitivity, make_recipe: MakeRecipe, price: Callable[[Recipe], Price]
+    policy: Policy,
+    aims: Mapping[str, float],
+    sensitivity: Sensitivity,
+    make_recipe: MakeRecipe,
+    price: Callable[[Recipe], Price],
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Allocation:
     """Combine moves until every aim is met or no move helps.
 
@@ -54,19 +61,26 @@ def allocate(
         aims: named price -> what it should be at most.
         make_recipe: the recipe of some moves under a policy.
         price: the predicted price of a recipe (memoised).
+
+    Raises:
+        OptionSkippedError: even without moves the policy's recipe cannot be made or priced on this network.
+        SearchCancelledError: ``should_stop`` said so.
     """
+
+    def priced(moves: Sequence[Move]) -> tuple[Recipe, Price]:
+        made = make_recipe(moves, policy)
+        return made, price(made)
+
     chosen: dict[tuple[str, str], Move] = {}
     rejected: set[str] = set()
-    recipe = make_recipe((), policy)
-    current = price(recipe)
+    recipe, current = attempt("a recipe without moves", lambda: priced(()), should_stop)
     for _ in range(MAX_PRICINGS):
         planned = _planned(chosen, rejected, current, aims, sensitivity, policy)
         if planned == chosen:
             break
         try:
-            recipe_now = make_recipe(tuple(planned.values()), policy)
-            price_now = price(recipe_now)
-        except TechniqueError:
+            recipe_now, price_now = attempt("a recipe", partial(priced, tuple(planned.values())), should_stop)
+        except OptionSkippedError:
             # Two moves of the plan do not go together; the last one is left out from here on.
             rejected.add(list(planned.values())[-1].move_id)
             continue

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from search.attempts import Attempts, attempt, supervised
 from search.baseline import onnx_accuracy
 from search.environment import SearchEnvironment, SearchOutcome
-from search.errors import SearchError
+from search.errors import OptionSkippedError, SearchError
 from search.evaluation.accuracy import AccuracyResult, drop_points
-from search.evaluation.latency import LatencyResult, measure_candidates
+from search.evaluation.latency import LatencyError, LatencyResult, measure_candidates
 from search.execution.runner import run_quietly
-from search.finalists import Exported, choose_finalists, export, packed, read_selection, with_latency
+from search.finalists import MAX_FINALISTS, Exported, choose_finalists, export, packed, read_selection, with_latency
 from search.pareto import broken_limits, front, nearest, pick
+from search.places import PHASE as PLACES_PHASE
+from search.places import Places
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
 from search.report import ReportInputs, build_report
 from search.setup import Setup
@@ -21,6 +26,7 @@ from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
 
 GAP_IMAGES = 5000
+GAPS_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -32,30 +38,31 @@ class Finals:
     files: Mapping[str, bytes]
 
 
-def run_finals(setup: Setup, environment: SearchEnvironment) -> Finals:
+def run_finals(setup: Setup, environment: SearchEnvironment, ends_at: float = math.inf) -> Finals:
     """Export the finalists, read them on the selection split, measure them beside the original, store them.
+
+    A candidate that cannot be exported or measured has failed, with the reason; the next best takes its place.
+
+    Args:
+        ends_at: of `time.monotonic`: behind it no further finalist is begun, once there is one.
 
     Raises:
         SearchError: there is no candidate at all; says what the trials died of.
+        SearchCancelledError: the search is to stop; seen within seconds.
     """
     store = environment.store
+    setup.evaluator.files.interrupt.unlink(missing_ok=True)  # what ended the last trial is to end nothing now
     records = [r for r in store.candidates() if r.candidate_id != BASELINE]
-    chosen = choose_finalists(records, setup.spec)
+    chosen = choose_finalists(records, setup.spec, 2 * MAX_FINALISTS)
     if not chosen:
         errors = sorted({r.error for r in records if r.error}) or ["no recipe could be made for this network and budget"]
         raise SearchError(f"no candidate could be evaluated: {'; '.join(errors[:3])}")
-    view = setup.original.data.split("selection")
-    threads = setup.runner.cpus
-    original = onnx_accuracy(setup.original.onnx, view, setup.reading, None, threads)
-    exported: list[Exported] = []
-    for record in chosen:
-        if store.should_stop():
-            break
-        files = export(record, setup.evaluator, environment.blobs, setup.spec.budget.batch_size)
-        exported.append(read_selection(files, view, original, setup.reading, threads))
-        store.append(Event("phase", f"finalist {len(exported)} of {len(chosen)}: {record.candidate_id} exported"))
-    models = {BASELINE: setup.original.onnx, **{e.record.candidate_id: e.onnx for e in exported}}
-    measured = _measure(models, setup, store)
+    original = supervised(lambda: _selection(setup), store.should_stop, math.inf)
+    exported = _exported(chosen, original, setup, environment, ends_at)
+    measured = _measured(exported, setup, store)
+    exported = [e for e in exported if e.record.candidate_id in measured]
+    if not exported:
+        raise SearchError(f"no finalist could be exported and measured: {_failures(store)}")
     baseline = _finished_baseline(setup, original, measured[BASELINE])
     finalists = with_latency(exported, measured)
     members = {r.candidate_id for r in front(finalists, setup.spec.budget)}
@@ -63,12 +70,72 @@ def run_finals(setup: Setup, environment: SearchEnvironment) -> Finals:
     store.save_candidate(baseline)
     for record in finalists:
         store.save_candidate(record)
+    models = {BASELINE: setup.original.onnx, **{e.record.candidate_id: e.onnx for e in exported}}
     return Finals(baseline, tuple(finalists), models)
 
 
+def _selection(setup: Setup) -> AccuracyResult:
+    view = setup.original.data.split("selection")
+    return onnx_accuracy(setup.original.onnx, view, setup.reading, None, setup.runner.cpus)
+
+
+def _exported(
+    chosen: Sequence[CandidateRecord], original: AccuracyResult, setup: Setup, environment: SearchEnvironment, ends_at: float
+) -> list[Exported]:
+    store, attempts = environment.store, Attempts(environment.store)
+    view, threads, batch = setup.original.data.split("selection"), setup.runner.cpus, setup.spec.budget.batch_size
+    exported: list[Exported] = []
+    most = min(len(chosen), MAX_FINALISTS)
+    for record in chosen:
+        if len(exported) == most:
+            break
+        if exported and time.monotonic() > ends_at:
+            store.append(Event("warning", f"the wall time was up: {len(exported)} of {most} finalists are exported"))
+            break
+
+        def finish(record: CandidateRecord = record) -> Exported:
+            files = export(record, setup.evaluator, environment.blobs, batch)
+            return read_selection(files, view, original, setup.reading, threads)
+
+        more_s = setup.evaluator.settings.untrained_limit_s + 2 * record.duration_s  # a lost checkpoint is trained again
+        try:
+            exported.append(attempts.attempt(f"export of {record.candidate_id}", finish, more_s))
+        except OptionSkippedError as error:
+            _has_failed(record, f"could not be exported: {error}", store)
+        else:
+            store.append(Event("phase", f"finalist {len(exported)} of {most}: {record.candidate_id} exported"))
+    attempts.done()
+    return exported
+
+
+def _has_failed(record: CandidateRecord, reason: str, store: CandidateStore) -> None:
+    failed = replace(record, state="failed", error=reason)
+    store.save_candidate(failed, [Event("warning", f"{record.candidate_id} {reason}")])
+
+
+def _failures(store: CandidateStore) -> str:
+    errors = [f"{r.candidate_id} {r.error}" for r in store.candidates() if r.state == "failed"]
+    return "; ".join(errors[:3])
+
+
+def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore) -> dict[str, Measurement]:
+    """Latencies of the original and of all that can be measured."""
+    left = {e.record.candidate_id: e for e in exported}
+    while left:
+        files = {BASELINE: setup.original.onnx, **{name: one.onnx for name, one in left.items()}}
+        try:
+            return _measure(files, setup, store)
+        except LatencyError as error:
+            named = [name for name in left if name in str(error)]
+            if len(named) != 1:
+                raise
+            _has_failed(left.pop(named[0]).record, f"could not be measured: {error}", store)
+    return {}
+
+
 def _measure(files: Mapping[str, bytes], setup: Setup, store: CandidateStore) -> dict[str, Measurement]:
-    batch = setup.spec.budget.batch_size
-    results = run_quietly(measure_candidates, setup.runner, files, setup.target, BASELINE, batch=batch)
+    batch, stop = setup.spec.budget.batch_size, store.should_stop
+    results = run_quietly(measure_candidates, setup.runner, files, setup.target, BASELINE, batch=batch, should_stop=stop)
     warning = noise_warning(results[BASELINE])
     if warning:
         store.append(Event("warning", warning))
@@ -116,10 +183,12 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
     broken = broken_limits(closest, spec.budget) if closest else {}
     baseline = finals.baseline
     if best is not None:
-        best, baseline = _read_test(setup, finals, replace(best, state="best"))
+        chosen = replace(best, state="best")
+        best, baseline = supervised(lambda: _read_test(setup, finals, chosen), store.should_stop, math.inf)
         store.save_candidate(baseline)
         store.save_candidate(best)
         members = [best if m.candidate_id == best.candidate_id else m for m in members]
+    gaps, gaps_note = _attempted_gaps(setup, finals, best, store)
     evaluated = [r for r in store.candidates() if r.candidate_id != BASELINE and "validation" in r.accuracy]
     report = build_report(
         ReportInputs(
@@ -131,10 +200,11 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
             front=members,
             candidates_evaluated=len(evaluated),
             broken_limits=broken,
-            gaps=_gaps(setup, finals, best),
+            gaps=gaps,
             data_sha256=setup.original.data.metadata.data_sha256,
             duration_s=duration_s,
-            notes=_once(environment.dataset_notes, setup.original.data.metadata.notes, _network_notes(setup)),
+            places=store.phase(PLACES_PHASE),
+            notes=_once(environment.dataset_notes, _notes(setup, store), gaps_note),
         )
     )
     text = json.dumps(report, indent=1, sort_keys=True)
@@ -173,6 +243,16 @@ def _read_test(setup: Setup, finals: Finals, best: CandidateRecord) -> tuple[Can
     return read[0], read[1]
 
 
+def _attempted_gaps(
+    setup: Setup, finals: Finals, best: CandidateRecord | None, store: CandidateStore
+) -> tuple[dict[str, float], list[str]]:
+    """The gaps, or why the report has none: they decide nothing."""
+    try:
+        return attempt("gaps", lambda: _gaps(setup, finals, best), store.should_stop, GAPS_LIMIT_S), []
+    except OptionSkippedError as error:
+        return {}, [f"the gaps between training and validation accuracy are missing: {error}"]
+
+
 def _gaps(setup: Setup, finals: Finals, best: CandidateRecord | None) -> dict[str, float]:
     """Train accuracy minus validation accuracy in points, before and after: whether compression overfitted."""
     train = setup.original.data.split("train")
@@ -198,6 +278,12 @@ def _network_notes(setup: Setup) -> list[str]:
     if setup.reading.note:
         notes.append(setup.reading.note)
     return notes
+
+
+def _notes(setup: Setup, store: CandidateStore) -> list[str]:
+    """What a reader must know of the data, the network, and the places that are left alone."""
+    found = store.phase(PLACES_PHASE)
+    return [*setup.original.data.metadata.notes, *_network_notes(setup), *([Places.from_json(found).sentence] if found else [])]
 
 
 def _message(

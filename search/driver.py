@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search.allocation import Allocation, MakeRecipe, aims_of, allocate
+from search.errors import OptionSkippedError, SearchCancelledError
 from search.execution.trial import TrialPlan
 from search.pareto import non_dominated_ranks, objectives
 from search.pricing import Price, Pricer
@@ -19,7 +20,6 @@ from search.sensitivity import Sensitivity
 from search.space import Policy
 from search.spec import SearchSpec
 from search.tracking.outbox import Outbox
-from techniques.errors import TechniqueError
 from techniques.recipe import Recipe
 
 PROMOTED_SHARE = 0.5
@@ -51,17 +51,26 @@ class SearchDriver:
         rungs: int,
         deadline: float,
         interrupt: Path,
+        grace_s: float = math.inf,
     ) -> None:
+        """See the class.
+
+        Args:
+            deadline: of `time.monotonic`; behind it nothing is proposed or promoted.
+            interrupt: a file that ends the trials that run, where it exists.
+            grace_s: how long after the deadline a trial may go on; then it is interrupted, and what it had reached stays.
+        """
         self._spec, self._store, self._outbox, self._sampler = spec, store, outbox, sampler
         self._sensitivity, self._pricer, self._make_recipe = sensitivity, pricer, make_recipe
         self._rungs, self._deadline, self._interrupt = rungs, deadline, interrupt
+        self._ends_at = deadline + grace_s
         self._original = pricer.price(Recipe())
         self._running: dict[int, _Running] = {}
         self._by_rung: list[dict[int, CandidateRecord]] = [{} for _ in range(rungs)]
         self._recipes: set[str] = set()
         self._number = 0
         self._done = 0
-        self._asked_at, self._stop = 0.0, False
+        self._asked_at, self._stop, self._told = 0.0, False, False
 
     @property
     def cancelled(self) -> bool:
@@ -110,8 +119,9 @@ class SearchDriver:
         for _ in range(_ASKS_PER_TRIAL):
             aims = aims_of(self._spec.budget, self._original, tightness)
             try:
-                allocation = allocate(policy, aims, self._sensitivity, self._make_recipe, self._pricer.price)
-            except TechniqueError:
+                stop = self._store.should_stop
+                allocation = allocate(policy, aims, self._sensitivity, self._make_recipe, self._pricer.price, stop)
+            except (OptionSkippedError, SearchCancelledError):
                 return None
             if allocation.recipe.digest not in self._recipes:
                 return allocation
@@ -138,7 +148,7 @@ class SearchDriver:
         record = self._record(number, rung, running, values)
         self._running[number] = replace(running, record=record)
         self._by_rung[rung][number] = record
-        goes_on = rung + 1 < self._rungs and not self.should_stop() and self._is_promoted(record, rung)
+        goes_on = rung + 1 < self._rungs and self._has_time() and self._is_promoted(record, rung)
         self._store.save_candidate(record, [_candidate_event(record, goes_on)])
         if not goes_on:
             self._finish(number, record)
@@ -148,8 +158,10 @@ class SearchDriver:
         """Store the failure; what the trial reached before stays."""
         running = self._running.pop(number)
         self._sampler.tell_failed(number)
-        if self.should_stop():
+        if self.should_stop() and self._stop:
             return
+        if self._is_over():
+            message = f"the time for trials was up: {message}"
         before = running.record
         record = before or self._record(number, rung, running, {})
         record = replace(record, error=message, state=record.state if before else "failed")
@@ -158,14 +170,22 @@ class SearchDriver:
         self._outbox.candidate(record)
 
     def should_stop(self) -> bool:
-        """Cancelled or out of time; wakes up training through the interrupt file."""
+        """Cancelled, or so long after the deadline that trials have to end; wakes up training through the interrupt file."""
         now = time.monotonic()
         if not self._stop and now - self._asked_at > _STOP_POLL_S:
             self._asked_at = now
             self._stop = self._store.should_stop()
-            if self._stop:
-                self._interrupt.touch()
-        return self._stop
+        ends = self._stop or self._is_over()
+        if ends and not self._told:
+            self._told = True
+            self._interrupt.touch()
+        return ends
+
+    def _is_over(self) -> bool:
+        return time.monotonic() > self._ends_at
+
+    def _has_time(self) -> bool:
+        return not self.should_stop() and time.monotonic() <= self._deadline
 
     def _finish(self, number: int, record: CandidateRecord) -> None:
         del self._running[number]

@@ -30,9 +30,25 @@ class BaselineError(SearchError):
     """The original does not do on the given data what it should: near chance, or below ``expected_accuracy``."""
 
 
-class SearchCancelledError(SearchError):
+class OutsideError(Exception):
+    """Comes from outside of what was tried, and is never its fault: the search is to stop, the runtime or the store is away."""
+
+
+class SearchCancelledError(SearchError, OutsideError):
     """The search was asked to stop."""
 
 
-class RuntimeLostError(SearchError):
+class OptionSkippedError(SearchError):
+    """A technique cannot do this to this network; the message is the reason, and the search goes on without it."""
+
+
+class TimeLimitError(OptionSkippedError):
+    """It took more than the time that is stated for it, and was stopped."""
+
+
+class UnexpectedError(SearchError):
+    """A fault of ours; the message names phase and kind, and the log has the traceback."""
+
+
+class RuntimeLostError(SearchError, OutsideError):
     """What the trials run in went away under them; all that is stored is kept, and the search can go on from there."""

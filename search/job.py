@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
+from search.attempts import ON_PURPOSE, supervised, unexpected
 from search.conclusion import conclude, run_finals
 from search.environment import SearchEnvironment, SearchOutcome
-from search.errors import SearchCancelledError
+from search.errors import OutsideError, SearchCancelledError, SearchError, TimeLimitError, UnexpectedError
 from search.execution.runner import ray_runtime, run_trials
-from search.protocols import CandidateRecord, Event
-from search.setup import find_sensitivity, make_driver, prepare
+from search.protocols import CandidateRecord, CandidateStore, Event
+from search.setup import Setup, find_sensitivity, make_driver, prepare, tell_places
 from search.spec import SearchSpec
 from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
+
+_LOG = logging.getLogger("paretopress.search")
 
 __all__ = ["SearchEnvironment", "SearchOutcome", "run_search"]
 
@@ -47,32 +53,65 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
 
 def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, started: float) -> SearchOutcome:
     store = environment.store
-    store.append(Event("phase", "baseline: accuracy of the original on the given data, latency on the target"))
     torch.set_num_threads(environment.cpus)
-    setup = prepare(spec, environment)
-    store.save_candidate(setup.baseline, [_baseline_event(setup.baseline)])
+    with _phase(store, "baseline", "accuracy of the original on the given data, latency on the target"):
+        setup = _in_time(lambda: prepare(spec, environment), spec, store)
+        store.save_candidate(setup.baseline, [_baseline_event(setup.baseline)])
     # Thousands of small graphs are priced from here on; what already stands is not looked through again for each of them.
     gc.collect()
     gc.freeze()
     outbox.candidate(setup.baseline)
 
-    store.append(Event("phase", "sensitivity: what each single compression costs and saves"))
-    sensitivity = find_sensitivity(setup, environment)
+    with _phase(store, "sensitivity", "what each single compression costs and saves"):
+        sensitivity = find_sensitivity(setup, environment)
+        tell_places(setup, sensitivity, environment)
 
-    store.append(Event("phase", f"search: up to {spec.effort.max_trials} candidates"))
-    driver = make_driver(setup, sensitivity, environment, outbox, started)
-    driver.restore(store.candidates())
-    store.record_process_group(os.getpgrp())
+    with _phase(store, "search", f"up to {spec.effort.max_trials} candidates"):
+        driver = make_driver(setup, sensitivity, environment, outbox, started)
+        driver.restore(store.candidates())
+        store.record_process_group(os.getpgrp())
     with ray_runtime(setup.runner):
-        run_trials(driver, setup.evaluator, setup.runner)
-        if driver.cancelled:
-            raise SearchCancelledError("cancelled on request")
-        store.append(Event("phase", "finalists: exported, read on the selection split, measured on the target"))
-        finals = run_finals(setup, environment)
+        with _goes_on("search"):
+            run_trials(driver, setup.evaluator, setup.runner)
+            if driver.cancelled:
+                raise SearchCancelledError("cancelled on request")
+        with _phase(store, "finalists", "exported, read on the selection split, measured on the target"):
+            finals = run_finals(setup, environment, ends_at=started + spec.effort.max_wall_time_s)
 
-    outcome = conclude(setup, environment, outbox, finals, time.monotonic() - started)
+    with _goes_on("report"):
+        outcome = conclude(setup, environment, outbox, finals, time.monotonic() - started)
     shutil.rmtree(setup.evaluator.files.checkpoints, ignore_errors=True)
     return outcome
+
+
+@contextmanager
+def _phase(store: CandidateStore, name: str, words: str) -> Iterator[None]:
+    """A phase begins, is announced, and gives its name to what goes wrong in it."""
+    store.append(Event("phase", f"{name}: {words}"))
+    with _goes_on(name):
+        yield
+
+
+@contextmanager
+def _goes_on(name: str) -> Iterator[None]:
+    """What nobody has thought of ends the search with the phase, the kind and the first line; the rest is for the log."""
+    try:
+        yield
+    except (OutsideError, *ON_PURPOSE):
+        raise
+    except Exception as error:
+        _LOG.exception("unexpected in the phase %s", name)
+        raise UnexpectedError(unexpected(name, error)) from error
+
+
+def _in_time(prepare: Callable[[], Setup], spec: SearchSpec, store: CandidateStore) -> Setup:
+    """What stands before the first trial; no more than the whole wall time."""
+    try:
+        return supervised(prepare, store.should_stop, spec.effort.max_wall_time_s)
+    except TimeLimitError as error:
+        limit = f"the wall time of {spec.effort.max_wall_time_s:.0f} s was up before the first candidate"
+        message = f"{limit}: reading the original's accuracy and measuring it took all of it. Allow more time, or give fewer images"
+        raise SearchError(message) from error
 
 
 def _baseline_event(record: CandidateRecord) -> Event:

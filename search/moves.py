@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from torch import nn
 
+from search.attempts import Attempts
+from search.errors import OptionSkippedError
 from search.space import Policy
 from techniques.apply import apply_recipe
 from techniques.context import TechniqueContext
@@ -43,24 +46,57 @@ class Move:
         return f"{self.kind}:{self.name}:{self.strength:g}"
 
 
-def possible_moves(network: Network, context: TechniqueContext, techniques: Collection[str]) -> tuple[Move, ...]:
-    """All single moves on this network that the request allows, weakest strength first at each place."""
+@dataclass(frozen=True)
+class PossibleMoves:
+    """What can be tried on a network. ``skipped``: technique -> why its places could not be found."""
+
+    moves: tuple[Move, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def possible_moves(network: Network, context: TechniqueContext, techniques: Collection[str], attempts: Attempts) -> PossibleMoves:
+    """All single moves on this network that the request allows, weakest strength first at each place.
+
+    Raises:
+        OutsideError: the search is to stop.
+    """
     moves: list[Move] = []
-    if "block_removal" in techniques:
-        blocks = [b for b in removable_blocks(network) if all(context.in_scope(layer) for layer in b.layers)]
-        moves += [Move("block", b.name, 1.0, b.layers) for b in blocks]
-    if "structured_pruning" in techniques:
-        for group in groups(network, context).values():
-            kept = {group.channels}
-            for ratio in PRUNING_RATIOS:
-                if group.kept(ratio) not in kept:
-                    kept.add(group.kept(ratio))
-                    moves.append(Move("prune", group.name, ratio, group.layers))
-    if "low_rank" in techniques:
-        for name, layer in network.layers().items():
-            if context.in_scope(name) and _can_factor(layer):
-                moves += [Move("rank", name, 1 - fraction, (name,)) for fraction in RANK_FRACTIONS]
-    return tuple(moves)
+    skipped: dict[str, str] = {}
+    for technique, find in _FINDERS.items():
+        if technique in techniques:
+            try:
+                moves += attempts.attempt(f"places of {technique}", partial(find, network, context))
+            except OptionSkippedError as error:
+                skipped[technique] = str(error)
+    return PossibleMoves(tuple(moves), skipped)
+
+
+def _blocks(network: Network, context: TechniqueContext) -> list[Move]:
+    blocks = [b for b in removable_blocks(network) if all(context.in_scope(layer) for layer in b.layers)]
+    return [Move("block", b.name, 1.0, b.layers) for b in blocks]
+
+
+def _prunings(network: Network, context: TechniqueContext) -> list[Move]:
+    moves = []
+    for group in groups(network, context).values():
+        kept = {group.channels}
+        for ratio in PRUNING_RATIOS:
+            if group.kept(ratio) not in kept:
+                kept.add(group.kept(ratio))
+                moves.append(Move("prune", group.name, ratio, group.layers))
+    return moves
+
+
+def _factorings(network: Network, context: TechniqueContext) -> list[Move]:
+    names = [name for name, layer in network.layers().items() if context.in_scope(name) and _can_factor(layer)]
+    return [Move("rank", name, 1 - fraction, (name,)) for name in names for fraction in RANK_FRACTIONS]
+
+
+_FINDERS: Mapping[str, Callable[[Network, TechniqueContext], list[Move]]] = {
+    "block_removal": _blocks,
+    "structured_pruning": _prunings,
+    "low_rank": _factorings,
+}
 
 
 def _can_factor(layer: nn.Module) -> bool:

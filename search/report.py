@@ -25,6 +25,7 @@ class ReportInputs:
 
     Attributes:
         gaps: ``baseline`` and ``best`` -> train accuracy minus validation accuracy, in points.
+        places: `search.places.Places` as JSON: what can be made smaller, and why the rest cannot; None where it is not known.
         notes: what a reader must know about the data and the search.
     """
 
@@ -40,6 +41,7 @@ class ReportInputs:
     data_sha256: str
     duration_s: float
     notes: Sequence[str] = field(default=())
+    places: Mapping[str, Any] | None = None
 
 
 def build_report(inputs: ReportInputs) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "versions": versions(),
         "machine": machine(),
         "duration_s": inputs.duration_s,
+        "places": None if inputs.places is None else dict(inputs.places),
         "notes": list(inputs.notes),
     }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from hw_models.predictor import Predictor
 from hw_models.targets import Target, get_target
+from search.attempts import STEP_LIMIT_S, Attempts, attempt
 from search.baseline import (
     Original,
     baseline_record,
@@ -24,12 +26,20 @@ from search.baseline import (
 )
 from search.driver import SearchDriver
 from search.environment import SearchEnvironment
-from search.errors import FieldViolation, InvalidSpecError
+from search.errors import FieldViolation, InvalidSpecError, OptionSkippedError
 from search.evaluation.accuracy import AccuracyResult
-from search.evaluation.candidate import CandidateEvaluator, EvaluationFiles, EvaluationSettings, technique_context
+from search.evaluation.candidate import (
+    CALIBRATION_IMAGES,
+    CandidateEvaluator,
+    EvaluationFiles,
+    EvaluationSettings,
+    technique_context,
+)
 from search.evaluation.reading import Reading
 from search.execution.runner import RunnerSettings
 from search.moves import Move, possible_moves, recipe_of
+from search.places import PHASE as PLACES_PHASE
+from search.places import Places, find_places
 from search.pricing import Pricer
 from search.protocols import CandidateRecord, Event
 from search.sampler import PolicySampler
@@ -40,6 +50,8 @@ from search.tracking.outbox import Outbox
 from techniques import registry
 from techniques.base import Effort as TrainingEffort
 from techniques.context import TechniqueContext
+from techniques.network import Network
+from techniques.pruning import structured
 from techniques.recipe import Recipe
 
 BATCH_SIZE = 128
@@ -47,6 +59,10 @@ RUNG_SHARES = (0.0, 0.25, 0.75)
 SENSITIVITY_IMAGES = 256
 _FINALS_SHARE = 0.15
 _SENSITIVITY_SHARE = 0.1
+_GRACE_SHARE = 0.05
+"""Of the wall time: how long after the last promotion a trial that trains may go on before it is interrupted."""
+_UNTRAINED_FACTOR = 20
+"""A candidate is built on some hundred images and read on the validation split; so many times what the original needs for these."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,9 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     target = get_target(spec.target)
     techniques = allowed_techniques(spec, target)
     original = open_original(spec, environment.blobs)
+    began = time.monotonic()
     reading, validation = read_original(spec, original)
+    image_s = (time.monotonic() - began) / max(len(original.data.split("validation")), 1)
     runner = RunnerSettings(environment.cpus, environment.work_dir / "tune", environment.ray_address, environment.parallel_trials)
     files = _files(spec, environment)
     save_original_logits(validation, files.original_logits)
@@ -102,6 +120,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         scopes=spec.scopes,
         reduced_weight_range=target.reduced_weight_range,
         task=reading.task,
+        untrained_limit_s=_untrained_limit_s(original, image_s),
     )
     record = baseline_record(spec, original, validation, environment.blobs.put_bytes(original.onnx))
     latency = measure_alone(original.onnx, target, spec.budget.batch_size)
@@ -111,6 +130,12 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     pricer = Pricer(original.network, predictor, spec.budget.batch_size, context)
     evaluator = CandidateEvaluator(files, settings)
     return Setup(spec, target, original, reading, validation, record, evaluator, context, pricer, techniques, runner)
+
+
+def _untrained_limit_s(original: Original, image_s: float) -> float:
+    """What building a candidate without training, and reading it, may take; ``image_s`` are the original's seconds per image."""
+    images = len(original.data.split("validation")) + 2 * CALIBRATION_IMAGES
+    return STEP_LIMIT_S + _UNTRAINED_FACTOR * image_s * images
 
 
 def allowed_techniques(spec: SearchSpec, target: Target) -> tuple[str, ...]:
@@ -169,17 +194,44 @@ def find_sensitivity(setup: Setup, environment: SearchEnvironment) -> Sensitivit
     return sensitivity
 
 
+def tell_places(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment) -> None:
+    """Find out what is left alone and why, once, and tell it; no search ends for it."""
+    store = environment.store
+    if store.phase(PLACES_PHASE) is not None:
+        return
+    network, context = setup.original.network, setup.context
+
+    def find() -> Places:
+        return find_places(network, context, sensitivity, _reasons(network, context), setup.techniques)
+
+    try:
+        places = attempt("places", find, store.should_stop)
+    except OptionSkippedError as error:
+        store.append(Event("warning", f"what is left alone could not be found out: {error}"))
+        return
+    store.save_phase(PLACES_PHASE, places.to_json())
+    store.append(Event("sensitivity", places.sentence, {"places": places.sentence}))
+
+
+def _reasons(network: Network, context: TechniqueContext) -> Mapping[str, str]:
+    """Place -> why its channels stay, as far as pruning can say."""
+    find = getattr(structured, "left_alone", None)
+    return find(network.to_meta(), context) if find else {}
+
+
 def _measure(setup: Setup, environment: SearchEnvironment) -> Sensitivity:
     view = setup.original.data.split("validation")
     rng = np.random.default_rng(setup.spec.effort.seed)
     chosen = np.sort(rng.permutation(len(view))[:SENSITIVITY_IMAGES])
-    moves = possible_moves(setup.original.network, setup.context, setup.techniques)
+    attempts = Attempts(environment.store)
+    possible = possible_moves(setup.original.network, setup.context, setup.techniques, attempts)
     precisions = ("fp32", "int8") if "int8_quantization" in setup.techniques else ("fp32",)
     limit_s = setup.spec.effort.max_wall_time_s * _SENSITIVITY_SHARE
     torch.manual_seed(setup.spec.effort.seed)
     images = view.images(chosen)
-    network, stop = setup.original.network, environment.store.should_stop
-    return measure_sensitivity(network, moves, images, setup.context, setup.pricer, precisions, limit_s, stop)
+    network = setup.original.network
+    found = measure_sensitivity(network, possible.moves, images, setup.context, setup.pricer, attempts, precisions, limit_s)
+    return replace(found, skipped={**possible.skipped, **found.skipped})
 
 
 def _content_key(setup: Setup, environment: SearchEnvironment) -> str:
@@ -205,7 +257,8 @@ def make_driver(
     spec = setup.spec
     meta = setup.original.network.to_meta()
     distils = setup.rungs > 1
-    space = search_space(setup.techniques, setup.original.network.size_is_free)
+    usable = [name for name in setup.techniques if name not in sensitivity.skipped]
+    space = search_space(usable, setup.original.network.size_is_free)
 
     def make_recipe(moves: Sequence[Move], policy: Policy) -> Recipe:
         return recipe_of(moves, policy, meta, setup.context, distils)
@@ -220,5 +273,6 @@ def make_driver(
         make_recipe=make_recipe,
         rungs=setup.rungs,
         deadline=started + spec.effort.max_wall_time_s * (1 - _FINALS_SHARE),
+        grace_s=spec.effort.max_wall_time_s * _GRACE_SHARE,
         interrupt=setup.evaluator.files.interrupt,
     )

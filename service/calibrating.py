@@ -9,6 +9,7 @@ from typing import Protocol
 
 from hw_models.errors import HardwareModelError
 from hw_models.targets import Target, get_target
+from search.attempts import unexpected
 from service.errors import ServiceError, StoreUnavailableError
 from service.leases import kept_lease
 from service.predictors import IDLE_TARGETS, PredictorFiles, PredictorSummary
@@ -100,9 +101,9 @@ class Calibrator:
         except (HardwareModelError, ServiceError) as error:
             _LOG.warning("%s failed: %s", claimed.name, error)
             self._give_up(number, str(error))
-        except Exception:
+        except Exception as error:
             _LOG.exception("%s failed", claimed.name)
-            self._give_up(number, "something went wrong in the worker; its log has the details")
+            self._give_up(number, unexpected("calibrating", error))
         else:
             self._queue.finish(number, summary, _in_words(summary))
 

@@ -10,7 +10,7 @@ from google.protobuf.any_pb2 import Any
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from hw_models.errors import HardwareModelError
-from search.errors import FieldViolation, InvalidSpecError, SearchError
+from search.errors import FieldViolation, InvalidSpecError, OutsideError, SearchError
 from service.intake.errors import IntakeError, SandboxError
 from techniques.errors import TechniqueError
 
@@ -64,7 +64,7 @@ class TooLargeError(ServiceError):
     """The upload exceeds a limit of the server."""
 
 
-class StoreUnavailableError(ServiceError):
+class StoreUnavailableError(ServiceError, OutsideError):
     """The database or the blob store does not answer; the same call may succeed in a moment."""
 
 

@@ -24,6 +24,7 @@ from opentelemetry.trace import SpanKind
 
 from hw_models.errors import HardwareModelError
 from hw_models.targets import Target
+from search.attempts import unexpected
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import RuntimeLostError, SearchError
 from search.protocols import BlobStore, Event
@@ -232,9 +233,9 @@ class Worker:
         except (SearchError, TechniqueError, HardwareModelError, ServiceError) as error:
             _LOG.warning("%s failed: %s", claimed.name, error)
             self._give_up(claimed, str(error))
-        except Exception:
+        except Exception as error:
             _LOG.exception("%s failed", claimed.name)
-            self._give_up(claimed, "something went wrong in the worker; its log has the details")
+            self._give_up(claimed, unexpected("worker", error))
         else:
             if outcome.state == "CANCELLED" and not self._queue.cancel_was_requested(claimed.search_id):
                 self._queue.release(claimed.search_id)

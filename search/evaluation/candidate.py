@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from search.attempts import supervised
 from search.evaluation.accuracy import AccuracyResult, drop_points, evaluate, score
 from search.evaluation.data import CalibrationSource, ImageData, SplitView, TrainingSource, open_teacher_logits
 from search.evaluation.reading import Reading
@@ -55,7 +57,11 @@ class EvaluationFiles:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How candidates are trained and scored; plain values only."""
+    """How candidates are trained and scored; plain values only.
+
+    Attributes:
+        untrained_limit_s: what building a candidate and reading it may take before anything is trained.
+    """
 
     metric: MetricName
     effort: Effort
@@ -67,6 +73,7 @@ class EvaluationSettings:
     scopes: tuple[str, ...]
     reduced_weight_range: bool = True
     task: Task = "classes"
+    untrained_limit_s: float = math.inf
 
 
 class CandidateEvaluator:
@@ -80,7 +87,16 @@ class CandidateEvaluator:
         return {"files": self.files, "settings": self.settings, "_loaded": None}
 
     def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
-        """Accuracy and drop on the validation split after ``rung``."""
+        """Accuracy and drop on the validation split after ``rung``; ended from outside when the search stops.
+
+        Raises:
+            OptionSkippedError: it was stopped: without training it took more than the stated time.
+            SearchCancelledError: the search is to stop.
+        """
+        limit_s = math.inf if self.settings.effort.rung_steps[rung] else self.settings.untrained_limit_s
+        return supervised(lambda: self._evaluate(plan, rung), self.files.interrupt.exists, limit_s)
+
+    def _evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         started = time.perf_counter()
         network = self.build(Recipe.from_json(plan.payload["recipe"]), rung, self.files.checkpoint(plan.number))
         loaded = self.loaded()

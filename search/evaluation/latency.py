@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from search.errors import SearchError
 from search.protocols import Measurement
 
 TIMEOUT_S = 1800.0
+_TURN_S = 0.5
 
 
 class LatencyError(SearchError):
@@ -73,17 +76,28 @@ def _run_measuring(
     command = [sys.executable, "-m", "paretopress.runtime.measure", *map(str, paths)]
     for option, value in options.items():
         command += [f"--{option}", str(value)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=_environment(), check=False)
-    except subprocess.TimeoutExpired as error:
-        raise LatencyError(f"measuring {names} took more than {TIMEOUT_S:.0f} s") from error
-    if done.returncode:
-        message = done.stderr.strip()[-2000:]
+    returncode, output, errors = _finished(command, names)
+    if returncode:
+        message = errors.strip()[-2000:]
         for path, name in zip(paths, names, strict=True):
             message = message.replace(str(path), name)
         raise LatencyError(f"measuring failed: {message}")
-    measured: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    measured: dict[str, dict[str, Any]] = json.loads(output)
     return measured
+
+
+def _finished(command: list[str], names: list[str]) -> tuple[int, str, str]:
+    """Return code, output and errors. It is waited for in short turns: a search that is to stop interrupts between two of them."""
+    deadline = time.monotonic() + TIMEOUT_S
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()) as process:
+        try:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    output, errors = process.communicate(timeout=_TURN_S)
+                    return process.returncode, output, errors
+            raise LatencyError(f"measuring {names} took more than {TIMEOUT_S:.0f} s")
+        finally:
+            process.kill()
 
 
 def _environment() -> dict[str, str]:

@@ -20,13 +20,14 @@ from ray.exceptions import RayError, RayTaskError
 from ray.tune.error import TuneError
 from ray.tune.stopper import Stopper
 
-from search.errors import RuntimeLostError
+from search.errors import RuntimeLostError, SearchCancelledError
 from search.execution.driver import DriverBound, TrialDriver
 from search.execution.scheduler import DIED, RungScheduler
 from search.execution.searcher import DriverSearcher
 from search.execution.trial import RungEvaluator, TrialActor
 
 QUIET = "quiet"
+_STOP_POLL_S = 0.5
 _OBJECT_STORE_BYTES = 256 * 2**20
 Result = TypeVar("Result")
 
@@ -116,8 +117,9 @@ def _lost_runtime() -> Iterator[None]:
     """Tell a runtime that went away (killed, out of memory, a broken cluster) from errors of what it ran."""
     try:
         yield
-    except RayTaskError:
-        raise
+    except RayTaskError as error:
+        # As it was raised: Ray's own text is a traceback.
+        raise error.cause if isinstance(error.cause, Exception) else error from None
     except (RayError, TuneError, ConnectionError) as error:
         raise RuntimeLostError(f"Ray went away: {type(error).__name__}: {error}") from error
 
@@ -165,15 +167,30 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
         driver.failed(plan.number, 0, DIED)
 
 
-def run_quietly(function: Callable[..., Result], settings: RunnerSettings, *arguments: Any, **named: Any) -> Result:
+def run_quietly(
+    function: Callable[..., Result],
+    settings: RunnerSettings,
+    *arguments: Any,
+    should_stop: Callable[[], bool] = lambda: False,
+    **named: Any,
+) -> Result:
     """Call a function while no trial can run: it takes all CPUs and the ``quiet`` token (contract 4).
 
     A fresh process imports the function's module first, so a function of a light module starts seconds earlier.
 
+    Args:
+        should_stop: asked twice a second; the process that runs the function is then ended, with what it has started.
+
     Raises:
         RuntimeLostError: Ray, or the process that ran the function, went away.
+        SearchCancelledError: ``should_stop`` said so.
     """
     remote = ray.remote(num_cpus=settings.cpus, resources={QUIET: 1}, max_retries=0)(function)
     with _lost_runtime():
-        result: Result = ray.get(remote.remote(*arguments, **named))
+        reference = remote.remote(*arguments, **named)
+        while not ray.wait([reference], timeout=_STOP_POLL_S)[0]:
+            if should_stop():
+                ray.cancel(reference, force=True)
+                raise SearchCancelledError("cancelled on request")
+        result: Result = ray.get(reference)
     return result

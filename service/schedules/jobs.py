@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from search.attempts import unexpected
 from search.errors import SearchError
 from search.protocols import BlobStore
 from search.tracking.registry import ModelRegistry, RegistryRefusedError
@@ -73,9 +74,9 @@ class RegistryWorker:
             except SearchError as error:
                 _LOG.warning("%s: %s", run.name, error)
                 self._jobs.try_again(run.run_id, str(error))
-            except Exception:
+            except Exception as error:
                 _LOG.exception("%s failed", run.name)
-                self._give_up(run, "something went wrong in the worker; its log has the details")
+                self._give_up(run, unexpected("registry", error))
         return True
 
     def _give_up(self, run: ClaimedRun, message: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from search.errors import OutsideError
 from search.protocols import BASELINE, CandidateRecord, Event
 from service.errors import ServiceError, StoreUnavailableError
 from service.store.database import Database
@@ -21,7 +22,7 @@ STOP_CACHE_S = 0.4
 _ATTEMPTS = 3
 
 
-class LeaseLostError(ServiceError):
+class LeaseLostError(ServiceError, OutsideError):
     """Another worker has taken the search over; this one must write nothing more."""
 
 
