@@ -104,6 +104,9 @@ class ChannelNorm(nn.Module):
         eps: added to the (biased) variance.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
     def __init__(
         self, channels: int, weight: nn.Parameter | None = None, bias: nn.Parameter | None = None, eps: float = 1e-6
     ) -> None:

@@ -261,10 +261,10 @@ _ELEMENTWISE = {
 def drop_expansions(graph_module: fx.GraphModule) -> None:
     """Let broadcasting do what an ``expand`` before elementwise calls does: no written sizes, and no copies at run time."""
     for node in calls(graph_module):
-        if node.target in (aten.expand.default, aten.expand_as.default) and node.users:
-            if all(_broadcasts(user, node) for user in node.users):
-                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
-                graph_module.graph.erase_node(node)
+        expands = node.target in (aten.expand.default, aten.expand_as.default) and node.users
+        if expands and all(_broadcasts(user, node) for user in node.users):
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            graph_module.graph.erase_node(node)
 
 
 def _broadcasts(user: fx.Node, expanded: fx.Node) -> bool:

@@ -332,17 +332,14 @@ class _Lifter:
 
     def _place(self, node: fx.Node, attributes: dict[str, fx.Node], module: nn.Module) -> str:
         """Put the module where its weights stood in the original, if nothing else needs that place."""
-        for path in self._paths(node, attributes):
-            known = self._built.get(path)
-            if known is not None and _are_same(known, module):
+        for path, known in self._built.items():
+            if attributes and _are_same(known, module):
                 return path
-            if known is None and self._is_free(path, node):
+        for path in self._paths(node, attributes):
+            if path not in self._built and self._is_free(path, node):
                 parent, _, name = path.rpartition(".")
                 setattr(self._owner.get_submodule(parent), name, module)
                 self._built[path] = module
-                return path
-        for path, known in self._built.items():
-            if attributes and _are_same(known, module):
                 return path
         name = graph_rewrites.add_module(self._owner, node.name, module)
         self._built[name] = module
@@ -360,8 +357,13 @@ class _Lifter:
             holder = self._owner.get_submodule(path)
         except AttributeError:
             return False
-        others = [n for n in self._readers.get(path, []) if set(n.users) - {node}]
+        others = [user for n in self._readers.get(path, []) for user in n.users if not _is_same_call(user, node)]
         return not list(holder.children()) and not others
+
+
+def _is_same_call(call: fx.Node, other: fx.Node) -> bool:
+    """Whether two calls are of one layer: they differ in their input alone."""
+    return call is other or (call.target == other.target and call.args[1:] == other.args[1:] and call.kwargs == other.kwargs)
 
 
 def _are_same(known: nn.Module, module: nn.Module) -> bool:

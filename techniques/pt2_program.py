@@ -30,7 +30,8 @@ _INNER_OPERATORS = frozenset(
     re.findall(
         r"\w+",
         "_adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar _assert_tensor_metadata "
-        "__and__ __or__ __xor__ _batch_norm_no_update _batch_norm_with_update _convolution _fake_quantize_learnable_per_channel_affine "
+        "__and__ __or__ __xor__ _batch_norm_no_update _batch_norm_with_update _convolution "
+        "_fake_quantize_learnable_per_channel_affine "
         "_fake_quantize_learnable_per_tensor_affine _log_softmax _native_batch_norm_legit _native_batch_norm_legit_functional "
         "_native_batch_norm_legit_no_training _native_multi_head_attention _prelu_kernel _transformer_encoder_layer_fwd "
         "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math _shape_as_tensor _softmax _to_copy "

@@ -23,7 +23,8 @@ _MAY_RETURN_ITS_INPUT = {aten.dropout.default, aten.feature_dropout.default, ate
 """Their schemas promise a new tensor, yet in evaluation, or where nothing moves, they hand back what they were given."""
 _RESHAPING = {
     aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints, aten.unflatten.int,
-    aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.view_as.default, aten.reshape_as.default,
+    aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.view_as.default,
+    aten.reshape_as.default,
 }  # fmt: skip
 _KEEPING = {
     aten.alias.default, aten.detach.default, aten.contiguous.default, aten.dropout.default, aten.feature_dropout.default,
@@ -223,7 +224,8 @@ class _Functional:
         """``whole`` with the part that ``view`` shows replaced."""
         if view.target in _PARTS or view.target in _KEEPING:
             return part
-        target, args = view.target, view.args[1:]
+        target: Any = view.target
+        args: Any = view.args[1:]
         if view.target is operator.getitem:
             target, args = _cut(view)
         if target in _RESHAPING:
@@ -231,7 +233,7 @@ class _Functional:
         elif target is aten.transpose.int:
             new = self._graph.call_function(target, (part, *args))
         elif target is aten.permute.default:
-            order = [int(a) for a in args[0]]  # type: ignore[union-attr]
+            order = [int(a) for a in args[0]]
             rank = len(order)
             inverse = [[o % rank for o in order].index(axis) for axis in range(rank)]
             new = self._graph.call_function(target, (part, inverse))
@@ -249,16 +251,17 @@ class _Functional:
         """A slice put back, as a concatenation where that is possible: pruning and runtimes know it."""
         dim, start, stop, step = bounds
         shape = graph_rewrites.shape_of(whole)
-        length = shape[dim] if shape else None
+        length: Any = shape[dim] if shape else None
         if start == 0 and step == 1 and (stop is None or (isinstance(stop, int) and stop >= 2**62)):
             return part
         if step != 1 or not all(isinstance(v, int) for v in (start, stop, length)):
             new = self._graph.call_function(aten.slice_scatter.default, (whole, part, dim, start, stop, step))
             new.meta = dict(whole.meta)
             return new
-        start, stop = (max(0, min(int(v + length if v < 0 else v), length)) for v in (start, stop))
+        first, last = [max(0, min(int(v + length if v < 0 else v), length)) for v in (start, stop)]
         parts = [part]
-        for position, (low, high) in ((0, (0, start)), (2, (stop, length))):
+        ends: list[tuple[int, int, int]] = [(0, 0, first), (2, last, length)]
+        for position, low, high in ends:
             if high > low:
                 cut = self._graph.call_function(aten.slice.Tensor, (whole, dim, low, high))
                 value = whole.meta.get("val")
@@ -275,13 +278,15 @@ def _bounds(target: Any, args: Any) -> tuple[int, Any, Any, int]:
     """Axis, start, stop and step of a slice; a start of None is 0."""
     if target is aten.narrow.default:
         return int(args[0]), args[1], args[1] + args[2] if isinstance(args[1], int) else None, 1
-    dim, start, stop, step = [*args, *[0, None, None, 1][len(args) :]]
+    given: Any = [*args, *[0, None, None, 1][len(args) :]]
+    dim, start, stop, step = given
     return int(dim), start or 0, stop, int(step)
 
 
 def _cut(item: fx.Node) -> tuple[Any, tuple[Any, ...]]:
     """One part of a split, chunk or unbind as a slice or select."""
-    split, position = item.args[0], int(item.args[1])  # type: ignore[call-overload]
+    arguments: Any = item.args
+    split, position = arguments[0], int(arguments[1])
     kind = split.target
     given = split.kwargs.get("dim", 0)
     dim = int(split.args[1] if kind is aten.unbind.int and len(split.args) > 1 else split.args[2] if len(split.args) > 2 else given)

@@ -96,7 +96,7 @@ def _is_mean(node: Any, source: fx.Node) -> bool:
 def _is_part(node: fx.Node, position: int) -> bool:
     """A result of ``var_mean``."""
     parent = node.args[0] if node.args else None
-    return isinstance(parent, fx.Node) and parent.target in _BOTH and node.args[1] == position
+    return isinstance(parent, fx.Node) and parent.target in _BOTH and bool(node.args[1] == position)
 
 
 def _along_channels(args: Any) -> bool:
@@ -120,7 +120,7 @@ def _is_square(node: Any, source: fx.Node) -> bool:
     if not isinstance(node, fx.Node):
         return False
     if node.target in (aten.pow.Tensor_Scalar, aten.square.default):
-        return (node.target is aten.square.default or node.args[1] == 2) and _centred(node.args[0]) is source
+        return bool(node.target is aten.square.default or node.args[1] == 2) and _centred(node.args[0]) is source
     return node.target is aten.mul.Tensor and node.args[0] is node.args[1] and _centred(node.args[0]) is source
 
 
@@ -176,7 +176,7 @@ def _replace_permuted(graph_module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _permutes(node: fx.Node, order: list[int]) -> bool:
-    return node.target is aten.permute.default and [int(a) % 4 for a in node.args[1]] == order  # type: ignore[union-attr]
+    return node.target is aten.permute.default and bool([int(a) % 4 for a in node.args[1]] == order)  # type: ignore[union-attr,arg-type]
 
 
 def fold_frozen_norms(graph_module: fx.GraphModule) -> None:

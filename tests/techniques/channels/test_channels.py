@@ -76,6 +76,7 @@ DEAD = (
     ),
     Dead("padded", lambda n, x: n.h(functional.pad(n.a(x), (0, 0, 0, 0, 4, 2)).mean((2, 3))), lambda: {"h": nn.Linear(14, 10)}),
     Dead("spatial attention", attended, lambda: {"g": conv(2, 1), "h": nn.Linear(8, 10)}),
+    Dead("channel attention", channel_attended, lambda: {"g": nn.Conv1d(1, 1, 3, padding=1), "h": nn.Linear(8, 10)}),
     Dead("layer norm", normed, lambda: {"g": nn.LayerNorm(8), "h": nn.Linear(8, 10)}),
     Dead("group norm", lambda n, x: n.h(n.g(n.a(x)).mean((2, 3))), lambda: {"g": nn.GroupNorm(2, 8), "h": nn.Linear(8, 10)}),
     Dead(
@@ -83,6 +84,7 @@ DEAD = (
         lambda n, x: n.h(n.g(n.a(x)).square().mean((2, 3))),
         lambda: {"g": nn.GroupNorm(8, 8), "h": nn.Linear(8, 10)},
     ),
+    Dead("conv1d head", lambda n, x: n.h(n.g(n.a(x).flatten(2)).mean(2)), lambda: {"g": nn.Conv1d(8, 6, 1), "h": nn.Linear(6, 10)}),
     Dead("unfold", lambda n, x: n.h(functional.unfold(n.a(x), 3).mean(2)), lambda: {"h": nn.Linear(72, 10)}),
     Dead(
         "multiplied",

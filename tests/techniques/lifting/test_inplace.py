@@ -101,7 +101,8 @@ def _part_in_place(y: Tensor) -> Tensor:
 
 
 FUNCTIONS = (
-    _fill_slice, _part_in_place, _read_view_after, _clone_before, _through_reshape, _copy_made_by_reshape, _two_views_deep, _temporal_shift,
+    _fill_slice, _part_in_place, _read_view_after, _clone_before, _through_reshape, _copy_made_by_reshape, _two_views_deep,
+    _temporal_shift,
     _every_second, _one_channel_into_another, _transposed, _by_mask,
 )  # fmt: skip
 CASES = [Case(f, training) for f in FUNCTIONS for training in (True, False) if training or f in (_fill_slice, _clone_before)]

@@ -52,7 +52,8 @@ def test_layer_norms_over_channels_are_recognised(function: Callable[[Any, Tenso
     )
     network = lifted(module)
     norm = next(m for _, m in network.module_calls() if isinstance(m, ChannelNorm))
-    assert norm.weight is not None and norm.bias is not None
+    assert norm.weight is not None
+    assert norm.bias is not None
     assert not any("mean" in str(n.target) for n in network.graph.graph.nodes if n.args and n.args[1:2] == ([1],))
     assert error(network, module) <= 1e-5
     assert network.parameter_count() == sum(p.numel() for p in module.parameters())
