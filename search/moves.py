@@ -14,9 +14,10 @@ from search.errors import OptionSkippedError
 from search.space import Policy
 from techniques.apply import apply_recipe
 from techniques.context import TechniqueContext
+from techniques.low_rank.decompose import unproven_layers
 from techniques.network import Network
-from techniques.pruning.block_removal import removable_blocks
-from techniques.pruning.structured import groups
+from techniques.pruning.block_removal import removable_blocks, unproven_blocks
+from techniques.pruning.structured import offered_groups
 from techniques.recipe import Recipe, Step
 
 PRUNING_RATIOS = (0.25, 0.5)
@@ -72,13 +73,14 @@ def possible_moves(network: Network, context: TechniqueContext, techniques: Coll
 
 
 def _blocks(network: Network, context: TechniqueContext) -> list[Move]:
-    blocks = [b for b in removable_blocks(network) if all(context.in_scope(layer) for layer in b.layers)]
+    wrong = unproven_blocks(network, context)
+    blocks = [b for b in removable_blocks(network) if b.name not in wrong and all(context.in_scope(layer) for layer in b.layers)]
     return [Move("block", b.name, 1.0, b.layers) for b in blocks]
 
 
 def _prunings(network: Network, context: TechniqueContext) -> list[Move]:
     moves = []
-    for group in groups(network, context).values():
+    for group in offered_groups(network, context).values():
         kept = {group.channels}
         for ratio in PRUNING_RATIOS:
             if group.kept(ratio) not in kept:
@@ -88,7 +90,9 @@ def _prunings(network: Network, context: TechniqueContext) -> list[Move]:
 
 
 def _factorings(network: Network, context: TechniqueContext) -> list[Move]:
-    names = [name for name, layer in network.layers().items() if context.in_scope(name) and _can_factor(layer)]
+    wrong = {} if network.is_meta else unproven_layers(network, context)
+    layers = network.layers().items()
+    names = [name for name, layer in layers if name not in wrong and context.in_scope(name) and _can_factor(layer)]
     return [Move("rank", name, 1 - fraction, (name,)) for name in names for fraction in RANK_FRACTIONS]
 
 

@@ -153,6 +153,8 @@ def unproven(network: Network, context: TechniqueContext) -> dict[str, str]:
 
     All groups are tried together, layer by layer; only where that fails, halves of them, down to the one that is wrong.
     """
+    if network.is_meta:
+        return {}  # shapes alone prove nothing; what is offered there was proven on the real weights
     if network.graph not in _UNPROVEN:
         _UNPROVEN[network.graph] = disproved(list(channel_groups(network)), lambda names: _trial(network, names))
     return {name: why for name, why in _UNPROVEN[network.graph].items() if name in groups(network, context)}
