@@ -18,12 +18,15 @@ EXIT_CODES = {search_pb2.Search.FAILED: 1, search_pb2.Search.CANCELLED: 1, searc
 def show_search(client: Client, search: search_pb2.Search, as_json: bool) -> None:
     """State, table of the original and the front, and what to do next."""
     baseline, shown = _candidates(client, search)
+    places = _places(client, search)
     if as_json:
-        return print_json(_as_json(search, baseline, shown))
+        return print_json({**_as_json(search, baseline, shown), "places": places})
     console = Console(highlight=False, soft_wrap=True)
     state = tables.enum_word(search_pb2.Search.State, search.state)
     console.print(f"{search.name}  {state}  {search.state_message}", markup=False)
     console.print(f"  {search.candidate_count} candidates, target {tables.short(search.target)}, {budget_words(search.budget)}")
+    if places:
+        console.print(f"  {places}", markup=False)
     for limit in search.broken_limits:
         console.print(f"  the nearest, {tables.short(search.nearest)}, breaks {limit.limit} by {limit.excess:.4g}")
     if shown or baseline:
@@ -39,6 +42,18 @@ def _candidates(client: Client, search: search_pb2.Search) -> tuple[search_pb2.C
     baseline = every.get(f"{search.name}/candidates/{BASELINE}")
     names = list(search.front) or ([search.nearest] if search.nearest else [])
     return baseline, [every[name] for name in names if name in every]
+
+
+def _places(client: Client, search: search_pb2.Search) -> str:
+    """What the search leaves alone and why, in one sentence; empty while it runs. It was told before the first candidate."""
+    if not search.HasField("end_time"):
+        return ""
+    for event in client.watch(search.name):
+        if "places" in event.payload.fields:
+            return event.payload.fields["places"].string_value
+        if event.kind == event.CANDIDATE:
+            break
+    return ""
 
 
 def _as_json(search: search_pb2.Search, baseline: search_pb2.Candidate | None, shown: list[search_pb2.Candidate]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from paretopress.cli.live import growing_front
 from paretopress.v1 import search_pb2
 from service.converters.candidates import candidate_to_proto
 from service.testing import InProcessServer
-from tests.service.fakes import FakeImporter, FakeTools, finds_three, record
+from tests.service.fakes import PLACES, FakeImporter, FakeTools, finds_three, record
 
 RUNNER = CliRunner(env={"COLUMNS": "200"})
 
@@ -54,7 +54,7 @@ def run_search(server: InProcessServer, files: Path) -> Any:
 def test_search_uploads_follows_and_shows_the_table(server: InProcessServer, files: Path) -> None:
     result = invoke(server, "search", files / "net.onnx", files / "data.npz", "--latency-ms", 1.5, "--max-drop", 1.0)
     assert result.exit_code == 0, result.output
-    for words in ("SUCCEEDED", "accuracy", "speed-up", "ratio", "c0002", "+0.40 (+0.20..+0.60)", "90.00%"):
+    for words in (PLACES, "SUCCEEDED", "accuracy", "speed-up", "ratio", "c0002", "+0.40 (+0.20..+0.60)", "90.00%"):
         assert words in result.output
 
 
@@ -63,6 +63,7 @@ def test_search_as_json_has_baseline_best_and_front(server: InProcessServer, fil
     assert answer["search"]["state"] == "SUCCEEDED"
     assert answer["best"]["name"] == answer["search"]["best"]
     assert len(answer["front"]) == 3
+    assert answer["places"] == PLACES
     assert answer["baseline"]["measurements"]["latency_ms"]["source"] == "MEASURED"
 
 
