@@ -44,7 +44,11 @@ def read_npz(path: Path, request: ReadRequest) -> ImageTable:
         arrays = _merge_keras(arrays)
     images = _first(arrays, _IMAGE_NAMES)
     if images is None:
-        raise IntakeError("bad_data", f"the npz has no array 'images', only {sorted(arrays)}", "dataset")
+        words = (
+            f"the npz has no array 'images', only {sorted(arrays)}; name them: np.savez_compressed(path, images=..., labels=...)"
+        )
+        raise IntakeError("bad_data", words, "dataset")
+    _tell_unread(arrays, request)
     if images.ndim == 0:
         raise IntakeError("bad_data", f"images are a single {images.dtype}; need (n, h, w), (n, h, w, c) or (n, c, h, w)", "images")
     labels = _first(arrays, _LABEL_NAMES)
@@ -100,6 +104,14 @@ class _Header:
     def size(self) -> int:
         """Bytes once read."""
         return math.prod(self.shape) * self.itemsize
+
+
+def _tell_unread(arrays: dict[str, npt.NDArray[Any]], request: ReadRequest) -> None:
+    """Labels under a name of their own would make the data label-free in silence."""
+    unread = sorted(name for name in arrays if name not in _KNOWN_NAMES and not name.startswith("group"))
+    if unread:
+        advice = "" if _first(arrays, _LABEL_NAMES) is not None else "; labels are read from 'labels', 'label' or 'y'"
+        request.log.note("dataset", f"arrays that are not read: {', '.join(unread[:5])}{advice}")
 
 
 def _check_headers(path: Path, request: ReadRequest) -> None:

@@ -38,6 +38,20 @@ def other_order(names: Sequence[str]) -> str:
     return ""
 
 
+def alike(names: Sequence[str]) -> str:
+    """A sentence if two names differ in case or spaces only, as one class that was written in two ways does; else empty.
+
+    >>> alike(["Cat", "cat", "dog"])
+    "'Cat' and 'cat' are two classes, though they differ in case or spaces only"
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
+        if other != name:
+            return f"{other!r} and {name!r} are two classes, though they differ in case or spaces only"
+    return ""
+
+
 def _by_number(name: str) -> tuple[tuple[int, str], ...]:
     parts = _DIGITS.split(name)
     return tuple((int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts))

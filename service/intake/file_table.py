@@ -19,7 +19,7 @@ _Rows = Sequence[tuple[int, list[str]]]
 
 @dataclass(frozen=True)
 class Entry:
-    """One image before it is decoded; ``labels`` is None for label-free data."""
+    """One image before it is decoded; ``labels`` are the cells of its columns, None for label-free data."""
 
     name: str
     place: str
@@ -30,13 +30,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """All images; ``several`` labels each or one; ``known_classes`` exist whether or not an image has them.
+    """All images; ``label_names`` are the columns of their labels; ``known_classes`` exist whether or not an image has them.
 
     ``remark`` is what to note if the images can be read.
     """
 
     entries: list[Entry]
-    several: bool = False
+    label_names: tuple[str, ...] = ("label",)
     group_names: tuple[str, ...] = ()
     known_classes: tuple[str, ...] = ()
     remark: str = ""
@@ -52,6 +52,7 @@ class _Columns:
     split: int | None = None
     groups: tuple[int, ...] = ()
     group_names: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ("label",)
     has_header: bool = True
 
 
@@ -80,7 +81,7 @@ def list_table(source: FileSource, table: str, images: Sequence[str], request: R
         request.log.note(table, f"{len(unlisted)} images are not in the table and were left out, such as {unlisted[0]}")
     order = {name: i for i, name in enumerate(source.files)}
     entries.sort(key=lambda e: order[e.name])
-    return Listing(entries, len(columns.labels) > 1, columns.group_names)
+    return Listing(entries, columns.label_names, columns.group_names)
 
 
 def _entries(
@@ -98,7 +99,7 @@ def _entries(
         elif name in seen:
             request.log.bad(place, f"file {row[columns.file]!r} is listed twice")
         else:
-            labels = tuple(row[i] for i in columns.labels if row[i]) if columns.labels else None
+            labels = tuple(row[i] for i in columns.labels) if columns.labels else None
             split = parse_split(row[columns.split], place, request.log) if columns.split is not None else None
             entries.append(Entry(name, f"{place} ({name})", labels, split, tuple(row[i] for i in columns.groups)))
             seen.add(name)
@@ -125,7 +126,7 @@ def _columns(table: str, rows: _Rows, names: FileNames, request: ReadRequest) ->
     if not labels and groups:
         what = f"no column is called label: the images are taken as label-free and {', '.join(group_names)} as groups"
         request.log.note(table, f"{what}; call the column label if it names the classes")
-    return _Columns(len(header), file, labels, split, groups, group_names)
+    return _Columns(len(header), file, labels, split, groups, group_names, tuple(header[i] for i in labels))
 
 
 def _columns_without_header(table: str, rows: _Rows, names: FileNames) -> _Columns:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from search.dataset_file import Augment, SplitName
 from search.preprocessing import Preprocessing
-from service.intake.class_order import other_order, sort_classes
+from service.intake.class_order import alike, other_order, sort_classes
 from service.intake.errors import IntakeError, ProblemLog
 from service.intake.limits import IntakeLimits
 
@@ -164,7 +164,7 @@ def encode_texts(
             usable[position] = False
         for text in row:
             if not 0 <= index.get(text, -1) < len(names):
-                what = "is no class index (0, 1, 2, ...)" if _class_number(text) == -1 else f"is none of the {len(names)} classes"
+                what = "is no class index (0, 1, 2, ...)" if class_number(text) == -1 else f"is none of the {len(names)} classes"
                 request.log.bad(places[position], f"label {text!r} {what}")
                 usable[position] = False
         rows.append([index[text] for text in row if 0 <= index.get(text, -1) < len(names)])
@@ -181,7 +181,7 @@ def _index_of(every: set[str], request: ReadRequest, known: Sequence[str]) -> tu
     stated = tuple(unicodedata.normalize("NFC", name) for name in request.options.class_names)
     if len(set(stated)) < len(stated):
         raise IntakeError("bad_option", "class_names has a name twice, in two forms of Unicode", "class_names")
-    numbers = {text: _class_number(text) for text in every}
+    numbers = {text: class_number(text) for text in every}
     if every and not known and not every & set(stated) and None not in numbers.values():
         index = {text: number for text, number in numbers.items() if number is not None}
         if not stated:
@@ -189,9 +189,9 @@ def _index_of(every: set[str], request: ReadRequest, known: Sequence[str]) -> tu
         return stated or _numbered(max(index.values()) + 1, request), index
     missing = set() if known else {text for text in every if text.lower() == "nan"}  # what pandas makes of an empty cell
     names = stated or sort_classes((every - missing) | set(known))
-    order = "" if stated else other_order(names)
-    if order:
-        request.log.note("classes", order)
+    for words in () if stated else (other_order(names), alike(names)):
+        if words:
+            request.log.note("classes", words)
     return names, {name: i for i, name in enumerate(names)}
 
 
@@ -242,7 +242,7 @@ def _numbered(count: int, request: ReadRequest) -> tuple[str, ...]:
     return tuple(str(i) for i in range(count))
 
 
-def _class_number(text: str) -> int | None:
+def class_number(text: str) -> int | None:
     """The index that a label such as ``3`` or ``3.0`` is; -1 for a number that is none; None for what is no number."""
     if _INDEX.fullmatch(text):
         return int(text)

@@ -14,7 +14,8 @@ from service.intake.csv_rows import rows_of
 from service.intake.errors import IntakeError
 from service.intake.file_table import Entry, Listing, list_table
 from service.intake.image_files import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, ImageReader, image_problem
-from service.intake.image_table import SPLIT_ALIASES, EncodedLabels, ImageTable, ReadRequest, encode_texts
+from service.intake.image_table import SPLIT_ALIASES, EncodedLabels, ImageTable, ReadRequest
+from service.intake.label_columns import encode_columns
 from service.intake.pixel_table import read_pixel_rows
 
 _TABLE_SUFFIXES = (".csv", ".tsv")
@@ -165,7 +166,8 @@ def _decode(source: FileSource, listing: Listing, request: ReadRequest) -> Image
     places = [entry.place for entry in entries]
     encoded = EncodedLabels(None, (), usable)
     if entries[0].labels is not None:
-        encoded = encode_texts([e.labels or () for e in entries], places, request, listing.several, listing.known_classes)
+        cells = [e.labels or () for e in entries]
+        encoded = encode_columns(listing.label_names, cells, places, request, listing.known_classes)
     splits = [e.split for e in entries]
     groups = {name: [e.groups[i] for e in entries] for i, name in enumerate(listing.group_names)}
     table = ImageTable(images, places, encoded.labels, encoded.class_names, splits if any(splits) else None, groups)

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from service.intake.csv_rows import column_name, is_label_column, is_row_number, rows_of_file
 from service.intake.errors import IntakeError, refusing
-from service.intake.image_table import EncodedLabels, ImageTable, ReadRequest, encode_texts, parse_split
+from service.intake.image_table import EncodedLabels, ImageTable, ReadRequest, parse_split
+from service.intake.label_columns import encode_columns
 from service.intake.pixels import as_nhwc, to_pixels
 
 _PIXEL_COLUMN = re.compile(r"(pixel|px|p)?_?\d+|\d+x\d+")
@@ -30,6 +31,7 @@ class _Columns:
     width: int
     pixels: tuple[int, ...]
     labels: tuple[int, ...] = ()
+    label_names: tuple[str, ...] = ("label",)
     others: tuple[int, ...] = ()
     other_names: tuple[str, ...] = ()
 
@@ -71,7 +73,7 @@ def _columns_of(first: Sequence[str], request: ReadRequest) -> _Columns:
     if not labels and groups:
         what = f"no column is called label: the images are taken as label-free and {', '.join(groups)} as groups"
         request.log.note("dataset", f"{what}; call the column label if it names the classes")
-    return _Columns(len(names), pixels, labels, others, kept)
+    return _Columns(len(names), pixels, labels, tuple(names[i] for i in labels), others, kept)
 
 
 def _is_counted(first: Sequence[str]) -> bool:
@@ -111,11 +113,10 @@ def _read_table(rows: _Rows, columns: _Columns, request: ReadRequest) -> ImageTa
         raise IntakeError("bad_data", "the table has no rows", "dataset")
     labels = len(columns.labels)
     named = {name: [row[labels + i] for row in cells] for i, name in enumerate(columns.other_names)}
-    texts_of_labels = [[text for text in row[:labels] if text] for row in cells] if labels else None
     pixels, usable = to_pixels(as_nhwc(np.stack(images), request), places, request)
     encoded = EncodedLabels(None, (), np.ones(len(places), np.bool_))
-    if texts_of_labels is not None:
-        encoded = encode_texts(texts_of_labels, places, request, several=labels > 1)
+    if labels:
+        encoded = encode_columns(columns.label_names, [row[:labels] for row in cells], places, request)
     splits = named.pop("split", None)
     given = None if splits is None else [parse_split(t, place, request.log) for t, place in zip(splits, places, strict=True)]
     return ImageTable(pixels, places, encoded.labels, encoded.class_names, given, named).keep(usable & encoded.usable)

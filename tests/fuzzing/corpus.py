@@ -88,7 +88,7 @@ def _arrays() -> dict[str, Any]:
 def _files() -> Entries:
     """Class folders with every image format that is read."""
     found = {}
-    kinds = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "PPM": "pgm"}
+    kinds = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "PPM": "pgm", "TIFF": "tif", "GIF": "gif"}
     for index in range(IMAGES):
         kind = list(kinds)[index % len(kinds)]
         buffer = io.BytesIO()

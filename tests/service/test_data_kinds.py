@@ -239,6 +239,20 @@ def test_labels_of_arrays(case: Labels, tmp_path: Path) -> None:
     assert case.says in words(facts)
 
 
+def test_arrays_under_names_of_their_own_are_told(tmp_path: Path) -> None:
+    data = arrays()
+    facts = take_in(npz_of(tmp_path / "a.npz", images=data["images"], targets=data["labels"]), "npz")
+    assert not facts.has_labels
+    assert "arrays that are not read: targets; labels are read from" in words(facts)
+    np.savez(tmp_path / "b.npz", data["images"], data["labels"])
+    assert "images=..., labels=..." in refused(tmp_path / "b.npz", "npz").message
+
+
+def test_one_class_that_is_written_in_two_ways_is_told(tmp_path: Path) -> None:
+    files = {f"{name}/{i}.png": png(16 * c + i) for c, name in enumerate(("Red panda", "red_panda")) for i in range(8)}
+    assert "differ in case or spaces only" in words(take_in(zip_of(tmp_path / "d.zip", files), "zip"))
+
+
 # --- splits
 
 

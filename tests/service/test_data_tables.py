@@ -94,6 +94,48 @@ def test_tables_of_file_names(case: Listing, tmp_path: Path) -> None:
         assert dict(zip(values, labels_of(facts), strict=True)) == RIGHT
 
 
+@dataclass(frozen=True)
+class LabelColumns:
+    """Names of label columns, their cells for images of class 0 and 1, and what they mean."""
+
+    names: str
+    cells: tuple[str, str]
+    classes: tuple[str, ...] = ()
+    right: tuple[Any, Any] = (0, 1)
+    says: str = ""
+
+
+LABEL_COLUMNS = {
+    "one-hot": LabelColumns("label_cat,label_dog", ("1,0", "0,1"), ("cat", "dog")),
+    "one-hot of floats": LabelColumns("label_0,label_1,label_2", ("1.0,0.0,0.0", "0.0,1.0,0.0"), ("0", "1", "2")),
+    "several hot": LabelColumns("label_cat,label_dog", ("1,0", "1,1"), ("cat", "dog"), ([1, 0], [1, 1])),
+    "index and name": LabelColumns("label,label_name", ("1,ant", "0,bee"), ("bee", "ant"), (1, 0)),
+    "name and index": LabelColumns("class_name,class_id", ("bee,2", "ant,0"), ("ant", "class 1", "bee"), (2, 0)),
+    "several words": LabelColumns("label,label2", ("red,", "red,big"), ("big", "red"), ([0, 1], [1, 1])),
+    "one index of two names": LabelColumns("label,label_name", ("1,ant", "1,bee"), says="contradict"),
+    "one name of two indices": LabelColumns("label,label_name", ("1,ant", "0,ant"), says="one to one"),
+}
+
+
+@pytest.mark.parametrize("case", LABEL_COLUMNS.values(), ids=LABEL_COLUMNS.keys())
+def test_several_columns_of_labels(case: LabelColumns, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4), np.uint8)
+    rows = [f"{','.join(map(str, image.ravel()))},{case.cells[i % 2]}" for i, image in enumerate(images)]
+    (tmp_path / "d.csv").write_text("\n".join([f"{NAMES},{case.names}", *rows]))
+    files = {f"{i}.png": png(i) for i in range(COUNT)}
+    table = "\n".join([f"filename,{case.names}", *(f"{i}.png,{case.cells[i % 2]}" for i in range(COUNT))])
+    for path, format in ((tmp_path / "d.csv", "csv"), (zip_of(tmp_path / "d.zip", {"t.csv": table.encode(), **files}), "zip")):
+        if case.says:
+            assert case.says in refused(path, format).message
+            continue
+        facts = take_in(path, format)
+        labels = read(facts.path)[0].labels
+        assert facts.class_names == case.classes
+        assert labels is not None
+        if format == "csv":
+            assert labels.tolist() == [case.right[i % 2] for i in range(COUNT)]
+
+
 def test_a_name_that_fits_two_files_is_no_name(tmp_path: Path) -> None:
     files = {f"{folder}/{i}.png": png(i + 20 * (folder == "b")) for folder in "ab" for i in range(COUNT)}
     table = "filename,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(COUNT))
