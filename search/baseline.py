@@ -105,7 +105,7 @@ def _remarks(metadata: DatasetMetadata) -> list[str]:
     """What is known about the data that may explain an accuracy: the order of its classes, and what its upload noted."""
     names = [f"{index} is {name!r}" for index, name in enumerate(metadata.class_names[:_TOLD])]
     order = [f"The classes were taken in this order: {', '.join(names)}{', ...' if len(metadata.class_names) > _TOLD else ''}."]
-    noted = (*metadata.notes, *metadata.problems)
+    noted = tuple(dict.fromkeys((*metadata.notes, *metadata.problems)))
     return (order if names else []) + ([f"Noted at the upload of the data: {'; '.join(noted[:_TOLD])}."] if noted else [])
 
 
