@@ -24,6 +24,9 @@ from techniques.network import Network
 OPSET = 21
 """Opset of written ONNX files: the first with blocked and 4-bit quantisation, and read by every runtime of our targets."""
 
+_ENDS = ("paretopress.input", "paretopress.output")
+"""Names while the exporter works: the network's own may be ones that it gives to other values."""
+
 
 def to_onnx(network: Network, dynamic_batch: bool = False) -> bytes:
     """The network as an ONNX file: original input signature, batch norms folded, integer weights stored as integers.
@@ -49,8 +52,8 @@ def to_onnx(network: Network, dynamic_batch: bool = False) -> bytes:
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[network.input_name],
-                output_names=[network.output_name],
+                input_names=list(_ENDS[:1]),
+                output_names=list(_ENDS[1:]),
                 dynamic_shapes=shapes,
                 verbose=False,
             )
@@ -58,7 +61,7 @@ def to_onnx(network: Network, dynamic_batch: bool = False) -> bytes:
         raise UnsupportedNetworkError(f"no ONNX form: {_reason(error, folded)}") from error
     if program is None:
         raise UnsupportedNetworkError("no ONNX form: the exporter returned nothing")
-    model = compact(program.model_proto)
+    model = compact(program.model_proto, dict(zip(_ENDS, (network.input_name, network.output_name), strict=True)))
     return bytes(model.SerializeToString(deterministic=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -12,15 +13,15 @@ _INT32_LIMIT = 2.0**31
 _FREE_TEXT = ("doc_string", "metadata_props")
 
 
-def compact(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Compact a model in place and return it; inputs and outputs keep their names, the result is deterministic."""
+def compact(model: onnx.ModelProto, ends: Mapping[str, str] | None = None) -> onnx.ModelProto:
+    """Compact a model in place and return it; inputs and outputs keep their names or get those of ``ends``. Deterministic."""
     _global_pooling(model.graph)
     _constants_to_initializers(model.graph)
     _unshare_biases(model.graph)
     _integer_biases(model.graph)
     _drop_unused(model.graph)
     _strip(model)
-    _shorten_names(model.graph)
+    _shorten_names(model.graph, ends or {})
     return model
 
 
@@ -140,9 +141,12 @@ def _strip(model: onnx.ModelProto) -> None:
         model.opset_import.remove(opset)
 
 
-def _shorten_names(graph: onnx.GraphProto) -> None:
-    fixed = {value.name for value in [*graph.input, *graph.output]}
-    names: dict[str, str] = {"": ""} | {name: name for name in fixed}
+def _shorten_names(graph: onnx.GraphProto, ends: Mapping[str, str]) -> None:
+    values = [*graph.input, *graph.output]
+    names: dict[str, str] = {"": ""} | {value.name: ends.get(value.name, value.name) for value in values}
+    fixed = set(names.values())
+    for value in values:
+        value.name = names[value.name]
     counts: defaultdict[str, int] = defaultdict(int)
 
     def short(prefix: str) -> str:

@@ -21,6 +21,7 @@ from techniques.folding import fold_batch_norms
 from techniques.network import Network
 from techniques.parameters import ChoiceParameter, Parameter
 from techniques.quantization.bias_correction import Comparison
+from techniques.quantization.integer_biases import round_biases
 from techniques.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
 from techniques.quantization.placement import Placement, place
 from techniques.quantization.ranges import RANGE_CHOICES, RangeChoice, affine_parameters, choose_range, collect
@@ -139,6 +140,7 @@ def _nearest(plan: _Plan, images: ImageSource) -> Network:
         if best is None or error < least:
             best, least = result, error
     assert best is not None  # there is at least one choice
+    round_biases(best)
     return best
 
 
