@@ -23,12 +23,11 @@ from search.protocols import BASELINE, BlobStore, CandidateRecord, Measurement
 from search.spec import SearchSpec
 from techniques import lift
 from techniques.export import to_onnx, weight_size_bytes
-from techniques.head import Task, find_head, training_logits
+from techniques.head import find_head, training_logits
 from techniques.network import Network
 from techniques.recipe import Recipe
 
 MAX_VIEWS = 2
-_OUTPUT_VALUES = 1 << 28
 _TOLD = 12
 
 
@@ -47,7 +46,8 @@ class Original:
 
 
 def open_original(spec: SearchSpec, blobs: BlobStore) -> Original:
-    """Load model and data, and refuse a pair that cannot belong together.
+    """Load model and data, and refuse a pair that cannot belong together. Labels of more classes than the network knows are
+    left aside where candidates are only compared with the original.
 
     Raises:
         BaselineError: the prepared images or labels do not fit the network; says which side to change.
@@ -62,15 +62,21 @@ def open_original(spec: SearchSpec, blobs: BlobStore) -> Original:
             f"{preprocessing.describe()}. Upload the data again with the network's shape, or export the network for this one."
         )
     classes, known = data.split("validation").classes, find_head(network).classes
-    if data.split("validation").labels is not None and spec.metric != "agreement" and 0 < known < classes:
-        raise BaselineError(f"the labels name {classes} classes, but the network tells {known} apart; check the label column")
+    if classes > known and spec.metric == "agreement":
+        data = ImageData.open(data.path, labelled=False)
+    elif classes > known > 0:
+        raise BaselineError(
+            f"the labels name {classes} classes, but the network tells {known} apart; check the label column, or search with "
+            "metric AGREEMENT, which leaves such labels aside"
+        )
     return Original(network, data, to_onnx(network, dynamic_batch=spec.budget.batch_size > 1))
 
 
 def onnx_accuracy(onnx: bytes, view: SplitView, reading: Reading, teacher: AccuracyResult | None, threads: int) -> AccuracyResult:
     """Accuracy of an exported file in the runtime itself, on the images of a split."""
     parts = [
-        reading.logits(run_classifier(onnx, images.numpy(), threads=threads)) for _, images in view.batches(_batch(reading, 1000))
+        reading.logits(run_classifier(onnx, images.numpy(), threads=threads))
+        for _, images in view.batches(reading.images_at_once(1000))
     ]
     logits = np.concatenate(parts)
     return score(logits, view.labels, reading.metric, logits if teacher is None else teacher.logits, reading.task)
@@ -85,7 +91,7 @@ def read_original(spec: SearchSpec, original: Original) -> tuple[Reading, Accura
     view, network = original.data.split("validation"), original.network
 
     def logits(reading: Reading) -> npt.NDArray[np.float32]:
-        return predict(reading.predictor(network), view, _batch(reading, 256))
+        return predict(reading.predictor(network), view, reading.images_at_once(256))
 
     reading = choose_reading(network, spec.metric, view.labels, logits)
     found = logits(reading)
@@ -94,11 +100,6 @@ def read_original(spec: SearchSpec, original: Original) -> tuple[Reading, Accura
     metadata = original.data.metadata
     check_baseline(result, labels, spec.expected_accuracy, metadata.preprocessing, _remarks(metadata))
     return reading, result
-
-
-def _batch(reading: Reading, most: int) -> int:
-    """Images per run, so that the outputs of one stay below a gigabyte."""
-    return max(1, min(most, _OUTPUT_VALUES // max(1, reading.head.outputs)))
 
 
 def _remarks(metadata: DatasetMetadata) -> list[str]:
@@ -137,7 +138,7 @@ def save_original_logits(result: AccuracyResult, path: Path) -> None:
 
 
 def ensure_teacher_logits(
-    original: Original, path: Path, seed: int, epochs: float, should_stop: Callable[[], bool], task: Task = "classes"
+    original: Original, path: Path, seed: int, epochs: float, should_stop: Callable[[], bool], reading: Reading
 ) -> int:
     """Write the original's logits on the training views once (contract 9); returns the number of views.
 
@@ -146,7 +147,7 @@ def ensure_teacher_logits(
     """
     views = max(1, min(MAX_VIEWS, round(epochs)))
     if not path.exists():
-        data, network_logits = original.data, training_logits(original.network, task)
+        data, network_logits = original.data, training_logits(original.network, reading.task)
         source = TrainingSource(data.split("train"), seed, data.metadata.augment, None, views)
 
         def outputs(images: Tensor) -> Tensor:
@@ -154,7 +155,7 @@ def ensure_teacher_logits(
                 raise SearchCancelledError("cancelled while the original's outputs were written")
             return network_logits(images)
 
-        write_teacher_logits(outputs, source, path)
+        write_teacher_logits(outputs, source, path, reading.images_at_once(256))
     return views
 
 

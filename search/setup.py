@@ -108,7 +108,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     views = 1
     if effort.rung_steps[-1]:
         stop = environment.store.should_stop
-        views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, spec.effort.max_epochs, stop, reading.task)
+        views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, spec.effort.max_epochs, stop, reading)
     settings = EvaluationSettings(
         metric=spec.metric,
         effort=effort,
@@ -121,6 +121,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         reduced_weight_range=target.reduced_weight_range,
         task=reading.task,
         untrained_limit_s=_untrained_limit_s(original, image_s),
+        labelled=original.data.labelled,
     )
     record = baseline_record(spec, original, validation, environment.blobs.put_bytes(original.onnx))
     latency = measure_alone(original.onnx, target, spec.budget.batch_size)

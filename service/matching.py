@@ -37,10 +37,10 @@ def _misfits(spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> list
         found.append(FieldViolation("dataset", words))
     classes = len(dataset.facts["class_names"])
     outputs = model.facts["outputs"]
-    # One logit tells two classes apart; without labels to compare with, outputs need not be classes at all.
+    # One logit tells two classes apart; labels that do not fit are left aside where outputs are compared with the original's.
     if classes > (2 if outputs == 1 else outputs) and spec.metric != "agreement":
         found.append(FieldViolation("dataset", f"has {classes} classes, the model {outputs} outputs"))
-    chance = 1 / classes if classes and spec.metric == "top1" else 0.0
+    chance = 1 / classes if classes > 1 and spec.metric == "top1" else 0.0
     if spec.expected_accuracy is not None and 0 < spec.expected_accuracy <= chance:
         words = f"{spec.expected_accuracy:g} is not above chance ({chance:g} for {classes} classes)"
         found.append(FieldViolation("expected_accuracy", words))

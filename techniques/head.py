@@ -18,7 +18,7 @@ and its argmax decides at 0. So a single logit is two classes wherever losses an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ MAX_VALUES = 2048
 _TINY = 1e-38
 _CLOSEST = 2.0**-24
 """Nearest that a float32 sigmoid comes to 1 without being 1."""
-_OPERATIONS: dict[str, Activation] = {
+FINAL_ACTIVATIONS: Mapping[str, Activation] = {
     "softmax": "softmax",
     "_softmax": "softmax",
     "log_softmax": "log_softmax",
@@ -189,7 +189,7 @@ def _only_reshapes(network: Network, node: fx.Node) -> bool:
 def _activation_of(network: Network, node: fx.Node) -> Activation:
     if node.op == "call_module":
         return _MODULES.get(type(network.graph.get_submodule(str(node.target))), "none")
-    return _OPERATIONS.get(_operation(node), "none")
+    return FINAL_ACTIVATIONS.get(_operation(node), "none")
 
 
 def _spans_classes(network: Network, node: fx.Node) -> bool:

@@ -84,9 +84,11 @@ class Model(_message.Message):
     size_bytes: _builtins.int
     """Size of the uploaded file."""
     outputs: _builtins.int
-    """Number of outputs (classes)."""
+    """Number of outputs: classes or labels, or 1 for a single logit; 0 for maps and other shapes."""
     is_classifier: _builtins.bool
-    """Whether it has a single logit output; others are compressed label-free, by agreement with the original."""
+    """Whether an image's output is one row of logits or probabilities (a single logit included); others, such as maps, are
+    compressed label-free, by `AGREEMENT` with the original.
+    """
     parameters: _builtins.int
     """Number of weights."""
     macs: _builtins.int

@@ -32,15 +32,18 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     METRIC_UNSPECIFIED: _Metric.ValueType  # 0
     """Same as `TOP1`."""
     TOP1: _Metric.ValueType  # 1
-    """The label is the largest output."""
+    """The label is the largest output; a single logit (or probability) is decided at 0 (or 0.5)."""
     TOP5: _Metric.ValueType  # 2
     """The label is among the five largest outputs."""
     MACRO_F1: _Metric.ValueType  # 3
-    """Mean over classes of the F1 score."""
+    """Mean over classes of the F1 score; where images have several labels, each is decided at 0 (or 0.5)."""
     AUROC: _Metric.ValueType  # 4
     """Mean over classes of the area under the ROC curve."""
     AGREEMENT: _Metric.ValueType  # 5
-    """The largest output is the original's; needs no labels."""
+    """The network decides as the original does; needs no labels. Where outputs are labels of their own: of those that either
+    network says yes to, the share that both do. Where they decide nothing (maps, regressions, an original that says the same
+    of nearly every image): fidelity, which is 1 minus the relative error of the outputs; the report's notes then say so.
+    """
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
     """How accuracy is measured."""
@@ -48,15 +51,18 @@ class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
 METRIC_UNSPECIFIED: Metric.ValueType  # 0
 """Same as `TOP1`."""
 TOP1: Metric.ValueType  # 1
-"""The label is the largest output."""
+"""The label is the largest output; a single logit (or probability) is decided at 0 (or 0.5)."""
 TOP5: Metric.ValueType  # 2
 """The label is among the five largest outputs."""
 MACRO_F1: Metric.ValueType  # 3
-"""Mean over classes of the F1 score."""
+"""Mean over classes of the F1 score; where images have several labels, each is decided at 0 (or 0.5)."""
 AUROC: Metric.ValueType  # 4
 """Mean over classes of the area under the ROC curve."""
 AGREEMENT: Metric.ValueType  # 5
-"""The largest output is the original's; needs no labels."""
+"""The network decides as the original does; needs no labels. Where outputs are labels of their own: of those that either
+network says yes to, the share that both do. Where they decide nothing (maps, regressions, an original that says the same
+of nearly every image): fidelity, which is 1 minus the relative error of the outputs; the report's notes then say so.
+"""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 class _Preference:

@@ -74,6 +74,7 @@ class EvaluationSettings:
     reduced_weight_range: bool = True
     task: Task = "classes"
     untrained_limit_s: float = math.inf
+    labelled: bool = True
 
 
 class CandidateEvaluator:
@@ -101,7 +102,8 @@ class CandidateEvaluator:
         network = self.build(Recipe.from_json(plan.payload["recipe"]), rung, self.files.checkpoint(plan.number))
         loaded = self.loaded()
         predictor = loaded.reading.predictor(network.eval())
-        result = evaluate(predictor, loaded.validation, self.settings.metric, 256, loaded.original.logits, self.settings.task)
+        batch, teacher = loaded.reading.images_at_once(256), loaded.original.logits
+        result = evaluate(predictor, loaded.validation, self.settings.metric, batch, teacher, self.settings.task)
         drop = drop_points(loaded.original, result, loaded.validation.labels)
         return {
             "accuracy": result.value,
@@ -144,7 +146,7 @@ class _Loaded:
 
 
 def _open(files: EvaluationFiles, settings: EvaluationSettings) -> _Loaded:
-    data = ImageData.open(files.dataset)
+    data = ImageData.open(files.dataset, settings.labelled)
     train, validation = data.split("train"), data.split("validation")
     logits: np.ndarray[Any, Any] = np.load(files.original_logits, allow_pickle=False)
     teacher = open_teacher_logits(files.teacher_logits) if files.teacher_logits.exists() else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,20 +29,22 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ImageData:
-    """One dataset, memory-mapped; pickles as its path."""
+    """One dataset, memory-mapped; pickles as its path. ``labelled`` is whether its labels are looked at, if it has any."""
 
     path: Path
     tensors: DatasetTensors
     metadata: DatasetMetadata
+    labelled: bool = True
 
     @staticmethod
-    def open(path: Path) -> ImageData:
+    def open(path: Path, labelled: bool = True) -> ImageData:
         """Map a canonical dataset file.
 
         Raises:
             ValueError: the file is not one.
         """
-        return ImageData(path, *read(path))
+        tensors, metadata = read(path)
+        return ImageData(path, tensors if labelled else replace(tensors, labels=None), metadata, labelled)
 
     def split(self, name: SplitName) -> SplitView:
         """The images of one split, in the file's order.
@@ -54,8 +56,8 @@ class ImageData:
             raise ValueError(f"split {name!r} is unknown; there are {list(SPLITS)}")
         return SplitView(self, np.flatnonzero(self.tensors.split == SPLITS.index(name)))
 
-    def __reduce__(self) -> tuple[Callable[[Path], ImageData], tuple[Path]]:
-        return ImageData.open, (self.path,)
+    def __reduce__(self) -> tuple[Callable[[Path, bool], ImageData], tuple[Path, bool]]:
+        return ImageData.open, (self.path, self.labelled)
 
 
 @dataclass(frozen=True)

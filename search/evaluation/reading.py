@@ -18,6 +18,7 @@ from techniques.network import Network
 
 Outputs = npt.NDArray[np.float32]
 
+_OUTPUT_VALUES = 1 << 28
 _ONE_DECISION = 0.99
 """From this share of images on, one same decision tells nothing: a network that always says so would agree."""
 _FIDELITY = "so AGREEMENT is their fidelity here: 1 minus the relative error of the outputs, mean over images"
@@ -37,6 +38,10 @@ class Reading:
     head: Head
     task: Task = "classes"
     note: str = ""
+
+    def images_at_once(self, most: int) -> int:
+        """Images per run, at most so many that the outputs of one run stay below a gigabyte."""
+        return max(1, min(most, _OUTPUT_VALUES // max(1, self.head.outputs)))
 
     def logits(self, outputs: Outputs | Tensor) -> Outputs:
         """Rows of logits ``(n, columns)`` of what a network or its file gives."""

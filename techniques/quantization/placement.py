@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from techniques.head import FINAL_ACTIVATIONS
 from techniques.network import Network
 
 _FUSED_ACTIVATIONS = frozenset({"relu", "hardtanh", "relu6", "clamp"})
@@ -30,6 +31,7 @@ _SAME_SCALE = frozenset(
         "unsqueeze",
     }
 )
+_TO_THE_END = _SAME_SCALE | FINAL_ACTIVATIONS.keys()
 _INTEGER = frozenset({"add", "cat", "adaptive_avg_pool2d", "avg_pool2d", "mean", "mul"}) | _SAME_SCALE
 
 
@@ -95,9 +97,9 @@ def _keeps_integers(node: fx.Node, points: Mapping[str, str]) -> bool:
 
 
 def _reaches_output(node: fx.Node) -> bool:
-    """Whether the value goes to the output alone, at most reshaped: logits stay float."""
+    """Whether the value goes to the output alone, at most reshaped or as probability: logits stay float."""
     users = list(node.users)
-    return bool(users) and all(u.op == "output" or (operation(u) in _SAME_SCALE and _reaches_output(u)) for u in users)
+    return bool(users) and all(u.op == "output" or (operation(u) in _TO_THE_END and _reaches_output(u)) for u in users)
 
 
 def _scale_owner(node: fx.Node, points: Mapping[str, str]) -> str:

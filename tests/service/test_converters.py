@@ -98,6 +98,7 @@ CASES = [
     Refused("no classifier", lambda s: None, "search.metric", model={"is_classifier": False}),
     Refused("other image size", lambda s: None, "search.dataset", model={"input_shape": [3, 32, 32]}),
     Refused("more classes than outputs", lambda s: None, "search.dataset", model={"outputs": 9}),
+    Refused("classes that one logit cannot tell apart", lambda s: None, "search.dataset", model={"outputs": 1}),
     Refused("no limit", lambda s: s.ClearField("budget"), "search.budget"),
     Refused("unknown preference", set_fields(preference=42), "search.preference"),
     Refused("endless title", set_fields(display_name="x" * 1001), "search.display_name"),
@@ -124,6 +125,11 @@ def test_label_free_data_goes_with_agreement() -> None:
     made.search.metric = search_pb2.AGREEMENT
     facts: dict[str, Any] = {"labeled": False, "class_names": []}
     assert search_from_proto(made, lookups({"is_classifier": False}, facts)).spec.metric == "agreement"
+
+
+def test_a_single_logit_tells_two_classes_apart() -> None:
+    made = search_from_proto(request(), lookups({"outputs": 1}, {"class_names": ["even", "odd"]}))
+    assert made.spec.metric == "top1"
 
 
 @pytest.mark.parametrize("pairs", [METRICS, PREFERENCES, SIZES, RANGES], ids=["metric", "preference", "size", "range"])

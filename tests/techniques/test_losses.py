@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
+from examples.resnet import ResNet
 from techniques.base import Effort
 from techniques.context import Batch
 from techniques.distillation.soft_targets import Distillation, DistillationConfig, distillation_loss
 from techniques.head import Task
+from techniques.lift import from_module
+from techniques.network import Network
 from techniques.training.losses import divergence, label_loss, own_decision_loss, soft_loss
-from tests.techniques.digits import TensorSource, context, digits, outputs, trained, untrained
+from tests.techniques.digits import TensorSource, context, digits, outputs, state, trained, untrained, with_teacher
 
 Z = torch.tensor([[2.0], [-1.0], [0.3]])
 V = torch.tensor([[1.0], [-3.0], [-0.2]])
@@ -70,7 +74,7 @@ def test_distillation_takes_the_losses_of_the_task() -> None:
 @pytest.mark.parametrize("task", ["classes", "labels", "values"])
 def test_images_alone_say_what_outputs_depend_on(task: Task) -> None:
     logits = MANY.clone().requires_grad_()
-    own_decision_loss(logits, task).backward()
+    own_decision_loss(logits, task).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert float(logits.grad.abs().sum()) > 0
 
@@ -81,3 +85,30 @@ def test_values_are_distilled() -> None:
     before = divergence(outputs(untrained(), source.images), outputs(trained(), source.images), "values")
     network = Distillation().fit(untrained(), taught, Effort((60,), 64), DistillationConfig(), context(task="values"))
     assert divergence(outputs(network, source.images), outputs(trained(), source.images), "values") < 0.3 * before
+
+
+def ended(outputs: int, end: nn.Module) -> Network:
+    torch.manual_seed(0)
+    return from_module(nn.Sequential(ResNet(8, (8, 8, 16), num_classes=outputs), end), (1, 8, 8))
+
+
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1)], ids=["softmax", "log-softmax"])
+def test_a_network_with_an_activation_behind_it_is_trained_as_its_twin_without(end: nn.Module) -> None:
+    source = with_teacher(digits()[0])
+    twins = [
+        Distillation().fit(ended(10, last), source, Effort((8,), 64), DistillationConfig(), context())
+        for last in (nn.Identity(), end)
+    ]
+    for name, tensor in state(twins[0]).items():
+        torch.testing.assert_close(state(twins[1])[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("end", [nn.Identity(), nn.Sigmoid()], ids=["logit", "sigmoid"])
+def test_a_single_output_learns_two_classes(end: nn.Module) -> None:
+    train, test = digits()
+    assert train.labels is not None
+    assert test.labels is not None
+    source = TensorSource(train.images, train.labels % 2)
+    network = Distillation().fit(ended(1, end), source, Effort((80,), 64), DistillationConfig(learning_rate=0.1), context())
+    decided = outputs(network, test.images)[:, 0] > (0.5 if isinstance(end, nn.Sigmoid) else 0.0)
+    assert float((decided == (test.labels % 2 == 1)).float().mean()) > 0.9
