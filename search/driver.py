@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search.allocation import Allocation, MakeRecipe, aims_of, allocate
-from search.errors import OptionSkippedError, SearchCancelledError
+from search.errors import OptionSkippedError, SearchCancelledError, SearchError
 from search.execution.trial import TrialPlan
 from search.pareto import non_dominated_ranks, objectives
 from search.pricing import Price, Pricer
@@ -168,6 +168,25 @@ class SearchDriver:
         self._done += 1
         self._store.save_candidate(record, [Event("warning", f"{record.candidate_id} failed at rung {rung}: {message}")])
         self._outbox.candidate(record)
+
+    def close(self) -> None:
+        """Tell of the trials that the end of the time cut off: they have failed, unless they had reached a rung."""
+        self.require_time()
+        for number, running in list(self._running.items()):
+            if self._is_over() and running.record is None:
+                self.failed(number, 0, "not finished")
+
+    def require_time(self) -> None:
+        """Refuse to go on without any trial.
+
+        Raises:
+            SearchError: the time was up before one could begin.
+        """
+        if not self._done and not self._running and time.monotonic() > self._deadline:
+            limit = f"the wall time of {self._spec.effort.max_wall_time_s:.0f} s"
+            raise SearchError(
+                f"{limit} was up before a candidate could be tried: baseline and sensitivity took it. Allow more time"
+            )
 
     def should_stop(self) -> bool:
         """Cancelled, or so long after the deadline that trials have to end; wakes up training through the interrupt file."""

@@ -69,12 +69,14 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, start
     with _phase(store, "search", f"up to {spec.effort.max_trials} candidates"):
         driver = make_driver(setup, sensitivity, environment, outbox, started)
         driver.restore(store.candidates())
+        driver.require_time()
         store.record_process_group(os.getpgrp())
     with ray_runtime(setup.runner):
         with _goes_on("search"):
             run_trials(driver, setup.evaluator, setup.runner)
             if driver.cancelled:
                 raise SearchCancelledError("cancelled on request")
+            driver.close()
         with _phase(store, "finalists", "exported, read on the selection split, measured on the target"):
             finals = run_finals(setup, environment, ends_at=started + spec.effort.max_wall_time_s)
 

@@ -23,6 +23,8 @@ from techniques.recipe import Recipe, Step
 PRUNING_RATIOS = (0.25, 0.5)
 RANK_FRACTIONS = (0.5, 0.25)
 MIN_LOW_RANK_CHANNELS = 16
+PROOF_S = 120.0
+"""What is offered is proven on the network itself; so long may running it take beside finding the places."""
 Kind = Literal["block", "prune", "rank"]
 
 
@@ -66,7 +68,7 @@ def possible_moves(network: Network, context: TechniqueContext, techniques: Coll
     for technique, find in _FINDERS.items():
         if technique in techniques:
             try:
-                moves += attempts.attempt(f"places of {technique}", partial(find, network, context))
+                moves += attempts.attempt(f"places of {technique}", partial(find, network, context), PROOF_S)
             except OptionSkippedError as error:
                 skipped[technique] = str(error)
     return PossibleMoves(tuple(moves), skipped)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,8 +50,8 @@ from search.tracking.outbox import Outbox
 from techniques import registry
 from techniques.base import Effort as TrainingEffort
 from techniques.context import TechniqueContext
-from techniques.network import Network
-from techniques.pruning import structured
+from techniques.low_rank.decompose import unproven_layers
+from techniques.pruning.structured import left_alone
 from techniques.recipe import Recipe
 
 BATCH_SIZE = 128
@@ -203,7 +203,8 @@ def tell_places(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvir
     network, context = setup.original.network, setup.context
 
     def find() -> Places:
-        return find_places(network, context, sensitivity, _reasons(network, context), setup.techniques)
+        reasons = {**unproven_layers(network, context), **left_alone(network, context)}
+        return find_places(network, context, sensitivity, reasons, setup.techniques)
 
     try:
         places = attempt("places", find, store.should_stop)
@@ -212,12 +213,6 @@ def tell_places(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvir
         return
     store.save_phase(PLACES_PHASE, places.to_json())
     store.append(Event("sensitivity", places.sentence, {"places": places.sentence}))
-
-
-def _reasons(network: Network, context: TechniqueContext) -> Mapping[str, str]:
-    """Place -> why its channels stay, as far as pruning can say."""
-    find = getattr(structured, "left_alone", None)
-    return find(network.to_meta(), context) if find else {}
 
 
 def _measure(setup: Setup, environment: SearchEnvironment) -> Sensitivity:

@@ -37,7 +37,8 @@ class SmallResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.stem(x))
         x = x + self.second(torch.relu(self.first(x)))
-        return self.fc(torch.relu(x).mean((2, 3)))
+        output: Tensor = self.fc(torch.relu(x).mean((2, 3)))
+        return output
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from search.driver import SearchDriver
+from search.errors import SearchError
 from search.execution.trial import TrialPlan
 from search.sampler import PolicySampler
 from search.space import search_space
@@ -33,7 +34,14 @@ class Life:
     """One life of a search: its driver, and what store and tracker have kept."""
 
     def __init__(
-        self, folder: Path, budget: Budget, trials: int = 4, rungs: int = 2, store: MemoryStore | None = None, time_s: float = 600.0
+        self,
+        folder: Path,
+        budget: Budget,
+        trials: int = 4,
+        rungs: int = 2,
+        store: MemoryStore | None = None,
+        time_s: float = 600.0,
+        grace_s: float = 600.0,
     ) -> None:
         self.store, self.tracker = store or MemoryStore(), SilentTracker()
         self.interrupt = folder / "interrupt"
@@ -49,6 +57,7 @@ class Life:
             rungs=rungs,
             deadline=time.monotonic() + time_s,
             interrupt=self.interrupt,
+            grace_s=grace_s,
         )
 
     def proposed(self) -> TrialPlan:
@@ -154,6 +163,45 @@ def test_a_cancelled_search_proposes_no_promotion_and_interrupts_training(tmp_pa
     assert not life.driver.report(plan.number, 0, _values(1.0))
     assert life.driver.cancelled
     assert life.interrupt.exists()
+
+
+def test_behind_the_deadline_nothing_is_promoted(tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.8), time_s=2.0)
+    plan = life.proposed()
+    time.sleep(2.0)
+    assert not life.driver.report(plan.number, 0, _values(1.0))
+    assert not life.driver.should_stop(), "a trial that trains has some grace"
+    assert not life.interrupt.exists()
+
+
+def test_behind_the_grace_trials_are_interrupted_and_what_they_had_reached_stays(tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.8), time_s=2.0, grace_s=0.1)
+    plan = life.proposed()
+    assert life.driver.report(plan.number, 0, _values(1.0))
+    time.sleep(2.1)
+    assert life.driver.should_stop()
+    assert life.interrupt.exists()
+    assert not life.driver.cancelled, "the finals are still to come"
+    life.driver.failed(plan.number, 1, "training was interrupted")
+    (record,) = life.store.records.values()
+    assert (record.state, record.error) == ("evaluated", "the time for trials was up: training was interrupted")
+
+
+def test_a_trial_that_the_end_of_the_time_cut_off_has_failed_with_that_reason(tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.8), time_s=2.0, grace_s=0.0)
+    plan = life.proposed()
+    time.sleep(2.0)
+    assert life.driver.should_stop()
+    life.driver.close()
+    (record,) = life.store.records.values()
+    assert (record.trial_number, record.state, record.error) == (plan.number, "failed", "the time for trials was up: not finished")
+
+
+def test_a_search_without_time_for_any_trial_says_so(tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.8), time_s=-1.0)
+    assert life.driver.propose() is None
+    with pytest.raises(SearchError, match=r"wall time of 1800 s was up before a candidate could be tried.*Allow more time"):
+        life.driver.close()
 
 
 def test_a_trial_that_cancelling_ended_is_no_failure(tmp_path: Path) -> None:
