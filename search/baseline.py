@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from hw_models.targets import Target
+from hw_models.targets import Target, get_target
 from paretopress.runtime.session import run_classifier
 from search.dataset_file import DatasetMetadata
-from search.describe import network_macs
 from search.errors import BaselineError, SearchCancelledError
 from search.evaluation.accuracy import AccuracyResult, check_baseline, predict, score
 from search.evaluation.data import ImageData, SplitView, TrainingSource, write_teacher_logits
+from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
 from search.evaluation.latency import measure_candidates
 from search.evaluation.reading import Reading, choose_reading
 from search.protocols import BASELINE, BlobStore, CandidateRecord, Measurement
@@ -25,6 +25,7 @@ from techniques import lift
 from techniques.export import to_onnx, weight_size_bytes
 from techniques.head import find_head, training_logits
 from techniques.network import Network
+from techniques.onnx_counts import count_file
 from techniques.recipe import Recipe
 
 MAX_VIEWS = 2
@@ -50,7 +51,8 @@ def open_original(spec: SearchSpec, blobs: BlobStore) -> Original:
     left aside where candidates are only compared with the original.
 
     Raises:
-        BaselineError: the prepared images or labels do not fit the network; says which side to change.
+        BaselineError: the prepared images or labels do not fit the network (says which side to change), or its exported file
+            does not compute the same.
     """
     network = lift.from_pt2(blobs.local_path(spec.model_sha256)).eval()
     data = ImageData.open(blobs.local_path(spec.dataset_sha256))
@@ -69,7 +71,18 @@ def open_original(spec: SearchSpec, blobs: BlobStore) -> Original:
             f"the labels name {classes} classes, but the network tells {known} apart; check the label column, or search with "
             "metric AGREEMENT, which leaves such labels aside"
         )
-    return Original(network, data, to_onnx(network, dynamic_batch=spec.budget.batch_size > 1))
+    return Original(network, data, _proven_file(spec, network, data))
+
+
+def _proven_file(spec: SearchSpec, network: Network, data: ImageData) -> bytes:
+    """The original through our own exporter, once the target's runtime computes the same with it."""
+    onnx, target = to_onnx(network, dynamic_batch=spec.budget.batch_size > 1), get_target(spec.target)
+    _, images = next(iter(data.split("validation").batches(PROOF_IMAGES)))
+    try:
+        prove_file(network, onnx, images, target.threads, target.optimization)
+    except FileDiffersError as error:
+        raise BaselineError(f"the original cannot be exported faithfully, so nothing could be compared with it: {error}") from error
+    return onnx
 
 
 def onnx_accuracy(onnx: bytes, view: SplitView, reading: Reading, teacher: AccuracyResult | None, threads: int) -> AccuracyResult:
@@ -112,7 +125,7 @@ def _remarks(metadata: DatasetMetadata) -> list[str]:
 
 def baseline_record(spec: SearchSpec, original: Original, validation: AccuracyResult, onnx_digest: str) -> CandidateRecord:
     """The original as a stored record; its latency is added once it was measured."""
-    network = original.network
+    network, counts = original.network, count_file(original.onnx)
     return CandidateRecord(
         candidate_id=BASELINE,
         trial_number=-1,
@@ -123,8 +136,8 @@ def baseline_record(spec: SearchSpec, original: Original, validation: AccuracyRe
         accuracy_interval={"validation": validation.interval},
         drop_points={"validation": (0.0, 0.0, 0.0)},
         measurements={
-            "macs": Measurement(network_macs(network), "counted"),
-            "parameters": Measurement(network.parameter_count(), "counted"),
+            "macs": Measurement(counts.macs, "counted"),
+            "parameters": Measurement(counts.parameters, "counted"),
             "weight_size_bytes": Measurement(weight_size_bytes(network), "counted"),
             "onnx_size_bytes": Measurement(len(original.onnx), "measured"),
         },

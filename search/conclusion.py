@@ -94,7 +94,7 @@ def _exported(
             break
 
         def finish(record: CandidateRecord = record) -> Exported:
-            files = export(record, setup.evaluator, environment.blobs, batch)
+            files = export(record, setup.evaluator, environment.blobs, setup.target, batch)
             return read_selection(files, view, original, setup.reading, threads)
 
         more_s = setup.evaluator.settings.untrained_limit_s + 2 * record.duration_s  # a lost checkpoint is trained again

@@ -6,19 +6,23 @@ import io
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from hw_models.targets import Target
 from search.baseline import onnx_accuracy
 from search.evaluation.accuracy import AccuracyResult, drop_points
 from search.evaluation.candidate import CandidateEvaluator
 from search.evaluation.data import SplitView
+from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
 from search.evaluation.reading import Reading
 from search.pareto import broken_limits, non_dominated_ranks, objectives, relative_excess
 from search.protocols import BlobStore, CandidateRecord, Measurement
 from search.spec import SearchSpec
 from techniques.export import to_onnx, to_pt2, weight_size_bytes
 from techniques.network import Network
+from techniques.onnx_counts import count_file
+from techniques.quantization.static_int8 import kept_float
 from techniques.recipe import Recipe
 
 MAX_FINALISTS = 8
@@ -50,15 +54,18 @@ def _without_spread(record: CandidateRecord) -> CandidateRecord:
     return replace(record, measurements={name: replace(m, spread=0.0) for name, m in record.measurements.items()})
 
 
-def export(record: CandidateRecord, evaluator: CandidateEvaluator, blobs: BlobStore, batch: int = 1) -> Exported:
-    """Build the trained candidate and store its files: ``model.onnx``, ``model.pt2``, ``recipe.json``, ``model.zip``.
+def export(record: CandidateRecord, evaluator: CandidateEvaluator, blobs: BlobStore, target: Target, batch: int = 1) -> Exported:
+    """Build the trained candidate, prove its file, and store ``model.onnx``, ``model.pt2``, ``recipe.json``, ``model.zip``.
 
-    A budget for more images than one per run gets a file with a free batch.
+    A budget for more images than one per run gets a file with a free batch. Where the file differs in layers on integers, it is
+    made once more with these in float, and the recipe says so.
+
+    Raises:
+        FileDiffersError: the runtime computes something else than the network; names the layer.
     """
-    recipe = Recipe.from_json(record.recipe_json)
-    network = evaluator.build(recipe, record.rung, evaluator.files.checkpoint(record.trial_number)).eval()
-    onnx = to_onnx(network, dynamic_batch=batch > 1)
-    container = packed(onnx, record.recipe_json)
+    network, onnx, recipe = _proven(record, evaluator, target, batch)
+    record = replace(record, recipe_json=recipe.to_json())
+    container, counts = packed(onnx, record.recipe_json), count_file(onnx)
     artifacts = {
         "model.onnx": blobs.put_bytes(onnx),
         "model.pt2": _stored_pt2(network, blobs),
@@ -70,8 +77,30 @@ def export(record: CandidateRecord, evaluator: CandidateEvaluator, blobs: BlobSt
         "download_size_bytes": Measurement(len(container), "measured"),
         "weight_size_bytes": Measurement(weight_size_bytes(network), "counted"),
     }
+    sizes |= {name: Measurement(value, "counted") for name, value in asdict(counts).items()}
     measurements = {**record.measurements, **sizes, "predicted_latency_ms": record.measurements["latency_ms"]}
     return Exported(replace(record, artifacts=artifacts, measurements=measurements, state="finalist"), onnx)
+
+
+def _proven(record: CandidateRecord, evaluator: CandidateEvaluator, target: Target, batch: int) -> tuple[Network, bytes, Recipe]:
+    recipe = Recipe.from_json(record.recipe_json)
+    try:
+        return *_proven_file(recipe, record, evaluator, target, batch), recipe
+    except FileDiffersError as error:
+        in_float = kept_float(recipe, error.layers)
+        if in_float is None:
+            raise
+    return *_proven_file(in_float, record, evaluator, target, batch), in_float
+
+
+def _proven_file(
+    recipe: Recipe, record: CandidateRecord, evaluator: CandidateEvaluator, target: Target, batch: int
+) -> tuple[Network, bytes]:
+    network = evaluator.build(recipe, record.rung, evaluator.files.checkpoint(record.trial_number)).eval()
+    onnx = to_onnx(network, dynamic_batch=batch > 1)
+    _, images = next(iter(evaluator.loaded().validation.batches(PROOF_IMAGES)))
+    prove_file(network, onnx, images, target.threads, target.optimization)
+    return network, onnx
 
 
 def packed(onnx: bytes, recipe_json: str) -> bytes:

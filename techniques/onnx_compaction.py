@@ -10,6 +10,9 @@ import onnx
 from onnx import numpy_helper
 
 _INT32_LIMIT = 2.0**31
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_MOVES = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Split", "Pad", "Identity"})
+_LOWEST = "lowest_float"
 _FREE_TEXT = ("doc_string", "metadata_props")
 
 
@@ -19,6 +22,7 @@ def compact(model: onnx.ModelProto, ends: Mapping[str, str] | None = None) -> on
     _constants_to_initializers(model.graph)
     _unshare_biases(model.graph)
     _integer_biases(model.graph)
+    _keep_float_layers(model.graph)
     _drop_unused(model.graph)
     _strip(model)
     _shorten_names(model.graph, ends or {})
@@ -110,6 +114,37 @@ def _integer_biases(graph: onnx.GraphProto) -> None:
                 nodes.append(onnx.helper.make_node("DequantizeLinear", parts, [node.input[2]], name=node.input[2], axis=0))
         nodes.append(node)
     _set_nodes(graph, nodes)
+
+
+def _keep_float_layers(graph: onnx.GraphProto) -> None:
+    """Keep layers with float weights in float between integers.
+
+    ONNX Runtime would quantise the weights of a layer that lies between DequantizeLinear and QuantizeLinear by itself, in its own
+    way. A maximum with the lowest number, which changes nothing, stands between the layer and what rounds its output.
+    """
+    constants, made = _initializers(graph), {name: node for node in graph.node for name in node.output}
+    outputs = {output.name for output in graph.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        is_float = node.op_type in _LAYERS and node.input[1] in constants
+        if not is_float or node.output[0] in outputs or not _from_integers(node.input[0], made):
+            continue
+        result, inner = node.output[0], f"{node.output[0]}__float"
+        if _LOWEST not in constants:
+            constants[_LOWEST] = graph.initializer.add()
+            constants[_LOWEST].CopyFrom(numpy_helper.from_array(np.float32(np.finfo(np.float32).min), _LOWEST))
+        node.output[0] = inner
+        nodes.append(onnx.helper.make_node("Max", [inner, _LOWEST], [result], name=f"{node.name}_float"))
+    _set_nodes(graph, nodes)
+
+
+def _from_integers(name: str, made: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a value was an integer before operations that only move values (runtimes round behind or before these alike)."""
+    node = made.get(name)
+    while node is not None and node.op_type in _MOVES:
+        node = made.get(node.input[0])
+    return node is not None and node.op_type == "DequantizeLinear"
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import fx, nn
@@ -25,6 +25,7 @@ from techniques.quantization.integer_biases import round_biases
 from techniques.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
 from techniques.quantization.placement import Placement, place
 from techniques.quantization.ranges import RANGE_CHOICES, RangeChoice, affine_parameters, choose_range, collect
+from techniques.recipe import Recipe
 from techniques.shapes import node_shapes
 
 _COMPARED_IMAGES = 64
@@ -142,6 +143,16 @@ def _nearest(plan: _Plan, images: ImageSource) -> Network:
     assert best is not None  # there is at least one choice
     round_biases(best)
     return best
+
+
+def kept_float(recipe: Recipe, layers: Sequence[str]) -> Recipe | None:
+    """The recipe with these layers (qualified names) left in float by its quantisation; None where that changes nothing."""
+    changed = []
+    for step in recipe.steps:
+        exclude = list(step.config.get("exclude", ())) if step.technique == Int8Quantization.name else []
+        more = [name for name in layers if name not in exclude] if step.technique == Int8Quantization.name else []
+        changed.append(replace(step, config={**step.config, "exclude": [*exclude, *more]}) if more else step)
+    return Recipe(tuple(changed)) if changed != list(recipe.steps) else None
 
 
 def _float_layers(network: Network, context: TechniqueContext) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,32 @@ def test_excluded_layers_stay_float() -> None:
     assert type(layers["classifier"]) is nn.Linear
     assert isinstance(layers["blocks.0.conv1"], QuantizedConv2d)
     assert accuracy(network) > accuracy(trained()) - 0.015
+
+
+@dataclass(frozen=True)
+class Between:
+    label: str
+    layer: Callable[[], nn.Module]
+    exclude: tuple[str, ...]
+
+
+BETWEEN = [
+    Between("an excluded convolution", lambda: nn.Conv2d(8, 8, 1), ("2",)),
+    Between("a transposed convolution", lambda: nn.ConvTranspose2d(8, 8, 2, 2), ()),
+]
+
+
+@pytest.mark.parametrize("case", BETWEEN, ids=lambda c: c.label)
+def test_a_float_layer_between_integers_stays_float_in_the_runtime(case: Between) -> None:
+    """ONNX Runtime quantises weights between DequantizeLinear and QuantizeLinear by itself, and saturates."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), case.layer(), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
+    images = torch.randn(16, 1, 12, 12)
+    source = TechniqueContext(calibration=TensorSource(images))
+    config = Int8QuantizationConfig(exclude=list(case.exclude))
+    network = Int8Quantization().apply(from_module(module.eval(), (1, 12, 12)), config, source)
+    expected, found = outputs(network, images), torch.from_numpy(run_classifier(to_onnx(network), images.numpy()))
+    assert float((found - expected).abs().mean()) < 2e-4 * float(expected.std())
 
 
 def test_named_layers_alone_are_quantised() -> None:
