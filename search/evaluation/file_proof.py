@@ -25,9 +25,11 @@ _OUTPUT_VALUES = 1 << 25
 INTEGER_IMAGES = 8
 FLOAT_ERROR = 1e-4
 """Of the outputs' scale: float32 sums in another order differ by less than 1e-5 of it in every family that is tested."""
-INTEGER_ERROR = 0.05
-"""Mean difference of an integer file's outputs over their spread. Where kernels are right, values on the edge between two steps
-fall to either side, about 1e-4 in shallow and 2e-2 in deep networks; the faults that were found made 0.05 to 0.9."""
+INTEGER_ERROR = 0.2
+"""Mean difference of an integer file's outputs over their spread, once all values were found right one by one. Values on the edge
+between two steps fall to either side, and depth makes more of it: 1e-4 in shallow networks, 0.036 in efficientnet-lite0."""
+UNMATCHED_INTEGER_ERROR = 0.05
+"""The same where the values could not be compared one by one: the faults that were found made 0.05 to 0.9."""
 
 
 class FileDiffersError(SearchError):
