@@ -21,7 +21,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from techniques import graph_rewrites, network_checks, pt2_archive, pt2_loader
 from techniques.errors import UnsupportedNetworkError
 from techniques.lift_modules import BUILDERS, RETURNS_TUPLE
-from techniques.lifting import constants, creation, inplace, norms, outputs, regions
+from techniques.lifting import branches, constants, creation, inplace, norms, outputs, regions
 from techniques.network import Network
 from techniques.pt2_limits import DEFAULT_LIMITS, ArchiveLimits
 from techniques.quantization.lifting import lift_quantized
@@ -140,7 +140,20 @@ def lift_graph(
     network = network_checks.with_shape_facts(_network(graph_module, input_shape))
     images, reference = example[0], example[1].flatten(1) if notes else example[1]
     network_checks.check_outputs(network, images, reference, tolerance, modes)
-    return replace(network, erased=(*notes, *_always_on(modes, network)))
+    network = replace(network, erased=(*notes, *_always_on(modes, network)))
+    return network if any(modes.values()) else _with_merged_branches(network, images, reference, tolerance)
+
+
+def _with_merged_branches(network: Network, images: Tensor, reference: Tensor, tolerance: float) -> Network:
+    """Parallel branches as one convolution each, if that computes the same; else the network as it is."""
+    merged = branches.merge_branches(network)
+    if merged is None:
+        return network
+    try:
+        network_checks.check_outputs(merged, images, reference, tolerance)
+    except UnsupportedNetworkError:
+        return network
+    return merged
 
 
 def _edit_patterns(graph_module: fx.GraphModule) -> None:
