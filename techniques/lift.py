@@ -293,6 +293,9 @@ def _lift_modules(graph_module: fx.GraphModule) -> None:
     for node in graph_rewrites.calls(graph_module):
         if str(node.target) in BUILDERS:
             lifter.lift(node)
+    for node in reversed(list(graph_module.graph.nodes)):
+        if node.op == "get_attr" and not node.users:  # a module may stand where its tensor was
+            graph_module.graph.erase_node(node)
 
 
 def _products_as_linear(graph_module: fx.GraphModule) -> None:
@@ -381,8 +384,9 @@ def _is_same_call(call: fx.Node, other: fx.Node) -> bool:
 
 def _are_same(known: nn.Module, module: nn.Module) -> bool:
     """Whether two modules are one layer: the same settings, mode and tensors."""
-    if repr(known) != repr(module) or known.training != module.training:
+    if type(known) is not type(module) or known.training != module.training:
         return False
-    tensors = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in (known, module)]
+    tensors = [{**m._parameters, **m._buffers} for m in (known, module)]
     names = [name for name in tensors[0] if name != "num_batches_tracked"]
-    return bool(names) and all(tensors[0][name] is tensors[1].get(name) for name in names)
+    same = bool(names) and all(tensors[0][name] is tensors[1].get(name) for name in names)
+    return same and repr(known) == repr(module)  # last: it is slow, and a network of n layers asks n * n times

@@ -96,3 +96,21 @@ def test_constants_made_in_forward_are_no_parameters() -> None:
     assert error(network, module) <= 1e-5
     assert network.parameter_count() == sum(p.numel() for p in module.parameters())
     assert any(b.numel() == 8 for b in network.graph.buffers())
+
+
+class _Blur(nn.Module):
+    """A convolution whose weight is a buffer of another name (timm's anti-aliasing)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filt", torch.rand(8, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.filt, stride=2, groups=8)
+
+
+def test_a_buffer_is_a_convolution_s_weight() -> None:
+    module = Net(lambda s, x: s.head(s.b(s.a(x).relu()).relu().mean((2, 3))), a=conv(3, 8), b=_Blur(), head=nn.Linear(8, 4))
+    network = lifted(module)
+    assert error(network, module) <= 1e-5
+    assert isinstance(network.graph.get_submodule("b"), nn.Conv2d)
