@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -34,8 +33,6 @@ MAX_DEATHS = 2
 PHASE = "attempts"
 _POLL_S = 0.5
 _MAX_REASON = 300
-_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://\S+")
-_PATH = re.compile(r"(?:/[^\s/'\":;,]+)+/([^\s/'\":;,]+)")
 _LOG = logging.getLogger("paretopress.search")
 ON_PURPOSE = (TechniqueError, SearchError, HardwareModelError)
 Result = TypeVar("Result")
@@ -49,13 +46,9 @@ def reason_of(error: BaseException) -> str:
 
 
 def unexpected(where: str, error: BaseException) -> str:
-    """What people are told of an error that nobody has thought of; its traceback is for the log.
-
-    Paths and addresses are cut down to their last part: they are no business of whoever only sees the message.
-    """
-    reason = _PATH.sub(r"\1", _ADDRESS.sub("(an address)", reason_of(error)))
+    """What people are told of an error that nobody has thought of: where it was and its type; the rest is for the log."""
     advice = "this is a fault of Paretopress and not of the request; please report it with what the worker's log says"
-    return f"{where}: {reason}; {advice}"
+    return f"{where}: {type(error).__name__}; {advice}"
 
 
 def attempt(

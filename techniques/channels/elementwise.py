@@ -68,7 +68,7 @@ def _joined(state: Propagation, node: fx.Node, name: str, operands: list[tuple[i
     main = set().union(*varying)
     kept = []
     for (index, labels, shape), own in zip(labelled, varying, strict=True):
-        if main - own and all(shape[d] == 1 for d in main):
+        if main and (not own or (main - own and all(shape[d] == 1 for d in main))):
             # One channel that meets all channels of the others.
             state.atoms.fix(ids_of(labels), f"{place(node)}: is spread over channels")
         elif main - own and own and not any(o & own for o in varying if o is not own):

@@ -111,12 +111,12 @@ def _least_widths(network: Network, known: ChannelMap) -> Ids:
 
 
 def _signatures(known: ChannelMap) -> npt.NDArray[np.uint64]:
-    """Per class, a number that is equal for classes which occur in the same layers and values."""
+    """Per class, a number that is equal for classes which occur in the same layers and values, as often in each."""
     rng = np.random.default_rng(0)
     result = np.zeros(known.count, np.uint64)
     for classes in [*known.axes.values(), *(axis.classes for axis in known.nodes.values())]:
-        members = np.unique(classes[classes > 0])
-        result[members] += rng.integers(1, 2**62, dtype=np.uint64)
+        members, counts = np.unique(classes[classes > 0], return_counts=True)
+        result[members] += rng.integers(1, 2**62, dtype=np.uint64) * counts.astype(np.uint64)
     return result
 
 

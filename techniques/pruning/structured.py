@@ -197,20 +197,27 @@ def _wanted(config: StructuredPruningConfig, known: Mapping[str, PruningGroup]) 
 def weakest(network: Network, group: ChannelGroup, share: float, scores: npt.NDArray[np.float64], context: TechniqueContext) -> Ids:
     """Classes to remove so that ``share`` of the group is kept, the weakest first, and no value loses all that it has.
 
-    Where the group's channels go to several places (the parts of a split), each place keeps its share, if it has enough of them.
+    Where the group's channels go to a few places (the parts of a split), each place keeps its share: the shapes that result do not
+    depend on the scores. Shuffles deal channels to many places; which of them lose how many is known with the weights alone.
     """
-    multiple = _multiple(group, context)
     if len(group.blocks) == 1:
         return _lowest(group.classes, round(share * len(group.classes)), scores)
-    if len(group.blocks) <= _MAX_BLOCKS and min(len(block) for block in group.blocks) >= 2 * multiple:
-        kept = [max(multiple, round(share * len(block) / multiple) * multiple) for block in group.blocks]
-        return np.concatenate([_lowest(b, min(k, len(b)), scores) for b, k in zip(group.blocks, kept, strict=True)])
+    if len(group.blocks) <= _MAX_BLOCKS:
+        multiple = _multiple(group, context)
+        kept = [_share_of(len(block), share, multiple) for block in group.blocks]
+        return np.concatenate([_lowest(b, k, scores) for b, k in zip(group.blocks, kept, strict=True)])
     removed = np.zeros(len(scores), np.bool_)
     removed[_lowest(group.classes, round(share * len(group.classes)), scores)] = True
     for part in whole_parts(channel_map(network), group):
         if removed[part].all():
             removed[part[scores[part].argmax()]] = False
     return np.flatnonzero(removed)
+
+
+def _share_of(count: int, share: float, multiple: int) -> int:
+    """Classes that a block keeps: a multiple where it has two of them."""
+    unit = multiple if count >= 2 * multiple else 1
+    return min(count, max(unit, round(share * count / unit) * unit))
 
 
 def _lowest(classes: Ids, kept: int, scores: npt.NDArray[np.float64]) -> Ids:

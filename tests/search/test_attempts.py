@@ -61,12 +61,11 @@ def test_whatever_is_raised_becomes_a_reason(case: Raised) -> None:
     assert str(caught.value) == case.reason == reason_of(case.error)
 
 
-def test_an_unexpected_error_is_told_without_paths_and_addresses() -> None:
+def test_an_unexpected_error_is_told_without_its_details() -> None:
     error = OSError("cannot read /srv/secret/blobs/ab/cd.bin of postgresql://user:hush@host/db for ../x")
     told = unexpected("finalists", error)
-    assert told.startswith("finalists: OSError: cannot read cd.bin of (an address) for ")
-    assert "hush" not in told
-    assert "/srv" not in told
+    assert told.startswith("finalists: OSError; ")
+    assert not {word for word in str(error).split() if len(word) > 3} & set(told.split())
     assert "the worker's log" in told
 
 

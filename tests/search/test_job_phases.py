@@ -14,9 +14,7 @@ from search.job import run_search
 from tests.search.small_search import small_search
 
 
-def test_an_error_that_nobody_has_thought_of_names_phase_kind_and_first_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_that_nobody_has_thought_of_names_phase_and_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def prepare(*_: object) -> Any:
         raise IndexError("list index out of range\nand a second line")
 
@@ -24,8 +22,8 @@ def test_an_error_that_nobody_has_thought_of_names_phase_kind_and_first_line(
     small = small_search(tmp_path)
     with pytest.raises(UnexpectedError) as caught:
         run_search(small.spec, small.environment)
-    assert str(caught.value).startswith("baseline: IndexError: list index out of range; ")
-    assert "second line" not in str(caught.value)
+    assert str(caught.value).startswith("baseline: IndexError; ")
+    assert "list index" not in str(caught.value)
 
 
 def test_an_error_that_is_raised_on_purpose_speaks_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
