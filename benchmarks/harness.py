@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import importlib
 import json
+import multiprocessing
 import operator
 import os
 import platform
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -110,6 +112,20 @@ class Results:
         (RESULTS / f"{self.name}.md").write_text(_markdown(head, self.rows, listed))
 
 
+def measured_apart(measure: Callable[..., Row], *arguments: Any, limit_s: float) -> Row:
+    """The row, measured in a process of its own; one that dies or takes longer is a row with an ``error``."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        future = pool.submit(measure, *arguments)
+        try:
+            return future.result(limit_s)
+        except TimeoutError:
+            for process in list(pool._processes.values()):
+                process.kill()
+            return {"error": f"not done after {limit_s:g} s"}
+        except BrokenExecutor as error:
+            return {"error": f"its process died: {error}"}
+
+
 def run_tests(node_ids: Iterable[str]) -> list[Row]:
     """Run tests (or files) in one go, so that they share their fixtures; a row each says whether all of it passed."""
     wanted = list(node_ids)
@@ -135,9 +151,10 @@ def test_check(rows: Sequence[Row], must_show: str, node_id: str) -> Check:
 
 
 def commit() -> str:
-    """The short commit that the figures belong to."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    """The short commit that the figures belong to; ``-dirty`` where files other than results differ from it."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    changed = subprocess.run(["git", "status", "--porcelain", "--", ".", ":!benchmarks/results"], cwd=ROOT, capture_output=True)
+    return f"{done.stdout.strip() or 'unknown'}{'-dirty' if changed.stdout else ''}"
 
 
 def machine() -> str:
