@@ -38,10 +38,12 @@ def to_onnx(network: Network, dynamic_batch: bool = False) -> bytes:
     Raises:
         UnsupportedNetworkError: an operation has no ONNX form; the message names it.
     """
+    from techniques import onnx_registry
     from techniques.onnx_compaction import compact
 
     if network.is_meta:
         raise UnsupportedNetworkError("a network on the meta device has no weights to export")
+    onnx_registry.keep()
     folded = exact_operations(fold_batch_norms(network)).rebuilt()
     example = torch.zeros(2 if dynamic_batch else 1, *network.input_shape)
     shapes = ({0: Dim.DYNAMIC},) if dynamic_batch else None

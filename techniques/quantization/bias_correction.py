@@ -65,9 +65,9 @@ class Comparison:
         return error if error == error else float("inf")
 
 
-def _channel_mean(value: Tensor) -> Tensor:
-    """Mean over all but the channels: axis 1 of maps, the last axis of features."""
-    return value.mean((0, 2, 3)) if value.ndim == 4 else value.flatten(0, -2).mean(0)
+def _channel_mean(value: Tensor, layer: nn.Module | None) -> Tensor:
+    """Mean over all but the channels: axis 1 of what a convolution yields, the last axis of what a linear does."""
+    return value.mean((0, 2, 3)) if isinstance(layer, nn.Conv2d) else value.flatten(0, -2).mean(0)
 
 
 class _Means(fx.Interpreter):
@@ -79,7 +79,7 @@ class _Means(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.op == "call_module" and str(n.target) in self._layers:
-            self.found[str(n.target)] = _channel_mean(value)
+            self.found[str(n.target)] = _channel_mean(value, self.submodules.get(str(n.target)))
         return value
 
 
@@ -92,7 +92,7 @@ class _Correction(fx.Interpreter):
         value = super().run_node(n)
         layer: nn.Module | None = self.submodules.get(str(n.target)) if n.op == "call_module" else None
         if isinstance(layer, QuantizedConv2d | QuantizedLinear) and layer.bias is not None and str(n.target) in self._means:
-            shift = _channel_mean(value) - self._means[str(n.target)]
+            shift = _channel_mean(value, layer) - self._means[str(n.target)]
             layer.bias -= shift
-            return value - (shift.view(-1, 1, 1) if value.ndim == 4 else shift)
+            return value - (shift.view(-1, 1, 1) if isinstance(layer, nn.Conv2d) else shift)
         return value

@@ -20,7 +20,7 @@ class RandomNetwork(nn.Module):
     def __init__(self, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.draw = random.Random(seed)
+        self.seed, self.draw = seed, random.Random(seed)
         self.layers = nn.ModuleList()
         self.weights = nn.ParameterList()
         self.pieces: list[str] = []
@@ -63,7 +63,7 @@ class RandomNetwork(nn.Module):
         return self.draw.choice((torch.relu, functional.silu, functional.hardswish, functional.gelu, torch.tanh))
 
     def norm(self, channels: int) -> Step:
-        kind = self.draw.choice(("batch", "batch", "none", "group", "instance", "layer"))
+        kind = self.draw.choice((*["batch"] * 4, *["none"] * 2, "group", "instance", "layer"))
         if kind == "batch":
             return self.add(nn.BatchNorm2d(channels))
         if kind == "group":

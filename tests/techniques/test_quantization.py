@@ -259,6 +259,24 @@ def test_biases_take_back_what_rounding_shifts() -> None:
     assert shift[True] < 0.7 * shift[False]
 
 
+def test_biases_of_linears_on_maps_with_the_channels_last_are_corrected_per_output() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.head = nn.Linear(3, 16), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            value: torch.Tensor = self.head(torch.relu(self.up(x.permute(0, 2, 3, 1))).mean((1, 2)))
+            return value
+
+    network = from_module(Last().eval(), (3, 8, 8))
+    images = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    result = Int8Quantization().apply(network, Int8QuantizationConfig(), TechniqueContext(calibration=TensorSource(images)))
+    moved = result.layers()["up"].bias - network.layers()["up"].bias  # type: ignore[operator]
+    assert 0 < float(moved.detach().abs().max()) < 0.05
+    torch.testing.assert_close(result(images), network(images), atol=0.02, rtol=0)
+
+
 def test_values_that_are_no_numbers_are_named() -> None:
     network = trained().clone()
     with torch.no_grad():
