@@ -75,6 +75,14 @@ DEAD = (
         "strided", lambda n, x: n.h(torch.cat((n.a(x)[:, 1::2], n.a(x)[:, ::2]), 1).mean((2, 3))), lambda: {"h": nn.Linear(8, 10)}
     ),
     Dead("padded", lambda n, x: n.h(functional.pad(n.a(x), (0, 0, 0, 0, 4, 2)).mean((2, 3))), lambda: {"h": nn.Linear(14, 10)}),
+    Dead(
+        "where", lambda n, x: n.h((lambda y: torch.where(y > 0, y, 0.1 * y))(n.a(x)).mean((2, 3))), lambda: {"h": nn.Linear(8, 10)}
+    ),
+    Dead(
+        "learned bias",
+        lambda n, x: n.h(functional.relu(n.a(x) + n.p[None, :, None, None]).mean((2, 3))),
+        lambda: {"p": nn.Parameter(torch.randn(8)), "h": nn.Linear(8, 10)},  # type: ignore[dict-item]
+    ),
     Dead("spatial attention", attended, lambda: {"g": conv(2, 1), "h": nn.Linear(8, 10)}),
     Dead("channel attention", channel_attended, lambda: {"g": nn.Conv1d(1, 1, 3, padding=1), "h": nn.Linear(8, 10)}),
     Dead("layer norm", normed, lambda: {"g": nn.LayerNorm(8), "h": nn.Linear(8, 10)}),
@@ -105,6 +113,8 @@ def test_dead_channels_go_without_effect(case: Dead) -> None:
     with torch.no_grad():
         net.a.weight[dead] = 0
         net.a.bias[dead] = 0
+        if hasattr(net, "p"):
+            net.p[dead] = 0
         if isinstance(getattr(net, "g", None), nn.GroupNorm | nn.LayerNorm):
             net.g.weight[dead] = 0
     network = from_module(net, (1, 8, 8))
