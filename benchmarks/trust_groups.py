@@ -79,6 +79,9 @@ def _module(name: str) -> nn.Module:
         if isinstance(part, _BatchNorm) and part.running_mean is not None and part.running_var is not None:
             nn.init.normal_(part.running_mean, std=0.1)
             nn.init.uniform_(part.running_var, 0.5, 1.5)
+    for parameter in module.parameters():
+        if float(parameter.detach().abs().max()) < 1e-3:  # heads, biases and layer scales that start at nothing would hide errors
+            nn.init.normal_(parameter, std=0.1)
     return module.eval()
 
 
