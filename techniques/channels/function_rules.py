@@ -49,6 +49,10 @@ _ALONG = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax", "cumsu
 _PRODUCTS = frozenset({"matmul", "bmm", "mm", "__matmul__"})
 
 
+_CREATED = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
+"""These read the type of their tensor alone."""
+
+
 def call_function(state: Propagation, node: fx.Node) -> Any:
     """The value of a function (or method) call."""
     arguments = state.of(node.args)
@@ -68,6 +72,9 @@ def call_function(state: Propagation, node: fx.Node) -> Any:
 def _by_rule(state: Propagation, node: fx.Node, name: str, arguments: Any) -> Any:
     if name.startswith("sym_"):
         return _size(node, arguments)
+    if name in _CREATED:
+        created = on_meta(state, node)
+        return Value.always(tuple(created.shape), created.dtype)
     if name in _MOVERS:
         return _move(state, node, name, arguments)
     if name in _CHANNELWISE:
