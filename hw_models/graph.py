@@ -10,6 +10,8 @@ from typing import Any
 KINDS = frozenset(
     {
         "conv",
+        "conv1d",
+        "conv_transpose",
         "linear",
         "matmul",
         "batch_norm",
@@ -73,7 +75,10 @@ class Operator:
 
     def macs(self) -> int:
         """Multiply-accumulates of a convolution, linear or matmul; 0 for the rest (the field's convention)."""
-        if self.kind == "conv":
+        if self.kind == "conv_transpose":
+            batch, _, *positions = self.input_shapes[0]
+            return batch * _product(positions) * _product(self.weight_shape)
+        if self.kind in ("conv", "conv1d"):
             _, in_per_group, *kernel = self.weight_shape
             return _product(self.output_shape) * in_per_group * _product(kernel)
         if self.kind == "linear":

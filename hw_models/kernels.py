@@ -248,7 +248,7 @@ def kernel_of(item: FusedOperator, target: Target) -> Kernel:
         return _replace(base, layout="plain", bytes_in=round(base.bytes_in * padded), bytes_out=round(base.bytes_out * padded))
     if op.kind == "conv":
         return _with_convolution(base, op, size, target.layout_block)
-    if kind == "linear":
+    if kind in ("linear", "conv1d", "conv_transpose"):
         return _with_linear(base, op, size)
     if kind in ("max_pool", "avg_pool"):
         return _replace(base, macs=prod(op.output_shape) * prod(op.attributes.get("kernel", (1, 1))))

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from hw_models.graph import Operator, OperatorGraph
 from techniques.network import Network
@@ -170,14 +171,15 @@ class _Describer:
 
 def _module_kind(module: nn.Module) -> tuple[str, dict[str, Any], tuple[int, ...]]:
     """Kind, attributes and weight shape of a module; read from its attributes, since a parametrised weight would be computed."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, _ConvNd):
+        kind = "conv_transpose" if module.transposed else "conv1d" if len(module.kernel_size) == 1 else "conv"
         attributes = {
-            "kernel": list(module.kernel_size),
-            "stride": list(module.stride),
-            "dilation": list(module.dilation),
+            "kernel": _last_two(module.kernel_size),
+            "stride": _last_two(module.stride),
+            "dilation": _last_two(module.dilation),
             "groups": module.groups,
         }
-        return "conv", attributes, (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+        return kind, attributes, (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
     if isinstance(module, nn.Linear):
         return "linear", {}, (module.out_features, module.in_features)
     if isinstance(module, _BatchNorm):
@@ -191,6 +193,11 @@ def _module_kind(module: nn.Module) -> tuple[str, dict[str, Any], tuple[int, ...
     if name == "ChannelPermutation" and not module.groups:
         return "gather", {}, ()
     return _MODULE_NAME_KINDS.get(name, f"other:{name}"), {}, ()
+
+
+def _last_two(sizes: tuple[int, ...]) -> list[int]:
+    """Height and width; what has one axis is one row."""
+    return [1, 1, *sizes][-2:]
 
 
 def _function_kind(node: fx.Node) -> str:

@@ -9,7 +9,10 @@ Trial = Callable[[Sequence[str]], str]
 
 
 def disproved(names: Sequence[str], trial: Trial) -> dict[str, str]:
-    """The claims that fail when they are tried alone, with what was found; whatever a trial raises counts as wrong."""
+    """The claims that fail, with what was found: alone, or, where no part of a failing set does, all of that set.
+
+    Whatever a trial raises counts as wrong.
+    """
     if not names:
         return {}
     try:
@@ -28,4 +31,6 @@ def disproved(names: Sequence[str], trial: Trial) -> dict[str, str]:
     if len(names) == 1:
         return {names[0]: found}
     half = len(names) // 2
-    return disproved(names[:half], trial) | disproved(names[half:], trial)
+    wrong = disproved(names[:half], trial) | disproved(names[half:], trial)
+    # Halves that hold alone but not together: which of them is at fault is not known, so none of them counts as proven.
+    return wrong or dict.fromkeys(names, f"only together: {found}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from techniques.errors import TechniqueError
 from techniques.network import Network
@@ -60,9 +61,13 @@ def layer_macs(network: Network, shapes: Mapping[str, tuple[int, ...]] | None = 
     shapes = node_shapes(network) if shapes is None else shapes
     macs: dict[str, int] = {}
     for node, module in network.module_calls():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            positions = torch.Size(shapes[node.name]).numel() // module.weight.shape[0]
+        if isinstance(module, _ConvNd | nn.Linear):
             name = str(node.target)
+            if isinstance(module, _ConvNd) and module.transposed:
+                # Every position that it reads meets the whole kernel.
+                positions = torch.Size(shapes[node.all_input_nodes[0].name]).numel() // module.in_channels
+            else:
+                positions = torch.Size(shapes[node.name]).numel() // module.weight.shape[0]
             macs[name] = macs.get(name, 0) + positions * module.weight.numel()
     return macs
 
@@ -151,6 +156,12 @@ def _concatenated(parts: list[Shape], axis: int) -> Shape:
 
 def _conv_shape(conv: nn.Conv2d, x: Shape) -> Shape:
     _require(len(x) == 4 and x[1] == conv.in_channels, f"shape {tuple(x)}, {conv.in_channels} channels are needed")
+    weight = conv._parameters.get("weight", conv._buffers.get("weight"))
+    outputs, per_group = (conv.out_channels, x[1] // conv.groups) if weight is None else weight.shape[:2]
+    _require(
+        per_group * conv.groups == x[1] and outputs % conv.groups == 0,
+        f"{conv.groups} groups of {per_group} do not read {x[1]} channels or give {outputs}",
+    )
     sizes = []
     for axis in (0, 1):
         span = conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1

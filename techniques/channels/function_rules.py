@@ -79,6 +79,8 @@ def _by_rule(state: Propagation, node: fx.Node, name: str, arguments: Any) -> An
         return _move(state, node, name, arguments)
     if name in _CHANNELWISE:
         return _channelwise(state, node, name, arguments)
+    if name in ("max", "min") and str(node.target).endswith(".other"):
+        return elementwise(state, node, f"{name}imum", arguments)
     if name in _REDUCTIONS and isinstance(arguments[0], Value):
         return _reduce(state, node, name, arguments)
     if name in _ALONG:

@@ -32,10 +32,11 @@ def remove(network: Network, known: ChannelMap, removed: Removed) -> None:
         removed: what goes.
     """
     modules = dict(network.graph.named_modules())
+    lone = {name for name, module in modules.items() if isinstance(module, _ConvNd) and module.in_channels == module.groups}
     for (name, kind), classes in known.axes.items():
         keep = ~removed[classes]
         if not keep.all() and name in modules:
-            _shrink(network.graph, name, modules[name], kind, keep)
+            _shrink(network.graph, name, modules[name], kind, keep, name in lone)
     for path, axis in known.parameters.items():
         keep = ~removed[axis.classes]
         owner, _, leaf = path.rpartition(".")
@@ -68,10 +69,11 @@ def _cut(module: nn.Module, name: str, dim: int, keep: npt.NDArray[np.bool_]) ->
         module._buffers[name] = found
 
 
-def _shrink(owner: nn.Module, name: str, module: nn.Module, kind: str, keep: npt.NDArray[np.bool_]) -> None:
+def _shrink(owner: nn.Module, name: str, module: nn.Module, kind: str, keep: npt.NDArray[np.bool_], lone: bool) -> None:
+    """``lone``: a convolution each group of which reads one input; it loses whole groups."""
     count = int(keep.sum())
     if isinstance(module, _ConvNd):
-        _shrink_convolution(module, kind, keep, count)
+        _shrink_convolution(module, kind, keep, count, lone)
     elif isinstance(module, nn.Linear):
         _cut(module, "weight", 0 if kind == "out" else 1, keep)
         if kind == "out":
@@ -96,10 +98,9 @@ def _cut_outputs(layer: nn.Module, keep: npt.NDArray[np.bool_]) -> None:
         _cut(layer, leaf, 0, keep)
 
 
-def _shrink_convolution(conv: Any, kind: str, keep: npt.NDArray[np.bool_], count: int) -> None:
+def _shrink_convolution(conv: Any, kind: str, keep: npt.NDArray[np.bool_], count: int, lone: bool) -> None:
     """A transposed convolution stores ``(in, out / groups, ...)``, any other ``(out, in / groups, ...)``."""
     first_is_output = not conv.transposed
-    lone = getattr(conv, "_lone_inputs", conv.in_channels == conv.groups)
     on_first = (kind == "out") == first_is_output
     if on_first:
         _cut(conv, "weight", 0, keep)
@@ -116,7 +117,6 @@ def _shrink_convolution(conv: Any, kind: str, keep: npt.NDArray[np.bool_], count
     conv.in_channels = count
     if lone and conv.groups > 1:
         conv.groups = count
-    conv._lone_inputs = lone
 
 
 def _shrink_norm(owner: nn.Module, name: str, norm: Any, keep: npt.NDArray[np.bool_], count: int) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -8,10 +9,16 @@ from torch import Tensor, nn
 
 from examples.resnet import ResNet
 from hw_models.graph import KINDS, OperatorGraph
+from hw_models.predictor import Predictor
+from hw_models.targets import get_target
 from search.describe import describe, network_macs
+from search.pricing import estimated_onnx_size_bytes
+from techniques.export import to_onnx
 from techniques.lift import from_module
 from techniques.network import Network
+from techniques.onnx_counts import count_file
 from techniques.quantization.layers import ActivationQuantizer, QuantizedConv2d
+from techniques.shapes import layer_macs
 
 
 class Mixed(nn.Module):
@@ -89,6 +96,27 @@ def test_layers_carry_their_sizes(mixed: Network) -> None:
     assert layers["wide"].macs() == 8 * 8 * 8 * 9
     assert layers["same"].output_shape == (1, 8, 8, 8)
     assert layers["head"].macs() == 16 * 5
+
+
+OTHER_CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
+    "transposed": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 16, 4, 2, 1, groups=2), nn.Flatten(1), nn.Linear(16 * 144, 2)
+    ),
+    "one axis": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Conv1d(8, 16, 3, 2), nn.Flatten(1), nn.Linear(16 * 17, 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_CONVOLUTIONS)
+def test_every_kind_of_convolution_is_priced_as_its_file_is_counted(kind: str) -> None:
+    network = from_module(OTHER_CONVOLUTIONS[kind]().eval(), (3, 8, 8))
+    graph, onnx = describe(network), to_onnx(network)
+    counts = count_file(onnx)
+    assert graph.macs() == network_macs(network) == sum(layer_macs(network).values()) == counts.macs
+    assert abs(estimated_onnx_size_bytes(graph) - len(onnx)) < 0.1 * len(onnx)
+    price = Predictor.uncalibrated(get_target("cpu-ort-1t")).predict(graph)
+    assert price.value_ms > 0
 
 
 def test_macs_scale_with_the_batch(resnet: Network) -> None:

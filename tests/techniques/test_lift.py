@@ -155,6 +155,11 @@ class _MixesImages(nn.Module):
         return (x - x.mean(0, keepdim=True)).mean((2, 3))
 
 
+class _MixesImagesALittle(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 0.05 * (x.mean(0, keepdim=True) - x)).mean((2, 3))
+
+
 class _Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cond(x.sum() > 0, lambda y: y.relu(), lambda y: y.neg(), (x,)).mean((2, 3))
@@ -176,6 +181,7 @@ REFUSALS = [
     Refusal("rank_3", nn.Flatten(), (IMAGE[0],), "rank 3"),
     Refusal("half", nn.Conv2d(3, 4, 3).double(), (IMAGE.double(),), "float"),
     Refusal("mixes_images", _MixesImages(), (IMAGE,), "mixes images"),
+    Refusal("mixes_images_a_little", _MixesImagesALittle(), (IMAGE,), "mixes images"),
     Refusal("control_flow", _Branching(), (IMAGE,), "control flow"),
 ]
 

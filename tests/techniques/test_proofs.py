@@ -38,6 +38,11 @@ def test_the_wrong_ones_are_found_among_many_by_halves() -> None:
     assert len(tried) < len(names)
 
 
+def test_what_fails_only_together_is_not_proven() -> None:
+    found = disproved(["a", "b", "c", "d"], lambda names: "apart" if {"a", "b"} <= set(names) else "")
+    assert found == {"a": "only together: apart", "b": "only together: apart"}
+
+
 def test_a_group_whose_removal_is_wrong_is_not_offered_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     network = trained().clone()
 

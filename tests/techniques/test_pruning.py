@@ -13,7 +13,7 @@ from techniques.errors import ConfigError, DataRequiredError
 from techniques.lift import from_module
 from techniques.network import Network
 from techniques.pruning.block_removal import BlockRemoval, BlockRemovalConfig, removable_blocks
-from techniques.pruning.structured import PruningGroup, StructuredPruning, StructuredPruningConfig, groups
+from techniques.pruning.structured import PruningGroup, StructuredPruning, StructuredPruningConfig, groups, unproven
 from tests.techniques.digits import accuracy, context, digits, outputs, trained, untrained
 
 
@@ -120,6 +120,16 @@ def test_grouped_and_depthwise_convolutions_stay_consistent() -> None:
     assert grouped.groups == 4
     assert depthwise.groups == depthwise.out_channels == 16
     assert pruned(torch.randn(7, 3, 8, 8)).shape == (7, 5)
+
+
+def test_a_grouped_convolution_can_be_pruned_until_its_groups_read_one_channel_and_on() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=8), nn.Flatten(), nn.Linear(256, 5))
+    network, free = from_module(module.eval(), (3, 8, 8)), TechniqueContext(channel_multiple=1)
+    for left in (8, 4):
+        network = StructuredPruning().apply(network, StructuredPruningConfig({"0": 0.5}), free)
+        assert unproven(network, free) == {}
+        assert network.layers()["0"].out_channels == left
+        assert network(torch.randn(3, 3, 8, 8)).shape == (3, 5)
 
 
 @dataclass(frozen=True)

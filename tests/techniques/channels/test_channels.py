@@ -14,7 +14,7 @@ from techniques.channels.groups import channel_groups
 from techniques.context import TechniqueContext
 from techniques.lift import from_module
 from techniques.network import Network
-from techniques.pruning.structured import StructuredPruning, StructuredPruningConfig, groups, left_alone
+from techniques.pruning.structured import StructuredPruning, StructuredPruningConfig, groups, left_alone, unproven
 
 FREE = TechniqueContext(channel_multiple=1)
 
@@ -145,6 +145,14 @@ def test_halves_that_meet_again_lose_the_same_positions() -> None:
     kept = pruned(from_module(net, (1, 8, 8)), "a").graph.get_submodule("a").bias.tolist()
     assert [k - 8 for k in kept if k >= 8] == [k for k in kept if k < 8]
     assert len(kept) == 8
+
+
+@pytest.mark.parametrize("meet", [torch.max, torch.maximum, torch.min], ids=["max", "maximum", "min"])
+def test_the_larger_of_two_halves_is_taken_position_by_position(meet: Callable[[Tensor, Tensor], Tensor]) -> None:
+    net = Net(lambda n, x: n.h(meet(*n.a(x).chunk(2, 1)).mean((2, 3))), a=conv(1, 16), h=nn.Linear(8, 10)).eval()
+    smaller = pruned(from_module(net, (1, 8, 8)), "a")
+    assert smaller.layers()["a"].weight.shape[0] == 8
+    assert unproven(from_module(net, (1, 8, 8)), FREE) == {}
 
 
 def test_no_part_of_a_split_loses_all_its_channels() -> None:
