@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -98,7 +97,7 @@ def _meet_constant(
     if len(main) == 1 and name in _PICKS and not (name in ("div", "divide") and index == 0) and not (name == "where" and index > 0):
         dim = next(iter(main))
         own = dim - (labels.dim() - len(shape))
-        ids = ids_of(labels.narrow(0, 0, 1).reshape(-1) if labels.dim() == 1 and dim != 0 else labels.reshape(-1))
+        ids = ids_of(labels.reshape(-1))
         state.adaptors.append(Adaptor(node.name, "gather", index, own - labels.dim(), ids))
         return
     state.atoms.fix(ids_of(labels).reshape(-1), reason)
@@ -133,8 +132,3 @@ def _stays_zero(node: fx.Node, arguments: Any) -> bool:
         if not bool((result == 0).all()):
             return False
     return True
-
-
-def always_zero(ids: np.ndarray[Any, Any]) -> bool:
-    """Whether nothing of this may go."""
-    return not bool((ids > 0).any())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from techniques.channels.atoms import Ids, ids_of
+from techniques.channels.atoms import ids_of
 from techniques.channels.elementwise import elementwise
 from techniques.channels.products import matrix_product
 from techniques.channels.propagation import PYTHON_OPERATORS, Adaptor, Propagation, on_meta
@@ -275,12 +275,3 @@ def _stay(result: Any) -> Any:
     if isinstance(result, list | tuple):
         return [Value.always(tuple(r.shape), r.dtype) for r in result]
     return Value.always(tuple(result.shape), result.dtype)
-
-
-def whole_ids(value: Value, dim: int) -> Ids:
-    """Labels along a dimension, taken at the first index of all others."""
-    labels = value.labels
-    for d in range(labels.dim()):
-        if d != dim:
-            labels = labels.narrow(d, 0, 1)
-    return ids_of(labels.reshape(-1).expand(value.shape[dim]))

@@ -16,13 +16,12 @@ The idea of a class is DepGraph's coupled group (Fang et al. 2023, section 3.1);
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from techniques.channels.atoms import Atoms, Ids
 from techniques.channels.values import Value
@@ -175,6 +174,4 @@ def _values(item: Any) -> list[Value]:
     return []
 
 
-Rule = Callable[[Propagation, fx.Node], Any]
-ModuleRule = Callable[[Propagation, fx.Node, nn.Module, Value], Any]
 PYTHON_OPERATORS = frozenset({operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.mod})

@@ -61,7 +61,7 @@ class PruningGroup:
 
     Attributes:
         name: the first layer in execution order that produces the channels.
-        channels: how many there are now.
+        channels: how many there are now; where places of the first layer go together unevenly, how many can go one by one.
         layers: convolutions and linears that lose outputs or inputs, in execution order.
         macs_share: multiply-accumulates of those layers over those of the network.
         multiple: kept counts are rounded to this (the target's multiple and the layers' own groups).
