@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Collection, Sequence
@@ -30,7 +29,10 @@ SPLIT_ALIASES: dict[str, SplitName] = {
     "test": "test",
     "testing": "test",
 }
-_INDEX = re.compile(r"\d{1,9}")
+_INDEX = re.compile(r"\+?([0-9]{1,9})(\.0*)?")
+_SAVETXT = re.compile(r"-?[0-9]\.[0-9]{18}e[+-][0-9]{2,3}")
+"""Every number, as numpy.savetxt writes it; each has one such text only."""
+_OTHER_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+|inf)|nan", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -243,14 +245,17 @@ def _numbered(count: int, request: ReadRequest) -> tuple[str, ...]:
 
 
 def class_number(text: str) -> int | None:
-    """The index that a label such as ``3`` or ``3.0`` is; -1 for a number that is none; None for what is no number."""
-    if _INDEX.fullmatch(text):
-        return int(text)
-    try:
+    """The index that a label such as ``3`` or ``3.0`` is; -1 for a number that is none; None for what is no number.
+
+    Python would read ``1_0``, ``1e1`` and digits of other scripts as numbers, too: names that people give to classes of their
+    own, which would become one with class 10.
+    """
+    if plain := _INDEX.fullmatch(text):
+        return int(plain[1])
+    if _SAVETXT.fullmatch(text):
         number = float(text)
-    except ValueError:
-        return None
-    return int(number) if math.isfinite(number) and number.is_integer() and 0 <= number < 1e9 else -1
+        return int(number) if 0 <= number < 1e9 and number.is_integer() else -1
+    return -1 if _OTHER_NUMBER.fullmatch(text) else None
 
 
 def _tell_first_number(present: Sequence[int], request: ReadRequest) -> None:

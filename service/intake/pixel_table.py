@@ -198,4 +198,4 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return text.isascii() and "_" not in text  # Python reads 1_0 as 10; it is a name

@@ -67,6 +67,9 @@ LISTINGS = {
     "no file's column": Listing("a,b", "x,{label}", "needs a column 'filename'", is_refused=True),
     "column twice": Listing("filename,label,label", "img/{i}.png,{label},{label}", "no column twice", is_refused=True),
     "latin letters": Listing("filename,label", "img/{i}.png,{label}", "CSV UTF-8", True, encoding="latin-1", labels=("é", "ü")),
+    "names that Python reads as one number": Listing(
+        "filename,label", "img/{i}.png,{label}", "sorted as text", labels=("10", "1_0")
+    ),
     "minus one": Listing("filename,label", "img/{i}.png,{label}", "no class index", True, labels=("-1", "1")),
 }
 
@@ -176,6 +179,7 @@ PIXELS = {
     "no header, label last": Pixels("", True),
     "no header, words last": Pixels("", True, labels=("cat", "dog", "emu"), classes=("cat", "dog", "emu")),
     "no header, words first": Pixels("", False, labels=("cat", "dog", "emu"), classes=("cat", "dog", "emu")),
+    "no header, names that Python reads as numbers": Pixels("", True, labels=("10", "1_0", "1e1"), classes=("10", "1_0", "1e1")),
     "no header, from one": Pixels("", True, "subtract 1", labels=(1, 2, 3), classes=("0", "1", "2", "3")),
     "no header, with gaps": Pixels("", True, labels=(0, 3, 7), classes=tuple("01234567")),
     "no header, semicolons": Pixels("", True, separator=";"),
