@@ -15,14 +15,23 @@ import numpy.typing as npt
 from search.dataset_file import SplitName
 from service.intake.archives import open_zip
 from service.intake.errors import IntakeError, refusing
-from service.intake.image_table import EncodedLabels, ImageTable, ReadRequest, encode_numbers, encode_texts, parse_split
+from service.intake.image_table import (
+    SPLIT_ALIASES,
+    EncodedLabels,
+    ImageTable,
+    ReadRequest,
+    encode_numbers,
+    encode_texts,
+    parse_split,
+)
 from service.intake.pixels import as_nhwc, to_pixels
 
 _LABEL_NAMES = ("labels", "label", "y")
 _IMAGE_NAMES = ("images", "image", "x")
-_PARTS = ("train", "val", "test")
-_IMAGES = frozenset({*_IMAGE_NAMES, *(f"x_{part}" for part in _PARTS)})
-_LABELS = frozenset({*_LABEL_NAMES, *(f"y_{part}" for part in _PARTS)})
+_PART_IMAGES = {f"x_{part}": split for part, split in SPLIT_ALIASES.items()}
+_PART_LABELS = {f"y_{part}": f"x_{part}" for part in SPLIT_ALIASES}
+_IMAGES = frozenset({*_IMAGE_NAMES, *_PART_IMAGES})
+_LABELS = frozenset({*_LABEL_NAMES, *_PART_LABELS})
 _KNOWN_NAMES = frozenset({*_IMAGES, *_LABELS, "split", "class_names"})
 _SMALL, _MAX_HEADER_BYTES = 1 << 20, 1 << 16
 _FAIR_BYTES_PER_PIXEL = 64
@@ -34,13 +43,15 @@ _FAIR_BYTES_PER_CELL = 256
 def read_npz(path: Path, request: ReadRequest) -> ImageTable:
     """Read ``images`` ``(n, h, w[, c])`` with, optionally, ``labels``, ``split``, ``class_names`` and ``group_<name>`` arrays.
 
-    Keras' names ``x_train, y_train, x_test, y_test`` do as well. Pickled (object) arrays are refused.
+    Keras' names ``x_train, y_train, x_val, y_val, x_test, y_test`` do as well; ``group_<name>`` arrays beside them have the rows
+    of all, in this order. Pickled (object) arrays are refused.
 
     Raises:
         IntakeError: no npz, or arrays that do not fit together; single bad images go to the request's log.
     """
     arrays = _load_arrays(path, request)
-    if "x_train" in arrays:
+    named = tuple(arrays)
+    if any(name in _PART_IMAGES or name in _PART_LABELS for name in arrays):
         arrays = _merge_keras(arrays)
     images = _first(arrays, _IMAGE_NAMES)
     if images is None:
@@ -48,7 +59,7 @@ def read_npz(path: Path, request: ReadRequest) -> ImageTable:
             f"the npz has no array 'images', only {sorted(arrays)}; name them: np.savez_compressed(path, images=..., labels=...)"
         )
         raise IntakeError("bad_data", words, "dataset")
-    _tell_unread(arrays, request)
+    _tell_unread(named, request)
     if images.ndim == 0:
         raise IntakeError("bad_data", f"images are a single {images.dtype}; need (n, h, w), (n, h, w, c) or (n, c, h, w)", "images")
     labels = _first(arrays, _LABEL_NAMES)
@@ -59,7 +70,7 @@ def read_npz(path: Path, request: ReadRequest) -> ImageTable:
             raise IntakeError("bad_data", words, "class_names")
         request = replace(request, options=replace(request.options, class_names=names))
     columns = {"labels": labels, "split": arrays.get("split")}
-    columns |= {name: array for name, array in arrays.items() if name == "groups" or name.startswith("group_")}
+    columns |= {name: array for name, array in arrays.items() if _is_group(name)}
     for name, array in columns.items():
         if array is not None and (array.ndim == 0 or len(array) != len(images)):
             raise IntakeError("bad_data", f"{name!r} has shape {array.shape} beside {len(images)} images", name)
@@ -106,12 +117,18 @@ class _Header:
         return math.prod(self.shape) * self.itemsize
 
 
-def _tell_unread(arrays: dict[str, npt.NDArray[Any]], request: ReadRequest) -> None:
-    """Labels under a name of their own would make the data label-free in silence."""
-    unread = sorted(name for name in arrays if name not in _KNOWN_NAMES and not name.startswith("group"))
+def _is_group(name: str) -> bool:
+    return name == "groups" or name.startswith("group_")
+
+
+def _tell_unread(named: Sequence[str], request: ReadRequest) -> None:
+    """Labels under a name of their own would make the data label-free in silence, and so would a second array of labels."""
+    second = {name for names in (_IMAGE_NAMES, _LABEL_NAMES) for name in [n for n in names if n in named][1:]}
+    unread = sorted(name for name in named if name in second or not (name in _KNOWN_NAMES or _is_group(name)))
     if unread:
-        advice = "" if _first(arrays, _LABEL_NAMES) is not None else "; labels are read from 'labels', 'label' or 'y'"
-        request.log.note("dataset", f"arrays that are not read: {', '.join(unread[:5])}{advice}")
+        parts = any(name in _PART_IMAGES for name in named)
+        advice = "; labels are read from " + ("'y_train', 'y_test', ..." if parts else "'labels', 'label' or 'y'")
+        request.log.note("dataset", f"arrays that are not read: {', '.join(unread[:5])}{'' if _LABELS & {*named} else advice}")
 
 
 def _check_headers(path: Path, request: ReadRequest) -> None:
@@ -181,21 +198,45 @@ def _check_ratios(headers: Collection[_Header], request: ReadRequest) -> None:
 
 
 def _merge_keras(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    parts: list[tuple[str, str]] = [(s, key) for s, key in (("train", "train"), ("validation", "val"), ("test", "test"))]
-    found = [(split, key) for split, key in parts if f"x_{key}" in arrays]
+    """One array of images, of labels and of splits, in the order train, validation, test; other arrays stay as they are."""
+    _check_parts(arrays)
+    found = {name: split for name, split in _PART_IMAGES.items() if name in arrays}
     # One array of both would take the smaller numbers for nearly black.
-    tops = {f"x_{key}": float(np.max(array, initial=0)) for _, key in found if (array := arrays[f"x_{key}"]).dtype.kind in "uifb"}
+    tops = {name: float(np.max(array, initial=0)) for name in found if (array := arrays[name]).dtype.kind in "uifb"}
     if tops and 0 < min(tops.values()) <= 1 < max(tops.values()):
         shown = ", ".join(f"{name} up to {top:g}" for name, top in tops.items())
         raise IntakeError("bad_data", f"the images of the splits are not of one scale: {shown}; save them all as 0..255", "images")
+    merged = {name: array for name, array in arrays.items() if name not in _PART_IMAGES and name not in _PART_LABELS}
+    labels = [name for name in _PART_LABELS if name in arrays]
     try:
-        merged = {"images": np.concatenate([arrays[f"x_{key}"] for _, key in found])}
-        if "y_train" in arrays:
-            merged["labels"] = np.concatenate([arrays[f"y_{key}"] for _, key in found])
-    except (ValueError, KeyError) as error:
-        raise IntakeError("bad_data", f"x_train, x_test, y_train, y_test do not fit together: {error}", "dataset") from error
-    merged["split"] = np.concatenate([np.full(len(arrays[f"x_{key}"]), split) for split, key in found])
+        merged["images"] = np.concatenate([arrays[name] for name in found])
+        if labels:
+            merged["labels"] = np.concatenate([arrays[name] for name in labels])
+    except ValueError as error:
+        raise IntakeError("bad_data", f"{', '.join([*found, *labels])} do not fit together: {error}", "dataset") from error
+    merged["split"] = np.concatenate([np.full(len(arrays[name]), split) for name, split in found.items()])
     return merged
+
+
+def _check_parts(arrays: dict[str, npt.NDArray[Any]]) -> None:
+    """Refuse labels without their images, images without their labels, and arrays that would say the same again.
+
+    Raises:
+        IntakeError: its field is the array to blame.
+    """
+    parts = [name for name in arrays if name in _PART_IMAGES or name in _PART_LABELS]
+    labelled = any(name in _PART_LABELS for name in parts)
+    for name in arrays:
+        if name in {*_IMAGE_NAMES, *_LABEL_NAMES, "split"}:
+            raise IntakeError("bad_data", f"the npz has {name!r} beside {', '.join(parts)}; leave it, or those", name)
+    for labels, images in _PART_LABELS.items():
+        if labels in arrays and images not in arrays:
+            raise IntakeError("bad_data", f"the npz has {labels!r}, but no {images!r}", labels)
+        if images in arrays and labelled and labels not in arrays:
+            raise IntakeError("bad_data", f"the npz has labels for other images, but no {labels!r} beside {images!r}", images)
+        if labels in arrays and arrays[labels].shape[:1] != arrays[images].shape[:1]:
+            words = f"{labels!r} has shape {arrays[labels].shape} beside {images!r} of shape {arrays[images].shape}"
+            raise IntakeError("bad_data", words, labels)
 
 
 def _first(arrays: dict[str, npt.NDArray[Any]], names: Sequence[str]) -> npt.NDArray[Any] | None:
