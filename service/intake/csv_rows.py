@@ -15,7 +15,6 @@ from service.intake.image_table import SPLIT_ALIASES
 
 _SEPARATORS = ",;\t|"
 _LOOKED_AT = 1 << 16
-_LABEL_NAMES = frozenset({"class", "classes", "class_name", "class_id", "classname", "category", "target", "y"})
 _UNNAMED = re.compile(r"|unnamed:_\d+(_level_\d+)?")
 
 
@@ -44,11 +43,6 @@ def encoding_of(start: bytes) -> str:
 def column_name(cell: str) -> str:
     """A header's cell as it is compared: ``Image Name`` is ``image_name``."""
     return re.sub(r"[\s-]+", "_", cell.strip().lower())
-
-
-def is_label_column(name: str) -> bool:
-    """Whether a column of this name holds the class."""
-    return name.startswith("label") or name in _LABEL_NAMES
 
 
 def is_row_number(name: str) -> bool:

@@ -8,10 +8,11 @@ from pathlib import PurePosixPath
 
 from search.dataset_file import SplitName
 from service.intake.archives import FileSource
-from service.intake.csv_rows import column_name, is_label_column, is_row_number, rows_of, split_alias
+from service.intake.csv_rows import column_name, is_row_number, rows_of, split_alias
 from service.intake.errors import IntakeError, refusing
 from service.intake.file_names import FileNames
 from service.intake.image_table import ReadRequest, parse_split
+from service.intake.label_columns import choose_columns, looks_like_labels
 
 _FILE_COLUMNS = ("filename", "file", "path", "image", "file_name", "filepath", "file_path", "image_name", "image_path", "img")
 _Rows = Sequence[tuple[int, list[str]]]
@@ -119,11 +120,13 @@ def _columns(table: str, rows: _Rows, names: FileNames, request: ReadRequest) ->
         raise IntakeError("bad_data", f"{table}: the header needs a column 'filename' and no column twice, got {header}", "dataset")
     file = files[0]
     split = header.index("split") if "split" in header and header.index("split") != file else None
-    labels = tuple(i for i, name in enumerate(header) if is_label_column(name) and i not in (file, split))
+    maybe = [i for i, name in enumerate(header) if looks_like_labels(name) and i not in (file, split)]
+    cells = [[row[i] for i in maybe] for _, row in rows[1:] if len(row) == len(header)]
+    labels = tuple(maybe[i] for i in choose_columns([header[i] for i in maybe], cells, table, request))
     groups = tuple(i for i in range(len(header)) if i not in (file, split, *labels) and not is_row_number(header[i]))
     request.check_groups(len(groups))
     group_names = tuple(header[i] for i in groups)
-    if not labels and groups:
+    if not maybe and groups:
         what = f"no column is called label: the images are taken as label-free and {', '.join(group_names)} as groups"
         request.log.note(table, f"{what}; call the column label if it names the classes")
     return _Columns(len(header), file, labels, split, groups, group_names, tuple(header[i] for i in labels))

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from service.intake.csv_rows import column_name, is_label_column, is_row_number, rows_of_file
+from service.intake.csv_rows import column_name, is_row_number, rows_of_file
 from service.intake.errors import IntakeError, refusing
 from service.intake.image_table import EncodedLabels, ImageTable, ReadRequest, parse_split
-from service.intake.label_columns import encode_columns
+from service.intake.label_columns import choose_columns, encode_columns, looks_like_labels
 from service.intake.pixels import as_nhwc, to_pixels
 
 _PIXEL_COLUMN = re.compile(r"(pixel|px|p)?_?\d+|\d+x\d+")
@@ -26,7 +26,7 @@ _Rows = Iterator[tuple[int, list[str]]]
 
 @dataclass(frozen=True)
 class _Columns:
-    """Places of pixels, of labels and of everything else (split, groups) that is kept, in rows of ``width`` cells."""
+    """Places of pixels, of what may be labels and of everything else (split, groups) that is kept, in rows of ``width`` cells."""
 
     width: int
     pixels: tuple[int, ...]
@@ -62,12 +62,13 @@ def _columns_of(first: Sequence[str], request: ReadRequest) -> _Columns:
         message = "this CSV names image files: send a zip or tar that holds the CSV and the images"
         raise IntakeError("bad_data", message, "dataset")
     pixels = tuple(i for i, name in enumerate(names) if _PIXEL_COLUMN.fullmatch(name))
-    labels = tuple(i for i, name in enumerate(names) if is_label_column(name))
+    labels = tuple(i for i, name in enumerate(names) if looks_like_labels(name))
     others = tuple(i for i in range(len(names)) if i not in {*pixels, *labels} and not is_row_number(names[i]))
     _row_shape(len(pixels), request)
     request.check_groups(len(others))
     kept = tuple(names[i] for i in others)
-    if len(set(kept)) < len(kept):
+    named = [names[i] for i in (*labels, *others)]
+    if len(set(named)) < len(named):
         raise IntakeError("bad_data", "the header has a column twice", "dataset")
     groups = [name for name in kept if name != "split"]
     if not labels and groups:
@@ -86,7 +87,7 @@ def _is_data(first: Sequence[str]) -> bool:
     words = [i for i, cell in enumerate(first) if not _is_number(cell)]
     if not words:
         return True
-    if words not in ([0], [len(first) - 1]) or is_label_column(column_name(first[words[0]])):
+    if words not in ([0], [len(first) - 1]) or looks_like_labels(column_name(first[words[0]])):
         return False
     return not _is_counted([cell for i, cell in enumerate(first) if i not in words])
 
@@ -111,12 +112,15 @@ def _read_table(rows: _Rows, columns: _Columns, request: ReadRequest) -> ImageTa
     if not images:
         request.log.raise_if_refused()
         raise IntakeError("bad_data", "the table has no rows", "dataset")
-    labels = len(columns.labels)
-    named = {name: [row[labels + i] for row in cells] for i, name in enumerate(columns.other_names)}
+    names = (*columns.label_names[: len(columns.labels)], *columns.other_names)
+    maybe = [row[: len(columns.labels)] for row in cells]
+    labels = choose_columns(names[: len(columns.labels)], maybe, "dataset", request)
+    named = {name: [row[i] for row in cells] for i, name in enumerate(names) if i not in labels}
+    request.check_groups(len(named))
     pixels, usable = to_pixels(as_nhwc(np.stack(images), request), places, request)
     encoded = EncodedLabels(None, (), np.ones(len(places), np.bool_))
     if labels:
-        encoded = encode_columns(columns.label_names, [row[:labels] for row in cells], places, request)
+        encoded = encode_columns([names[i] for i in labels], [[row[i] for i in labels] for row in cells], places, request)
     splits = named.pop("split", None)
     given = None if splits is None else [parse_split(t, place, request.log) for t, place in zip(splits, places, strict=True)]
     return ImageTable(pixels, places, encoded.labels, encoded.class_names, given, named).keep(usable & encoded.usable)

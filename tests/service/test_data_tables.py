@@ -13,6 +13,7 @@ import pytest
 from search.dataset_file import read
 from search.preprocessing import Preprocessing
 from service.intake.image_table import DatasetOptions
+from service.intake.label_columns import LABEL_NAMES
 from tests.service.test_data_kinds import labels_of, words
 from tests.service.test_dataset_intake import SMALL, png, refused, take_in, zip_of
 
@@ -99,44 +100,90 @@ def test_tables_of_file_names(case: Listing, tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class LabelColumns:
-    """Names of label columns, their cells for images of class 0 and 1, and what they mean."""
+    """Names of label columns, their cells for images of class 0 and 1, and what they mean: class indices, and what is told.
+
+    ``says`` are words of the refusal where there are no classes.
+    """
 
     names: str
     cells: tuple[str, str]
     classes: tuple[str, ...] = ()
     right: tuple[Any, Any] = (0, 1)
     says: str = ""
+    groups: tuple[str, ...] = ()
 
 
+HOT, PAIR, ONE, SEVERAL = "a class each", "index of a class and its name", "one label, since no image", "which may have several"
 LABEL_COLUMNS = {
-    "one-hot": LabelColumns("label_cat,label_dog", ("1,0", "0,1"), ("cat", "dog")),
-    "one-hot of floats": LabelColumns("label_0,label_1,label_2", ("1.0,0.0,0.0", "0.0,1.0,0.0"), ("0", "1", "2")),
-    "several hot": LabelColumns("label_cat,label_dog", ("1,0", "1,1"), ("cat", "dog"), ([1, 0], [1, 1])),
-    "index and name": LabelColumns("label,label_name", ("1,ant", "0,bee"), ("bee", "ant"), (1, 0)),
-    "name and index": LabelColumns("class_name,class_id", ("bee,2", "ant,0"), ("ant", "class 1", "bee"), (2, 0)),
-    "several words": LabelColumns("label,label2", ("red,", "red,big"), ("big", "red"), ([0, 1], [1, 1])),
+    "one-hot": LabelColumns("label_cat,label_dog", ("1,0", "0,1"), ("cat", "dog"), says=HOT),
+    "one-hot of floats": LabelColumns("label_0,label_1,label_2", ("1.0,0.0,0.0", "0.0,1.0,0.0"), ("0", "1", "2"), says=HOT),
+    "several hot": LabelColumns("label_cat,label_dog", ("1,0", "1,1"), ("cat", "dog"), ([1, 0], [1, 1]), HOT),
+    "one-hot beside other columns": LabelColumns(
+        "label_cat,labeler,label_dog", ("1,ann,0", "0,bob,1"), ("cat", "dog"), says="'labeler'; labels", groups=("labeler",)
+    ),
+    "index and name": LabelColumns("label,label_name", ("1,ant", "0,bee"), ("bee", "ant"), (1, 0), PAIR),
+    "name and index": LabelColumns("class_name,class_id", ("bee,2", "ant,0"), ("ant", "class 1", "bee"), (2, 0), PAIR),
+    "index and words that say yes or no": LabelColumns(
+        "label_id,label_name", ("0,false", "1,true"), ("false", "true"), (0, 1), PAIR
+    ),
+    "several words": LabelColumns("label,label2", ("red,", "red,big"), ("big", "red"), ([0, 1], [1, 1]), SEVERAL),
+    "several numbered": LabelColumns("label_1,label_2", ("red,", "red,big"), ("big", "red"), ([0, 1], [1, 1]), SEVERAL),
+    "one word each": LabelColumns("label_1,label_2", ("red,red", "big,"), ("big", "red"), (1, 0), ONE),
+    "one number each": LabelColumns("label,label2", ("0,0", "1,1"), ("0", "1"), (0, 1), ONE),
+    "who labelled": LabelColumns("label,labeler", ("cat,ann", "dog,bob"), ("cat", "dog"), says="'labeler'", groups=("labeler",)),
+    "how sure": LabelColumns(
+        "label,label_confidence", ("0,0.5", "1,0.9"), ("0", "1"), says="'label_confidence'", groups=("label_confidence",)
+    ),
+    "the same twice": LabelColumns("target,label", ("0,0", "1,1"), ("0", "1"), says="'target'", groups=("target",)),
+    "two that differ": LabelColumns("label,class", ("0,1", "1,1"), ("0", "1"), says="'class'; labels are", groups=("class",)),
+    "an index and its hot columns": LabelColumns(
+        "label,label_0,label_1", ("0,1,0", "1,0,1"), ("0", "1"), says="'label_0', 'label_1'", groups=("label_0", "label_1")
+    ),
     "one index of two names": LabelColumns("label,label_name", ("1,ant", "1,bee"), says="contradict"),
     "one name of two indices": LabelColumns("label,label_name", ("1,ant", "0,ant"), says="one to one"),
 }
 
 
-@pytest.mark.parametrize("case", LABEL_COLUMNS.values(), ids=LABEL_COLUMNS.keys())
-def test_several_columns_of_labels(case: LabelColumns, tmp_path: Path) -> None:
+def both_tables(case: LabelColumns, folder: Path) -> Sequence[tuple[Path, str]]:
+    """The case's columns beside pixels, and beside names of files."""
     images = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4), np.uint8)
     rows = [f"{','.join(map(str, image.ravel()))},{case.cells[i % 2]}" for i, image in enumerate(images)]
-    (tmp_path / "d.csv").write_text("\n".join([f"{NAMES},{case.names}", *rows]))
+    (folder / "d.csv").write_text("\n".join([f"{NAMES},{case.names}", *rows]))
     files = {f"{i}.png": png(i) for i in range(COUNT)}
     table = "\n".join([f"filename,{case.names}", *(f"{i}.png,{case.cells[i % 2]}" for i in range(COUNT))])
-    for path, format in ((tmp_path / "d.csv", "csv"), (zip_of(tmp_path / "d.zip", {"t.csv": table.encode(), **files}), "zip")):
-        if case.says:
+    return (folder / "d.csv", "csv"), (zip_of(folder / "d.zip", {"t.csv": table.encode(), **files}), "zip")
+
+
+@pytest.mark.parametrize("case", LABEL_COLUMNS.values(), ids=LABEL_COLUMNS.keys())
+def test_several_columns_of_labels(case: LabelColumns, tmp_path: Path) -> None:
+    for path, format in both_tables(case, tmp_path):
+        if not case.classes:
             assert case.says in refused(path, format).message
             continue
         facts = take_in(path, format)
         labels = read(facts.path)[0].labels
         assert facts.class_names == case.classes
+        assert tuple(facts.group_values) == case.groups
+        assert any(case.says in note for note in facts.notes), facts.notes
         assert labels is not None
         if format == "csv":
             assert labels.tolist() == [case.right[i % 2] for i in range(COUNT)]
+
+
+@pytest.mark.parametrize("name", ["labeler", "label_confidence", "label_cat", "labelled_by"])
+def test_a_column_that_only_starts_like_labels_holds_none(name: str, tmp_path: Path) -> None:
+    for path, format in both_tables(LabelColumns(name, ("0", "1")), tmp_path):
+        facts = take_in(path, format)
+        assert not facts.has_labels
+        assert any(f"taken as groups: '{name}'; the images are taken as label-free" in note for note in facts.notes)
+
+
+@pytest.mark.parametrize("name", [*LABEL_NAMES, "label_1", "Labels2"])
+def test_a_column_by_a_name_of_labels_is_read_without_a_word(name: str, tmp_path: Path) -> None:
+    for path, format in both_tables(LabelColumns(name, ("cat", "dog")), tmp_path):
+        facts = take_in(path, format)
+        assert facts.class_names == ("cat", "dog")
+        assert not any("column" in note for note in facts.notes)
 
 
 def test_a_name_that_fits_two_files_is_no_name(tmp_path: Path) -> None:
