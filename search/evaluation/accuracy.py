@@ -324,13 +324,15 @@ def _hits(logits: Logits, target: Labels, k: int) -> Hits:
 
 
 def _macro_f1(logits: Logits, target: Labels) -> _Estimate:
-    """F1 averaged over the classes that occur; with several labels per image, a logit above 0 says yes.
+    """F1 averaged over the classes that occur; with several labels per image, a logit above 0 says yes. Outputs that are not
+    finite say nothing: their image is missed, and no class has it.
 
     F1 = 2 TP / D with D = 2 TP + FP + FN; an image's influence is the derivative of that ratio by its weight.
     """
     classes = np.arange(logits.shape[1])
     truth = target.astype(bool) if target.ndim > 1 else target[:, None] == classes
     guess = logits[:, : truth.shape[1]] > 0 if target.ndim > 1 else logits.argmax(axis=1)[:, None] == classes
+    guess &= np.isfinite(logits).all(axis=1, keepdims=True)  # argmax says 0 of them
     present = np.flatnonzero(truth.any(axis=0))
     truth, guess = truth[:, present], guess[:, present]
     twice_hit = 2.0 * (truth & guess)
@@ -344,11 +346,13 @@ def _macro_f1(logits: Logits, target: Labels) -> _Estimate:
 def _auroc(logits: Logits, target: Labels) -> _Estimate:
     """One against the rest, averaged over the classes that both occur and do not occur on some image.
 
-    An image's influence comes from its placement among the images of the other side (DeLong et al. 1988, equations 3-6).
+    An image's influence comes from its placement among the images of the other side (DeLong et al. 1988, equations 3-6). One
+    whose outputs are not finite is on the wrong side of all others.
     """
+    broken = np.logical_not(np.isfinite(logits).all(axis=1))
+    logits = np.where(broken[:, None], 0.0, logits)
     # Between images, only probabilities compare; with several labels per image each logit stands for itself.
     scores = log_softmax(logits, axis=1) if target.ndim == 1 else logits
-    scores = np.nan_to_num(scores, nan=-1e9, neginf=-1e9)
     truth = target.astype(bool) if target.ndim > 1 else target[:, None] == np.arange(logits.shape[1])
     images = len(truth)
     values, influence = [], np.zeros(images)
@@ -357,7 +361,7 @@ def _auroc(logits: Logits, target: Labels) -> _Estimate:
         positives = int(yes.sum())
         if not 0 < positives < images:
             continue
-        score_of, negatives = scores[:, column], images - positives
+        score_of, negatives = np.where(broken, np.where(yes, -np.inf, np.inf), scores[:, column]), images - positives
         ranks, placement = rankdata(score_of), np.empty(images)
         placement[yes] = (ranks[yes] - rankdata(score_of[yes])) / negatives
         placement[~yes] = 1 - (ranks[~yes] - rankdata(score_of[~yes])) / positives

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor
 
@@ -98,6 +99,26 @@ def test_outputs_that_are_not_finite_are_never_hits():
     logits[:500] = np.nan
     for metric in ("top1", "top5"):
         assert not score(logits, LABELS, metric).correct[:500].any()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("nothing", [np.nan, np.inf, -np.inf])
+def test_outputs_that_are_not_finite_are_no_class_and_wrong_for_each(nothing: float):
+    broken = np.arange(len(LABELS)) % 3 == 0
+    logits = np.where(broken[:, None], np.float32(nothing), LOGITS)
+    guess = np.where(broken, -1, LOGITS.argmax(1))
+    f1 = f1_score(LABELS, guess, average="macro", labels=np.unique(LABELS), zero_division=0)
+    assert score(logits, LABELS, "macro_f1").value == pytest.approx(f1)
+    tags = (np.arange(len(LABELS))[:, None] + np.arange(3)) % 2
+    several = np.where(broken[:, None], np.float32(nothing), np.where(tags, 1, -1).astype(np.float32))
+    assert score(several, tags, "macro_f1").value == pytest.approx(
+        f1_score(tags, (several > 0) & ~broken[:, None], average="macro")
+    )
+    chances, won = np.where(broken[:, None], 0.0, log_softmax(LOGITS, axis=1)), []
+    for c, yes in enumerate((LABELS[:, None] == np.arange(10)).T):
+        right = chances[yes & ~broken, c][:, None] > chances[~yes & ~broken, c]
+        won.append(right.sum() / (yes.sum() * (~yes).sum()))
+    assert score(logits, LABELS, "auroc").value == pytest.approx(np.mean(won), abs=1e-4)
+    assert score(np.full_like(LOGITS, nothing), LABELS, "macro_f1").value == 0.0
 
 
 def test_labels_of_another_model_are_told():
