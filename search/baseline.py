@@ -39,16 +39,18 @@ class Original:
     Attributes:
         network: in evaluation behaviour.
         onnx: the original through our own exporter, stripped: what sizes and latencies are compared with.
+        note: what the report must say of the labels; empty where they are read, or there are none.
     """
 
     network: Network
     data: ImageData
     onnx: bytes
+    note: str = ""
 
 
 def open_original(spec: SearchSpec, blobs: BlobStore) -> Original:
     """Load model and data, and refuse a pair that cannot belong together. Labels of more classes than the network knows are
-    left aside where candidates are only compared with the original.
+    left aside, with a note, where candidates are only compared with the original.
 
     Raises:
         BaselineError: the prepared images or labels do not fit the network (says which side to change), or its exported file
@@ -63,15 +65,17 @@ def open_original(spec: SearchSpec, blobs: BlobStore) -> Original:
             f"the network takes images of (channels, height, width) {network.input_shape}, but the preprocessing gives {prepared}: "
             f"{preprocessing.describe()}. Upload the data again with the network's shape, or export the network for this one."
         )
-    classes, known = data.split("validation").classes, find_head(network).classes
+    classes, known, note = data.split("validation").classes, find_head(network).classes, ""
     if classes > known and spec.metric == "agreement":
         data = ImageData.open(data.path, labelled=False)
+        outputs = f"tells {known} apart" if known else "has no outputs that classes go with"
+        note = f"the labels name {classes} classes, but the network {outputs}: they were left aside, for training as well"
     elif classes > known > 0:
         raise BaselineError(
             f"the labels name {classes} classes, but the network tells {known} apart; check the label column, or search with "
             "metric AGREEMENT, which leaves such labels aside"
         )
-    return Original(network, data, _proven_file(spec, network, data))
+    return Original(network, data, _proven_file(spec, network, data), note)
 
 
 def _proven_file(spec: SearchSpec, network: Network, data: ImageData) -> bytes:

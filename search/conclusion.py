@@ -270,20 +270,19 @@ def _once(*notes: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(note for some in notes for note in some))
 
 
-def _network_notes(setup: Setup) -> list[str]:
+def network_notes(setup: Setup) -> list[str]:
+    """What a reader must know of the network, its outputs, and labels that do not go with them."""
     network = setup.original.network
     notes = [f"the export that made the model left out: {what}" for what in network.erased]
     if not network.size_is_free:
         notes.append(f"the resolution axis is off: {network.size_note}")
-    if setup.reading.note:
-        notes.append(setup.reading.note)
-    return notes
+    return notes + [note for note in (setup.original.note, setup.reading.note) if note]
 
 
 def _notes(setup: Setup, store: CandidateStore) -> list[str]:
     """What a reader must know of the data, the network, and the places that are left alone."""
     found = store.phase(PLACES_PHASE)
-    return [*setup.original.data.metadata.notes, *_network_notes(setup), *([Places.from_json(found).sentence] if found else [])]
+    return [*setup.original.data.metadata.notes, *network_notes(setup), *([Places.from_json(found).sentence] if found else [])]
 
 
 def _message(

@@ -12,6 +12,7 @@ from torch import nn
 
 from paretopress.runtime.session import run_classifier
 from search.baseline import open_original, read_original
+from search.conclusion import network_notes
 from search.environment import SearchEnvironment
 from search.errors import BaselineError
 from search.evaluation.accuracy import evaluate
@@ -84,12 +85,21 @@ def test_labels_that_a_single_logit_cannot_tell_apart(tmp_path: Path) -> None:
         open_original(spec, given.blobs)
 
 
-def test_labels_that_do_not_fit_are_left_aside_for_agreement(tmp_path: Path) -> None:
+def test_labels_that_do_not_fit_are_left_aside_for_agreement_with_a_note(tmp_path: Path) -> None:
     spec, given = environment(tmp_path, head_cases.odd(), DIGITS, metric="agreement")
+    given.work_dir.mkdir()
     original = open_original(spec, given.blobs)
     assert not original.data.labelled
     assert original.data.split("train").labels is None
     assert read_original(spec, original)[1].value == 1.0
+    (note,) = [note for note in network_notes(prepare(spec, given)) if "labels" in note]
+    assert note == "the labels name 10 classes, but the network tells 2 apart: they were left aside, for training as well"
+
+
+@pytest.mark.parametrize("labels", [None, ODD], ids=["none", "labels that fit"])
+def test_labels_that_are_read_or_missing_need_no_note(labels: np.ndarray | None, tmp_path: Path) -> None:
+    spec, given = environment(tmp_path, head_cases.odd(), labels, metric="agreement")
+    assert open_original(spec, given.blobs).note == ""
 
 
 def test_a_map_is_searched_label_free_by_its_relative_error(tmp_path: Path) -> None:
