@@ -89,10 +89,15 @@ def _proven_file(spec: SearchSpec, network: Network, data: ImageData) -> bytes:
     return onnx
 
 
-def onnx_accuracy(onnx: bytes, view: SplitView, reading: Reading, teacher: AccuracyResult | None, threads: int) -> AccuracyResult:
-    """Accuracy of an exported file in the runtime itself, on the images of a split."""
+def onnx_accuracy(
+    onnx: bytes, view: SplitView, reading: Reading, teacher: AccuracyResult | None, target: Target, threads: int
+) -> AccuracyResult:
+    """Accuracy of an exported file in the runtime itself, at the target's optimisation level, on the images of a split.
+
+    Another level is another program, which may round otherwise; ``threads`` are this machine's, as they change the speed only.
+    """
     parts = [
-        reading.logits(run_classifier(onnx, images.numpy(), threads=threads))
+        reading.logits(run_classifier(onnx, images.numpy(), threads=threads, optimization=target.optimization))
         for _, images in view.batches(reading.images_at_once(1000))
     ]
     logits = np.concatenate(parts)

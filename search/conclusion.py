@@ -76,7 +76,7 @@ def run_finals(setup: Setup, environment: SearchEnvironment, ends_at: float = ma
 
 def _selection(setup: Setup) -> AccuracyResult:
     view = setup.original.data.split("selection")
-    return onnx_accuracy(setup.original.onnx, view, setup.reading, None, setup.runner.cpus)
+    return onnx_accuracy(setup.original.onnx, view, setup.reading, None, setup.target, setup.runner.cpus)
 
 
 def _exported(
@@ -95,7 +95,7 @@ def _exported(
 
         def finish(record: CandidateRecord = record) -> Exported:
             files = export(record, setup.evaluator, environment.blobs, setup.target, batch)
-            return read_selection(files, view, original, setup.reading, threads)
+            return read_selection(files, view, original, setup.reading, setup.target, threads)
 
         more_s = setup.evaluator.settings.untrained_limit_s + 2 * record.duration_s  # a lost checkpoint is trained again
         try:
@@ -228,8 +228,8 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
 def _read_test(setup: Setup, finals: Finals, best: CandidateRecord) -> tuple[CandidateRecord, CandidateRecord]:
     """Test accuracy of best and original; called once, after the best is fixed (design.md, words)."""
     view, threads = setup.original.data.split("test"), setup.runner.cpus
-    original = onnx_accuracy(setup.original.onnx, view, setup.reading, None, threads)
-    result = onnx_accuracy(finals.files[best.candidate_id], view, setup.reading, original, threads)
+    original = onnx_accuracy(setup.original.onnx, view, setup.reading, None, setup.target, threads)
+    result = onnx_accuracy(finals.files[best.candidate_id], view, setup.reading, original, setup.target, threads)
     drops = {BASELINE: (0.0, 0.0, 0.0), best.candidate_id: drop_points(original, result, view.labels)}
     read = [
         replace(
@@ -257,10 +257,10 @@ def _gaps(setup: Setup, finals: Finals, best: CandidateRecord | None) -> dict[st
     """Train accuracy minus validation accuracy in points, before and after: whether compression overfitted."""
     train = setup.original.data.split("train")
     sample = train.sample(min(GAP_IMAGES, len(train)), setup.spec.effort.seed)
-    original = onnx_accuracy(setup.original.onnx, sample, setup.reading, None, setup.runner.cpus)
+    original = onnx_accuracy(setup.original.onnx, sample, setup.reading, None, setup.target, setup.runner.cpus)
     gaps = {BASELINE: 100 * (original.value - finals.baseline.accuracy["validation"])}
     if best is not None:
-        after = onnx_accuracy(finals.files[best.candidate_id], sample, setup.reading, original, setup.runner.cpus)
+        after = onnx_accuracy(finals.files[best.candidate_id], sample, setup.reading, original, setup.target, setup.runner.cpus)
         gaps["best"] = 100 * (after.value - best.accuracy["validation"])
     return gaps
 

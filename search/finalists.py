@@ -119,9 +119,11 @@ def _stored_pt2(network: Network, blobs: BlobStore) -> str:
         return blobs.put_file(path)
 
 
-def read_selection(exported: Exported, view: SplitView, original: AccuracyResult, reading: Reading, threads: int) -> Exported:
+def read_selection(
+    exported: Exported, view: SplitView, original: AccuracyResult, reading: Reading, target: Target, threads: int
+) -> Exported:
     """Accuracy of the exported file on the selection split, and its paired drop against the original's file."""
-    result = onnx_accuracy(exported.onnx, view, reading, original, threads)
+    result = onnx_accuracy(exported.onnx, view, reading, original, target, threads)
     record = exported.record
     record = replace(
         record,

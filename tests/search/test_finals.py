@@ -10,16 +10,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from search import conclusion
+from hw_models.targets import get_target
+from search import baseline, conclusion
 from search.attempts import Attempts
 from search.conclusion import run_finals
 from search.errors import SearchCancelledError, SearchError
 from search.evaluation.latency import LatencyError, LatencyResult
-from search.finalists import MAX_FINALISTS, Exported
+from search.evaluation.reading import Reading
+from search.finalists import MAX_FINALISTS, Exported, read_selection
 from search.protocols import BASELINE, CandidateRecord, Measurement
 from search.spec import Budget, SearchSpec
+from techniques.head import Head
 from techniques.recipe import Recipe
 from tests.search.memory import FolderBlobs, MemoryStore
 
@@ -160,3 +165,20 @@ def test_what_ended_the_trials_does_not_end_the_finals(tmp_path: Path, monkeypat
     (tmp_path / "interrupt").touch()
     Finals(tmp_path, monkeypatch).run()
     assert not (tmp_path / "interrupt").exists()
+
+
+@pytest.mark.parametrize(("name", "level"), [("cpu-ort-1t", "all"), ("cpu-ort-1t-extended", "extended")])
+def test_accuracy_is_that_of_the_program_that_the_target_runs(name: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def run(onnx: bytes, images: np.ndarray, **given: Any) -> np.ndarray:
+        asked.append(given)
+        return np.eye(2, dtype=np.float32)[np.arange(len(images)) % 2]
+
+    monkeypatch.setattr(baseline, "run_classifier", run)
+    view: Any = SimpleNamespace(labels=np.arange(8) % 2, batches=lambda count: [(range(8), torch.zeros(8, 1, 2, 2))])
+    reading, target = Reading("top1", Head((2,))), get_target(name)
+    original = baseline.onnx_accuracy(b"onnx", view, reading, None, target, 3)
+    read = read_selection(Exported(_record(0), b"onnx"), view, original, reading, target, 3)
+    assert read.record.accuracy["selection"] == 1.0
+    assert asked == [{"threads": 3, "optimization": level}] * 2
