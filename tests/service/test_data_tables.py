@@ -14,8 +14,7 @@ from search.dataset_file import read
 from search.preprocessing import Preprocessing
 from service.intake.image_table import DatasetOptions
 from service.intake.label_columns import LABEL_NAMES
-from tests.service.test_data_kinds import labels_of, words
-from tests.service.test_dataset_intake import SMALL, png, refused, take_in, zip_of
+from tests.service.datasets import SMALL, labels_of, png, refused, take_in, words, zip_of
 
 COUNT = 12
 RIGHT = {i: i % 2 for i in range(COUNT)}

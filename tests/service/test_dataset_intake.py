@@ -1,16 +1,13 @@
+"""Datasets of each format: what is accepted, what is told, how splits are chosen, and the way through the sandbox."""
+
 from __future__ import annotations
 
-import io
-import tarfile
-import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from examples import digits
 from examples.to_npz import write_npz
@@ -18,80 +15,12 @@ from search.dataset_file import SERVER_SPLIT_NOTE, SPLITS, read
 from search.errors import InvalidSpecError
 from search.preprocessing import Preprocessing
 from service.intake.archives import FolderSource
-from service.intake.dataset_readers import read_dataset
-from service.intake.datasets import DatasetFacts, format_of, import_dataset
+from service.intake.datasets import format_of, import_dataset
 from service.intake.errors import IntakeError, ProblemLog
 from service.intake.image_table import DatasetOptions
 from service.intake.limits import IntakeLimits, resolve_under_roots
 from service.intake.splits import choose_splits
-
-SMALL = Preprocessing(4, 4, 1)
-
-
-def take_in(
-    path: Path,
-    format: str,
-    preprocessing: Preprocessing = SMALL,
-    options: DatasetOptions | None = None,
-    limits: IntakeLimits | None = None,
-) -> DatasetFacts:
-    """The child's part, in this process."""
-    out = path.parent / "canonical.safetensors"
-    options, limits = options or DatasetOptions(), limits or IntakeLimits()
-    return DatasetFacts.from_json(
-        read_dataset(str(path), format, preprocessing.to_json(), asdict(options), asdict(limits), str(out))
-    )
-
-
-def refused(path: Path, format: str, **given: Any) -> IntakeError:
-    with pytest.raises(IntakeError) as caught:
-        take_in(path, format, **given)
-    return caught.value
-
-
-def png(value: int, size: tuple[int, int] = (4, 4), mode: str = "L", kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    color = value if mode == "L" else (value,) * len(mode)
-    Image.new(mode, size, color).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def class_folders(prefix: str = "", per_class: int = 10, start: int = 0) -> dict[str, bytes]:
-    return {f"{prefix}{name}/{i}.png": png(start + 20 * c + i) for c, name in enumerate(("cat", "dog")) for i in range(per_class)}
-
-
-def zip_of(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def tar_of(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-def folder_of(path: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-    return path
-
-
-def arrays(count: int = 40, **more: Any) -> dict[str, Any]:
-    images = np.arange(count * 16, dtype=np.int64).reshape(count, 4, 4) % 251
-    return {"images": images.astype(np.uint8), "labels": np.arange(count) % 4, **more}
-
-
-def npz_of(path: Path, **named: Any) -> Path:
-    np.savez(path, **named)
-    return path
-
+from tests.service.datasets import SMALL, arrays, class_folders, folder_of, npz_of, png, refused, take_in, tar_of, zip_of
 
 # --- what is accepted
 
@@ -317,120 +246,6 @@ def test_bad_rows_of_a_table(tmp_path: Path):
     assert "1 cells instead of 2" in says[2]
     assert "has no label" in says[3]
     assert take_in(path, "zip", options=DatasetOptions(skip_bad=True)).images == 13
-
-
-# --- what is refused as a whole
-
-
-def hostile_zip(path: Path, name: str, link: bool = False) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, data in class_folders().items():
-            archive.writestr(file, data)
-        info = zipfile.ZipInfo(name)
-        if link:
-            info.external_attr = 0o120777 << 16
-        archive.writestr(info, png(9))
-    return path
-
-
-@dataclass(frozen=True)
-class Name:
-    name: str
-    says: str
-    link: bool = False
-
-
-NAMES = {
-    "parent": Name("../../etc/cat/evil.png", "leads out"),
-    "inner parent": Name("cat/../../evil.png", "leads out"),
-    "absolute": Name("/etc/evil.png", "absolute"),
-    "drive": Name("C:/evil.png", "absolute"),
-    "link": Name("cat/link.png", "link", link=True),
-    "double": Name("cat/1.png", "two entries"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("case", NAMES.values(), ids=NAMES.keys())
-def test_unsafe_names_are_refused_even_when_bad_images_may_be_skipped(case: Name, tmp_path: Path):
-    error = refused(hostile_zip(tmp_path / "d.zip", case.name, case.link), "zip", options=DatasetOptions(skip_bad=True))
-    assert case.says in error.message
-    assert [p.place for p in error.problems] == [case.name]
-
-
-def test_backslashes_in_a_tar_are_refused(tmp_path: Path):
-    error = refused(tar_of(tmp_path / "d.tar", class_folders() | {"cat\\..\\..\\x.png": png(1)}, "w"), "tar")
-    assert "backslash" in error.message
-
-
-def test_links_in_a_tar_and_in_a_folder(tmp_path: Path):
-    path = tar_of(tmp_path / "d.tar", class_folders(), "w")
-    with tarfile.open(path, "a") as archive:
-        link = tarfile.TarInfo("cat/passwd.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    assert "link" in refused(path, "tar").message
-    folder = folder_of(tmp_path / "d", class_folders())
-    (folder / "cat" / "passwd.png").symlink_to("/etc/passwd")
-    assert "links are not followed" in refused(folder, "folder").message
-
-
-@dataclass(frozen=True)
-class Bomb:
-    limits: IntakeLimits
-    says: str
-    files: dict[str, bytes] = field(default_factory=class_folders)
-
-
-BOMBS = {
-    "entries": Bomb(IntakeLimits(entry_count=10), "more than 10 entries"),
-    "total": Bomb(IntakeLimits(dataset_bytes=3400), "bytes in all", class_folders() | {"readme.txt": bytes(3000)}),
-    "one file": Bomb(IntakeLimits(entry_bytes=1000), "at most 1,000 per file", class_folders() | {"cat/a.png": bytes(2000)}),
-    "ratio": Bomb(IntakeLimits(), "as a zip bomb does", class_folders() | {"cat/a.png": bytes(5 << 20)}),
-    "pixels of one image": Bomb(IntakeLimits(image_pixels=15), "more than the limit of 15"),
-    "pixels of all": Bomb(IntakeLimits(dataset_bytes=18_000), "at most 18,000", {f"a/{i}.png": png(i) for i in range(20)}),
-}
-
-
-@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
-def test_bombs_are_refused(bomb: Bomb, tmp_path: Path):
-    stated = Preprocessing(40, 40, 1, resize="stretch")
-    error = refused(zip_of(tmp_path / "d.zip", bomb.files), "zip", preprocessing=stated, limits=bomb.limits)
-    assert bomb.says in error.message
-
-
-def test_npz_bomb_and_pickled_arrays(tmp_path: Path):
-    path = tmp_path / "bomb.npz"
-    np.savez_compressed(path, images=np.zeros((1000, 40, 40), np.uint8))
-    assert refused(path, "npz", limits=IntakeLimits(dataset_bytes=100_000)).code == "too_large"
-    np.savez(tmp_path / "object.npz", images=np.array([{"a": 1}], dtype=object))
-    error = refused(tmp_path / "object.npz", "npz")
-    assert error.code == "pickled"
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    name: str
-    format: str
-    content: bytes
-    code: str = "unreadable"
-
-
-UNREADABLE = {
-    "zip": Unreadable("d.zip", "zip", b"not a zip"),
-    "tar": Unreadable("d.tar", "tar", b"not a tar"),
-    "npz": Unreadable("d.npz", "npz", b"not an npz"),
-    "csv": Unreadable("d.csv", "csv", b'label,pixel0\n1,"\xff\xfe', "bad_data"),
-    "csv of names": Unreadable("d.csv", "csv", b"filename,label\na.png,1\n", "bad_data"),
-    "empty": Unreadable("d.npz", "npz", b""),
-}
-
-
-@pytest.mark.parametrize("case", UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_what_is_no_dataset_is_refused(case: Unreadable, tmp_path: Path):
-    path = tmp_path / case.name
-    path.write_bytes(case.content)
-    assert refused(path, case.format).code in (case.code, "unreadable")
 
 
 # --- splits
