@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from techniques.errors import TechniqueError
+
 Trial = Callable[[Sequence[str]], str]
 """Tries some claims together; returns what was wrong, "" if nothing was."""
+
+
+_FAILURES = (
+    TechniqueError, ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def disproved(names: Sequence[str], trial: Trial) -> dict[str, str]:
@@ -17,14 +24,7 @@ def disproved(names: Sequence[str], trial: Trial) -> dict[str, str]:
         return {}
     try:
         found = trial(names)
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # TechniqueError among them
+    except _FAILURES as error:
         found = f"fails: {type(error).__name__}: {str(error)[:200]}"
     if not found:
         return {}

@@ -59,7 +59,9 @@ def _export(module: nn.Module, example: Tensor) -> ExportedProgram:
         return torch.export.export(module, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
     except Exception:  # a baked batch: export as it is, `graph_rewrites.free_reshapes` frees it where it can
         try:
-            return torch.export.export(module, (example,), strict=False)
+            return torch.export.export(
+                module, (torch.zeros_like(example),), strict=False
+            )  # the first try left marks on its example
         except Exception as error:
             first_line = str(error).strip().partition("\n")[0]
             raise UnsupportedNetworkError(f"torch.export cannot trace {type(module).__name__}: {first_line}") from error
@@ -128,6 +130,7 @@ def lift_graph(
     inplace.make_functional(graph_module, example[0])
     graph_rewrites.drop_copies(graph_module)
     constants.settle_constants(graph_module)
+    constants.count_masks(graph_module)
     creation.follow_the_image(graph_module)
     lift_quantized(graph_module)
     _lift_modules(graph_module)
@@ -272,6 +275,9 @@ def _refuse_node(node: fx.Node) -> None:
     if isinstance(target, torch._ops.OpOverload):
         if target.namespace not in _NAMESPACES:
             raise UnsupportedNetworkError(f"{network_checks.place(node)}: operators outside ATen are not supported")
+        if str(target) == "aten.instance_norm.default" and node.args[3] is not None and node.args[5]:
+            told = "an instance norm with running statistics in training mode; export the model in evaluation mode"
+            raise UnsupportedNetworkError(f"{network_checks.place(node)}: {told}")
     elif target is not operator.getitem and getattr(target, "__module__", "") not in _SYMBOLIC:
         raise UnsupportedNetworkError(f"{network_checks.place(node)}: unknown function")
 

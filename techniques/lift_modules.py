@@ -82,7 +82,7 @@ def _linear(values: Values, tensors: Tensors) -> nn.Module:
 
 def _batch_norm(values: Values, tensors: Tensors) -> nn.Module:
     mean = tensors["running_mean"]
-    kind = nn.BatchNorm2d if values["input"].meta["val"].dim() == 4 else nn.BatchNorm1d
+    kind = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(values["input"].meta["val"].dim(), nn.BatchNorm1d)
     affine = tensors.get("weight") is not None
     module = kind(mean.shape[0], values["eps"], values["momentum"], affine=affine, device="meta")
     if affine:
@@ -110,10 +110,10 @@ def _group_norm(values: Values, tensors: Tensors) -> nn.Module:
     return module
 
 
-def _instance_norm(values: Values, tensors: Tensors) -> nn.Module | None:
-    """Without running statistics it is a group norm of one channel per group (Wu 2018, section 3.1)."""
+def _instance_norm(values: Values, tensors: Tensors) -> nn.Module:
+    """With running statistics, a batch norm in evaluation mode; without, a group norm of one channel per group (Wu 2018, 3.1)."""
     if tensors.get("running_mean") is not None:
-        return None
+        return _batch_norm(values, tensors)
     return _group_norm({**values, "num_groups": int(values["input"].meta["val"].shape[1])}, tensors)
 
 

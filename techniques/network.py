@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx._lazy_graph_module import _make_graph_module, _use_lazy_graph_module
 
+_INDEX_TYPES = (torch.int64, torch.int32, torch.bool)
+
 
 @dataclass(frozen=True)
 class Network:
@@ -59,6 +61,8 @@ class Network:
         memo: dict[int, object] = {}
         for tensor in [*self.graph.parameters(), *self.graph.buffers()]:
             empty = torch.empty_like(tensor, device="meta")
+            if tensor.dtype in _INDEX_TYPES and not tensor.is_meta:
+                empty.values_of_meta = tensor.detach()  # type: ignore[attr-defined]  # which channels go follows from them
             memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
         return replace(self, graph=copy.deepcopy(self.graph, memo))
 

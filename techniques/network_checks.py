@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,10 @@ BATCHES = (1, 2, 7)
 RELATIVE_TOLERANCE = 1e-5
 _ALONE_TOLERANCE, _ALONE_TOLERANCE_QUANTIZED = 1e-4, 0.05
 """Kernels of another batch size round differently, and behind a quantiser a rounding error is a whole step."""
+
+
+_UNCHECKED = re.compile(r"aten\.(_unsafe_)?(index|gather|scatter|take|embedding|put|masked)")
+"""On shapes alone nobody sees whether indices lie within what they pick from."""
 
 
 def check_input_size(shape: tuple[int, ...], most: int) -> None:
@@ -102,6 +107,8 @@ def with_shape_facts(network: Network) -> Network:
     meta = network.to_meta()
     expected = _checked_batches(meta)
     note = _size_note(meta, expected)
+    if not note and not network.is_meta and any(_UNCHECKED.search(str(node.target)) for node in network.graph.graph.nodes):
+        note = _size_note(network, expected)
     found = replace(network, size_is_free=not note, size_note=note, output_shape=expected[1:])
     return replace(found, is_classifier=find_head(found).is_row)
 
@@ -119,18 +126,45 @@ def _checked_batches(meta: Network) -> tuple[int, ...]:
     return shapes[2]
 
 
-def _size_note(meta: Network, expected: tuple[int, ...]) -> str:
+def _size_note(network: Network, expected: tuple[int, ...]) -> str:
     """Why 1.5 times or half the height and width do not run; empty when they do."""
-    channels, height, width = meta.input_shape
+    channels, height, width = network.input_shape
     for factor in (1.5, 0.5):
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
         try:
-            shape = tuple(_run(meta, torch.empty(2, channels, *size, device="meta")).shape)
+            shape = tuple(_run(network, torch.zeros(2, channels, *size, device="meta" if network.is_meta else None)).shape)
         except UnsupportedNetworkError as error:
             return f"{size[0]}x{size[1]}: {error}"
         if shape != expected:
             return f"{size[0]}x{size[1]} gives an output of shape {shape}, not {expected}"
     return ""
+
+
+class _Remembering(fx.Interpreter):
+    """Keeps the value of every node."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.values: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.values[n] = super().run_node(n)
+        return self.values[n]
+
+
+def _first_mixing(network: Network, images: Tensor, tolerance: float) -> str:
+    """The first node whose value for an image depends on the others."""
+    batch, single = _Remembering(network.graph), _Remembering(network.graph)
+    with torch.no_grad(), unchanged(network.graph):
+        batch.run(images.clone())
+        single.run(images[:1].clone())
+    for node, value in batch.values.items():
+        alone = single.values[node]
+        if node.op == "get_attr" or not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        if value.shape[:1] == images.shape[:1] and alone.shape == value[:1].shape and relative_error(alone, value[:1]) > tolerance:
+            return place(node)
+    return "the network"
 
 
 def _has_quantizers(network: Network) -> bool:
@@ -173,4 +207,5 @@ def check_outputs(
     single = _run(network, images[:1])
     alone = _ALONE_TOLERANCE_QUANTIZED if _has_quantizers(network) else _ALONE_TOLERANCE
     if not relative_error(single, batch[:1]) <= max(tolerance, alone):
-        raise UnsupportedNetworkError("an image alone gives another output than in a batch: the network mixes images")
+        where = _first_mixing(network, images, alone)
+        raise UnsupportedNetworkError(f"{where}: an image alone gives another value than in a batch: the network mixes images")

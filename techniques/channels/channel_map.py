@@ -255,6 +255,8 @@ def _pick(node: fx.Node, source: fx.Node, result: Tensor, dim: int, in_classes: 
         if len(found) == 1:  # else it selects along another axis
             yield Pick(node.name, source.name, dim, found, in_classes, np.zeros(1, np.int64), True)
         return
+    if not result.numel():
+        return  # an empty part has nothing to lose
     out_dim = axis.dim if axis is not None else dim
     moved = result.movedim(out_dim, 0).reshape(result.shape[out_dim], -1)
     found = moved.amax(1).numpy().astype(np.int64) - 1

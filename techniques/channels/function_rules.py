@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,11 +63,7 @@ def call_function(state: Propagation, node: fx.Node) -> Any:
     if not any(isinstance(t, Value) for t in tensors):
         return _computed(state, node, arguments)
     name = operation(node) if node.op == "call_function" else str(node.target).rstrip("_")
-    try:
-        return _by_rule(state, node, name, arguments)
-    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, KeyError, AttributeError) as error:
-        reason = f"could not be followed ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        return state.always(node, reason)
+    return _by_rule(state, node, name, arguments)
 
 
 def _by_rule(state: Propagation, node: fx.Node, name: str, arguments: Any) -> Any:
@@ -197,7 +194,7 @@ def _channelwise(state: Propagation, node: fx.Node, name: str, arguments: Any) -
     dim = 1 if len(x.shape) == len(shape) and len(shape) in (3, 4) else 0
     ids = state.unified(x, dim, f"{place(node)}: reads channels that always stay at other positions")
     value = Value.along(shape, dim, ids, x.zero and name != "instance_norm")
-    return [value, Value.along(shape, dim, ids, False)] if several else value
+    return [value, replace(Value.along(shape, dim, ids, False), dtype=result[1].dtype)] if several else value
 
 
 def _dims(node: fx.Node, arguments: Any, x: Value, name: str) -> tuple[list[int], bool]:
@@ -215,19 +212,20 @@ def _reduce(state: Propagation, node: fx.Node, name: str, arguments: Any) -> Any
     result = on_meta(state, node)
     if isinstance(result, list | tuple):
         dims, _ = _dims(node, arguments, x, name)
-        if set(dims) & set(x.varying):
+        kept = _joined_along(state, node, x, dims) if set(dims) & set(x.varying) else x
+        if kept is None:
             return state.always(node, f"takes the {name} over channels")
-        return [_reduced(state, x, dims, tuple(r.shape), False, r.dtype) for r in result]
+        return [_reduced(kept, dims, tuple(r.shape), False, r.dtype) for r in result]
     dims, _ = _dims(node, arguments, x, name)
     if not x.labelled:
         return Value.always(tuple(result.shape), result.dtype)
     if not set(dims) & set(x.varying):
         zero = x.zero and name in _ZERO_OF_ZEROS
-        return _reduced(state, x, dims, tuple(result.shape), zero, result.dtype)
+        return _reduced(x, dims, tuple(result.shape), zero, result.dtype)
     return _over_channels(state, node, name, x, dims, tuple(result.shape))
 
 
-def _reduced(state: Propagation, x: Value, dims: list[int], shape: tuple[int, ...], zero: bool, dtype: torch.dtype) -> Value:
+def _reduced(x: Value, dims: list[int], shape: tuple[int, ...], zero: bool, dtype: torch.dtype) -> Value:
     """Labels do not change along the dimensions that go."""
     labels = x.labels
     for d in dims:
@@ -237,20 +235,28 @@ def _reduced(state: Propagation, x: Value, dims: list[int], shape: tuple[int, ..
     return Value(shape, labels, zero, dtype)
 
 
+def _joined_along(state: Propagation, node: fx.Node, x: Value, dims: list[int]) -> Value | None:
+    """Labels that do not change along ``dims``, after joining those that meet there; None where the channels lie along ``dims``."""
+    along, others = [d for d in x.varying if d in dims], [d for d in x.varying if d not in dims]
+    if not others or math.prod(x.shape[d] for d in others) < math.prod(x.shape[d] for d in along):
+        return None
+    labels = x.labels
+    for d in along:
+        first = labels.narrow(d, 0, 1)
+        state.meet(ids_of(first.expand(labels.shape)), ids_of(labels), f"{place(node)}: meets channels that always stay")
+        labels = first
+    return Value(x.shape, labels, x.zero)
+
+
 def _over_channels(state: Propagation, node: fx.Node, name: str, x: Value, dims: list[int], shape: tuple[int, ...]) -> Any:
     """A mean, sum, norm or maximum over channels reads them and loses none: what was removed counts as zeros.
 
     Where labels change along other dimensions as well (maxout, norms written by hand), the one with more keeps them.
     """
-    along, others = [d for d in x.varying if d in dims], [d for d in x.varying if d not in dims]
-    if others and math.prod(x.shape[d] for d in others) >= math.prod(x.shape[d] for d in along):
-        labels = x.labels
-        for d in along:
-            first = labels.narrow(d, 0, 1)
-            state.meet(ids_of(first.expand(labels.shape)), ids_of(labels), f"{place(node)}: meets channels that always stay")
-            labels = first
-        zero = x.zero and name in _ZERO_OF_ZEROS
-        return _reduced(state, Value(x.shape, labels, x.zero), dims, shape, zero, x.dtype)
+    kept = _joined_along(state, node, x, dims)
+    if kept is not None:
+        return _reduced(kept, dims, shape, x.zero and name in _ZERO_OF_ZEROS, x.dtype)
+    along = [d for d in x.varying if d in dims]
     if not x.zero or name not in ("mean", "sum", "amax", "norm", "linalg_vector_norm") or len(along) > 1:
         return state.always(node, f"takes the {name} over channels")
     ids = state.unified(x, along[0], f"{place(node)}: channels that always stay at other positions")

@@ -16,6 +16,7 @@ The idea of a class is DepGraph's coupled group (Fang et al. 2023, section 3.1);
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from techniques.channels.atoms import Atoms, Ids
 from techniques.channels.values import Value
 from techniques.network import Network
 from techniques.network_checks import place
+from techniques.shapes import Shape, propagate
 
 BATCH = 2
 MAX_PARAMETER_ATOMS = 2**22
@@ -64,6 +66,8 @@ class Propagation:
     parameters: dict[str, Ids] = field(default_factory=dict)
     producers: dict[str, Ids] = field(default_factory=dict)
     adaptors: list[Adaptor] = field(default_factory=list)
+    shapes: dict[fx.Node, Any] = field(default_factory=dict)
+    """What every node yields, once a node is met that no rule follows."""
 
     def run(self) -> None:
         """Walk through the graph once; what an operation does not tell stays whole, with the operation as the reason."""
@@ -79,9 +83,17 @@ class Propagation:
             elif node.op == "output":
                 self.fix(node.all_input_nodes, "is the network's output")
             elif node.op == "call_module":
-                self.values[node] = call_module(self, node, modules[str(node.target)])
+                self.values[node] = self._followed(node, lambda n: call_module(self, n, modules[str(n.target)]))
             else:
-                self.values[node] = call_function(self, node)
+                self.values[node] = self._followed(node, lambda n: call_function(self, n))
+
+    def _followed(self, node: fx.Node, rule: Callable[[fx.Node], Any]) -> Any:
+        """What the rule yields; where it fails, nothing that the node reads may go, with that as the reason."""
+        try:
+            return rule(node)
+        except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, AssertionError) as error:
+            first = str(error).splitlines()[0] if str(error) else ""
+            return self.always(node, f"could not be followed ({type(error).__name__}: {first})")
 
     def of(self, item: Any) -> Any:
         """Arguments with values in the place of nodes."""
@@ -96,8 +108,9 @@ class Propagation:
     def always(self, node: fx.Node, reason: str) -> Any:
         """The node's result as positions that always stay, after fixing all that it reads."""
         self.fix(node.all_input_nodes, f"{place(node)} {reason}")
-        result = on_meta(self, node)
-        return _stand_in(result)
+        if not self.shapes:
+            self.shapes.update(propagate(self.network, BATCH))
+        return _stand_in(self.shapes[node])
 
     def note(self, module: str, kind: AxisKind, ids: Ids) -> None:
         """A module's axis goes with these labels; a second call joins its own to the first's."""
@@ -159,8 +172,8 @@ def on_meta(state: Propagation, node: fx.Node) -> Any:
 
 
 def _stand_in(result: Any) -> Any:
-    if isinstance(result, Tensor):
-        return Value.always(tuple(result.shape), result.dtype)
+    if isinstance(result, Shape):
+        return Value.always(tuple(result), result.dtype)
     if isinstance(result, list | tuple):
         return [_stand_in(item) for item in result]
     return result

@@ -106,10 +106,8 @@ def _shrink_convolution(conv: Any, kind: str, keep: npt.NDArray[np.bool_], count
         _cut(conv, "weight", 0, keep)
     elif conv.groups == 1:
         _cut(conv, "weight", 1, keep)
-    elif conv.transposed or not lone:
-        per_group = keep.reshape(conv.groups, -1)
-        if not lone or len(per_group) == 1:
-            _cut(conv, "weight", 1, per_group[0])
+    elif not lone:
+        _cut(conv, "weight", 1, keep.reshape(conv.groups, -1)[0])
     if kind == "out":
         conv.out_channels = count
         _cut_outputs(conv, keep)

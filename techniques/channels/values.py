@@ -65,6 +65,8 @@ class Value:
 
     def slices(self, dim: int) -> Ids:
         """``(size, n)``: the labels that each index along ``dim`` meets."""
+        if not self.labels.numel():
+            return np.zeros((self.shape[dim], 0), np.int64)
         moved = self.labels.movedim(dim, 0).flatten(1) if self.labels.dim() > 1 else self.labels[:, None]
         return ids_of(moved.expand(self.shape[dim], moved.shape[1]))
 

@@ -48,6 +48,28 @@ def settle_constants(graph_module: fx.GraphModule) -> None:
     graph_module.graph.eliminate_dead_code()
 
 
+def count_masks(graph_module: fx.GraphModule) -> None:
+    """Boolean masks that are stored become the positions that they pick: how many is then known without looking at values."""
+    for node in graph_rewrites.calls(graph_module):
+        if str(node.target) in ("aten.index.Tensor", "aten._unsafe_index.Tensor"):
+            picks = [n for part in node.args[1] for n in _positions(graph_module, node, part)]  # type: ignore[union-attr]
+            node.args = (node.args[0], picks)
+    graph_module.graph.eliminate_dead_code()
+
+
+def _positions(graph_module: fx.GraphModule, node: fx.Node, part: Any) -> list[Any]:
+    mask = graph_rewrites.attribute(graph_module, part) if isinstance(part, fx.Node) and part.op == "get_attr" else None
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        return [part]
+    found = []
+    for number, indices in enumerate(mask.nonzero(as_tuple=True)):
+        path = f"{node.name}_positions_{number}"
+        graph_module.register_buffer(path, indices)
+        with graph_module.graph.inserting_before(node):
+            found.append(graph_module.graph.get_attr(path))
+    return found
+
+
 def _constants(graph_module: fx.GraphModule) -> set[fx.Node]:
     constant: set[fx.Node] = set()
     for node in graph_module.graph.nodes:

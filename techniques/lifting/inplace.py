@@ -187,7 +187,13 @@ class _Functional:
                 return self._call(changed, aten.alias.default, (changed,))
         functional = getattr(getattr(aten, base[:-1], None), node.target._overloadname, None)  # type: ignore[union-attr]
         if functional is None or functional._schema.is_mutable:
-            raise UnsupportedNetworkError(f"{network_checks.place(node)}: has no form that leaves its input as it is")
+            random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+            told = (
+                "draws random numbers; export the model in evaluation mode"
+                if random
+                else "has no form that leaves its input as it is"
+            )
+            raise UnsupportedNetworkError(f"{network_checks.place(node)}: {told}")
         node.target = functional
         return node
 

@@ -15,6 +15,7 @@ from examples.resnet import ResNet
 from techniques import lift, network_checks
 from techniques.channel_ops import ChannelNorm, ChannelPermutation, ChannelScale, ChannelSlice
 from techniques.errors import UnsupportedNetworkError
+from techniques.lift import from_exported_program, from_module
 from tests.techniques.small_networks import BakedView, ShuffleBlock, seeded
 
 
@@ -163,6 +164,57 @@ class _MixesImagesALittle(nn.Module):
 class _Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cond(x.sum() > 0, lambda y: y.relu(), lambda y: y.neg(), (x,)).mean((2, 3))
+
+
+class _PicksPixels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.arange(7, -1, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(2, self.rows).mean((2, 3))
+
+
+def test_a_size_that_is_written_into_an_index_is_not_free() -> None:
+    network = from_module(_PicksPixels().eval(), (3, 8, 8))
+    assert not network.size_is_free
+    assert "index_select" in network.size_note
+
+
+class _FixedBatch(nn.Module):
+    """`torch.kron` is exported with the batch as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.kron(self.weight[None, :], x.mean((2, 3)))
+
+
+def test_a_batch_that_exporting_fixes_is_freed() -> None:
+    module, images = _FixedBatch().eval(), torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(from_module(module, (3, 8, 8))(images), module(images))
+
+
+class _Volumes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv3d(3, 4, (2, 3, 3)), nn.BatchNorm3d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x.unflatten(1, (3, 2)))).mean((2, 3, 4))  # type: ignore[no-any-return]
+
+
+def test_norms_of_three_axes_and_instance_norms_with_statistics_are_lifted() -> None:
+    instance = nn.Sequential(nn.Conv2d(6, 4, 3), nn.InstanceNorm2d(4, affine=True, track_running_stats=True), nn.Flatten())
+    nn.init.normal_(instance[1].running_mean)
+    for module in (_Volumes().eval(), instance.eval()):
+        images = torch.randn(5, 6, 8, 8)
+        torch.testing.assert_close(from_module(module, (6, 8, 8))(images), module(images), rtol=1e-4, atol=1e-5)
+    program = torch.export.export(instance.train(), (torch.randn(2, 6, 8, 8),), strict=False)
+    with pytest.raises(UnsupportedNetworkError, match=r"instance_norm.*module '1'.*evaluation mode"):
+        from_exported_program(program)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from techniques.channels.groups import channel_groups
 from techniques.context import TechniqueContext
 from techniques.lift import from_module
 from techniques.network import Network
-from techniques.pruning.structured import StructuredPruning, StructuredPruningConfig, groups, left_alone, unproven
+from techniques.pruning.structured import StructuredPruning, StructuredPruningConfig, groups, left_alone, offered_groups, unproven
 
 FREE = TechniqueContext(channel_multiple=1)
 
@@ -153,6 +153,48 @@ def test_the_larger_of_two_halves_is_taken_position_by_position(meet: Callable[[
     smaller = pruned(from_module(net, (1, 8, 8)), "a")
     assert smaller.layers()["a"].weight.shape[0] == 8
     assert unproven(from_module(net, (1, 8, 8)), FREE) == {}
+
+
+INDICES: dict[str, Callable[[Net, Tensor], Tensor]] = {
+    "buffer": lambda n, x: n.a(x).index_select(1, n.i),
+    "list": lambda n, x: n.a(x)[:, [0, 3, 5, 7, 1, 6]],
+    "mask": lambda n, x: n.a(x)[:, n.m],
+    "gathered": lambda n, x: n.a(x).gather(1, n.i.view(1, 6, 1, 1).expand(x.shape[0], 6, 8, 8)),
+    "image": lambda n, x: n.a(x[:, [2, 1, 0]])[:, :6],
+}
+
+
+@pytest.mark.parametrize("kind", INDICES)
+def test_shapes_are_priced_with_the_channels_that_indices_pick(kind: str) -> None:
+    net = Net(
+        lambda n, x: n.h(functional.relu(n.c(INDICES[kind](n, x))).mean((2, 3))), a=conv(3, 8), c=conv(6, 12), h=nn.Linear(12, 10)
+    )
+    net.register_buffer("i", torch.tensor([0, 3, 5, 7, 1, 6]))
+    net.register_buffer("m", torch.arange(8) % 4 != 2)
+    network = from_module(net.eval(), (3, 8, 8))
+    offered = offered_groups(network, FREE)
+    config = StructuredPruningConfig(dict.fromkeys(offered, 0.5))
+    found = [StructuredPruning().apply(n, config, FREE) for n in (network, network.to_meta())]
+    shapes = [{name: tuple(p.shape) for name, p in n.graph.named_parameters()} for n in found]
+    assert shapes[0] == shapes[1]
+    assert "c" in offered
+    assert found[0](torch.randn(3, 3, 8, 8)).shape == (3, 10)
+
+
+def unpooled(n: Net, x: Tensor) -> Tensor:
+    pooled, indices = functional.max_pool2d(n.a(x), 2, return_indices=True)
+    return n.h(functional.max_unpool2d(n.c(pooled), indices, 2).mean((2, 3)))
+
+
+def viewed(n: Net, x: Tensor) -> Tensor:
+    return n.h(functional.relu(n.c((n.p @ x.flatten(2)).view_as(n.a(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("forward", [unpooled, viewed])
+def test_a_place_that_cannot_be_followed_leaves_the_others(forward: Callable[[Net, Tensor], Tensor]) -> None:
+    net = Net(forward, a=conv(8, 8), c=conv(8, 8), p=nn.Parameter(torch.randn(8, 8)), h=nn.Linear(8, 10)).eval()
+    network = from_module(net, (8, 8, 8))
+    assert {*offered_groups(network, FREE), *left_alone(network, FREE)} >= {"c"}
 
 
 def test_no_part_of_a_split_loses_all_its_channels() -> None:
