@@ -44,7 +44,10 @@ TIMM = (
     "mobilevit_xxs", "hgnet_tiny", "tresnet_m", "visformer_tiny", "gernet_s", "starnet_s1", "rdnet_tiny", "regnetv_040",
 )  # fmt: skip
 MODELS = (*TORCHVISION, *(f"timm/{name}" for name in TIMM))
-_SIZES = {"inception_v3": 299, "vit_b_32": 224, "swin_t": 224, "maxvit_t": 224, "timm/halonet26t": 256, "timm/botnet26t_256": 256}
+_SIZES = {
+    "inception_v3": 299, "vit_b_32": 224, "swin_t": 224, "maxvit_t": 224, "timm/halonet26t": 256, "timm/botnet26t_256": 256,
+    "timm/visformer_tiny": 224, "timm/bat_resnext26ts": 256,
+}  # fmt: skip
 _DEFAULT_SIZE = 128
 _REFUSED_WITHIN_S = 10.0
 _LIMIT_S = 900.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def from_module(module: nn.Module, input_shape: tuple[int, int, int]) -> Network
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:
+        _check_runs(module, torch.zeros(2, *input_shape))
         program = _export(module, torch.zeros(2, *input_shape))
         network = from_exported_program(program)
     finally:
@@ -54,6 +56,29 @@ def from_module(module: nn.Module, input_shape: tuple[int, int, int]) -> Network
     return replace(network, erased=tuple(notes))
 
 
+def _check_runs(module: nn.Module, example: Tensor) -> None:
+    """A module that does not take these images says so at once, with the layer; exporting would try twice and name none."""
+    running: list[str] = []
+
+    def ended(*_: object) -> None:
+        running.pop()
+
+    hooks = [part.register_forward_pre_hook(lambda *_, name=name: running.append(name)) for name, part in module.named_modules()]
+    hooks += [part.register_forward_hook(ended) for part in module.modules()]
+    try:
+        with torch.no_grad(), network_checks.unchanged(module):
+            module(example)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        said = str(error).strip().partition("\n")[0] or last.line
+        layer = f"in module {running[-1]!r} ({type(module.get_submodule(running[-1])).__name__})" if running else "at its start"
+        told = f"{layer}: {type(error).__name__}: {said} ({Path(last.filename).name}:{last.lineno})"
+        raise UnsupportedNetworkError(f"the module does not run on images of shape {tuple(example.shape)}, {told}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _export(module: nn.Module, example: Tensor) -> ExportedProgram:
     try:
         return torch.export.export(module, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
@@ -63,7 +88,7 @@ def _export(module: nn.Module, example: Tensor) -> ExportedProgram:
                 module, (torch.zeros_like(example),), strict=False
             )  # the first try left marks on its example
         except Exception as error:
-            first_line = str(error).strip().partition("\n")[0]
+            first_line = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UnsupportedNetworkError(f"torch.export cannot trace {type(module).__name__}: {first_line}") from error
 
 

@@ -181,6 +181,20 @@ def test_a_size_that_is_written_into_an_index_is_not_free() -> None:
     assert "index_select" in network.size_note
 
 
+class _Asserting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Flatten(), nn.Linear(10, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x))  # type: ignore[no-any-return]
+
+
+def test_a_module_that_does_not_take_the_images_says_which_layer() -> None:
+    with pytest.raises(UnsupportedNetworkError, match=r"module 'head.1' \(Linear\): RuntimeError: mat1"):
+        from_module(_Asserting(), (3, 8, 8))
+
+
 class _FixedBatch(nn.Module):
     """`torch.kron` is exported with the batch as it is."""
 
