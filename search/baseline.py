@@ -19,13 +19,13 @@ from search.evaluation.data import ImageData, SplitView, TrainingSource, write_t
 from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
 from search.evaluation.latency import measure_candidates
 from search.evaluation.reading import Reading, choose_reading
+from search.file_counts import file_counts
 from search.protocols import BASELINE, BlobStore, CandidateRecord, Measurement
 from search.spec import SearchSpec
 from techniques import lift
 from techniques.export import to_onnx, weight_size_bytes
 from techniques.head import find_head, training_logits
 from techniques.network import Network
-from techniques.onnx_counts import count_file
 from techniques.recipe import Recipe
 
 MAX_VIEWS = 2
@@ -134,7 +134,6 @@ def _remarks(metadata: DatasetMetadata) -> list[str]:
 
 def baseline_record(spec: SearchSpec, original: Original, validation: AccuracyResult, onnx_digest: str) -> CandidateRecord:
     """The original as a stored record; its latency is added once it was measured."""
-    network, counts = original.network, count_file(original.onnx)
     return CandidateRecord(
         candidate_id=BASELINE,
         trial_number=-1,
@@ -145,9 +144,8 @@ def baseline_record(spec: SearchSpec, original: Original, validation: AccuracyRe
         accuracy_interval={"validation": validation.interval},
         drop_points={"validation": (0.0, 0.0, 0.0)},
         measurements={
-            "macs": Measurement(counts.macs, "counted"),
-            "parameters": Measurement(counts.parameters, "counted"),
-            "weight_size_bytes": Measurement(weight_size_bytes(network), "counted"),
+            **file_counts(original.onnx, original.network),
+            "weight_size_bytes": Measurement(weight_size_bytes(original.network), "counted"),
             "onnx_size_bytes": Measurement(len(original.onnx), "measured"),
         },
         artifacts={"model.onnx": onnx_digest},

@@ -15,6 +15,7 @@ from search.errors import OptionSkippedError, SearchError
 from search.evaluation.accuracy import AccuracyResult, drop_points
 from search.evaluation.latency import LatencyError, LatencyResult, measure_candidates
 from search.execution.runner import run_quietly
+from search.file_counts import count_notes
 from search.finalists import MAX_FINALISTS, Exported, choose_finalists, export, packed, read_selection, with_latency
 from search.pareto import broken_limits, front, nearest, pick
 from search.places import PHASE as PLACES_PHASE
@@ -204,7 +205,7 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
             data_sha256=setup.original.data.metadata.data_sha256,
             duration_s=duration_s,
             places=store.phase(PLACES_PHASE),
-            notes=_once(environment.dataset_notes, _notes(setup, store), gaps_note),
+            notes=_once(environment.dataset_notes, _notes(setup, store), count_notes([baseline, *finals.finalists]), gaps_note),
         )
     )
     text = json.dumps(report, indent=1, sort_keys=True)

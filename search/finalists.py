@@ -6,7 +6,7 @@ import io
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hw_models.targets import Target
@@ -16,12 +16,12 @@ from search.evaluation.candidate import CandidateEvaluator
 from search.evaluation.data import SplitView
 from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
 from search.evaluation.reading import Reading
+from search.file_counts import file_counts
 from search.pareto import broken_limits, non_dominated_ranks, objectives, relative_excess
 from search.protocols import BlobStore, CandidateRecord, Measurement
 from search.spec import SearchSpec
 from techniques.export import to_onnx, to_pt2, weight_size_bytes
 from techniques.network import Network
-from techniques.onnx_counts import count_file
 from techniques.quantization.static_int8 import kept_float
 from techniques.recipe import Recipe
 
@@ -65,7 +65,7 @@ def export(record: CandidateRecord, evaluator: CandidateEvaluator, blobs: BlobSt
     """
     network, onnx, recipe = _proven(record, evaluator, target, batch)
     record = replace(record, recipe_json=recipe.to_json())
-    container, counts = packed(onnx, record.recipe_json), count_file(onnx)
+    container = packed(onnx, record.recipe_json)
     artifacts = {
         "model.onnx": blobs.put_bytes(onnx),
         "model.pt2": _stored_pt2(network, blobs),
@@ -77,8 +77,12 @@ def export(record: CandidateRecord, evaluator: CandidateEvaluator, blobs: BlobSt
         "download_size_bytes": Measurement(len(container), "measured"),
         "weight_size_bytes": Measurement(weight_size_bytes(network), "counted"),
     }
-    sizes |= {name: Measurement(value, "counted") for name, value in asdict(counts).items()}
-    measurements = {**record.measurements, **sizes, "predicted_latency_ms": record.measurements["latency_ms"]}
+    measurements = {
+        **record.measurements,
+        **sizes,
+        **file_counts(onnx, network),
+        "predicted_latency_ms": record.measurements["latency_ms"],
+    }
     return Exported(replace(record, artifacts=artifacts, measurements=measurements, state="finalist"), onnx)
 
 

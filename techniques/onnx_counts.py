@@ -11,6 +11,8 @@ import onnx
 from techniques.errors import UnsupportedNetworkError
 
 _WEIGHT_TYPES = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16})
+_KEEPS_SHAPE = frozenset({"GroupNormalization"})
+"""Operations whose output has their input's shape, and that ONNX's own inference stops at."""
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 _SETTINGS = {"Resize": (1, 2, 3), "Clip": (1, 2), "Pad": (1, 2, 3), "Upsample": (1,)}
 """Inputs that say how an operation works, not what it computes with."""
@@ -39,13 +41,21 @@ def count_file(data: bytes) -> FileCounts:
         UnsupportedNetworkError: the shape of a convolution or product does not follow from the file.
     """
     model = onnx.load_from_string(data)
+    parameters = _parameters(model.graph)
+    shapes = _shapes(model)
+    return FileCounts(sum(_node_macs(node, shapes) for node in model.graph.node), parameters)
+
+
+def _shapes(model: onnx.ModelProto) -> Shapes:
+    """Of every value for one image, as far as they follow from the file; norms that inference stops at are taken out of it."""
     for value in model.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 1
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    graph = inferred.graph
+    for node in model.graph.node:
+        if node.op_type in _KEEPS_SHAPE:
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output[:1]))
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {value.name: _dimensions(value) for value in [*graph.input, *graph.value_info, *graph.output]}
-    shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    return FileCounts(sum(_node_macs(node, shapes) for node in graph.node), _parameters(graph))
+    return shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
 
 
 def _dimensions(value: onnx.ValueInfoProto) -> tuple[int, ...]:

@@ -41,6 +41,15 @@ def bounded(net: Net, x: Tensor) -> Tensor:
     return net.head(functional.interpolate(y, size=(7, 7)).mean((2, 3)))
 
 
+def normed(norm: nn.Module) -> nn.Module:
+    """Layers behind a norm, whose sizes follow from its output."""
+    return nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(256, 4))
+
+
+NORMED_MACS = 100 * 8 * 27 + 64 * 4 * 72 + 1024
+NORMED_PARAMETERS = (8 * 27 + 8) + (4 * 72 + 4) + (1024 + 4)
+
+
 @dataclass(frozen=True)
 class Case:
     label: str
@@ -74,6 +83,11 @@ CASES = [
         2 * 144 * 3 * 27 + 6,
         3 * 27 + 2 * 3 + 6 + 2,
     ),
+    Case("a norm over groups", lambda: normed(nn.GroupNorm(2, 8)), NORMED_MACS, NORMED_PARAMETERS + 16),
+    Case("without scales", lambda: normed(nn.GroupNorm(4, 8, affine=False)), NORMED_MACS, NORMED_PARAMETERS),
+    Case("a norm over each image", lambda: normed(nn.InstanceNorm2d(8, affine=True)), NORMED_MACS, NORMED_PARAMETERS + 16),
+    Case("over each image, without scales", lambda: normed(nn.InstanceNorm2d(8)), NORMED_MACS, NORMED_PARAMETERS),
+    Case("a norm over a layer", lambda: normed(nn.LayerNorm([8, 10, 10])), NORMED_MACS, NORMED_PARAMETERS + 1600),
     Case(
         "sizes, bounds and padding values are no parameters",
         lambda: Net(bounded, conv=nn.Conv2d(3, 4, 1), head=nn.Linear(4, 2)),
@@ -97,7 +111,7 @@ def test_counts_of_a_float_file(case: Case, dynamic_batch: bool) -> None:
     assert count_file(to_onnx(lifted(case), dynamic_batch)) == FileCounts(case.macs, case.parameters)
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[1]], ids=lambda c: c.label)
+@pytest.mark.parametrize("case", [CASES[0], CASES[1], CASES[4]], ids=lambda c: c.label)
 def test_integers_count_as_the_numbers_that_they_stand_for(case: Case) -> None:
     context = TechniqueContext(calibration=TensorSource(torch.randn(8, *SHAPE)))
     quantized = Int8Quantization().apply(lifted(case), Int8QuantizationConfig(), context)
