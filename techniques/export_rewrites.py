@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from techniques.network import Network
+from techniques.network import TABLE, Network
 from techniques.quantization.placement import operation
 from techniques.shapes import node_shapes
 
@@ -36,7 +36,7 @@ def exact_operations(network: Network) -> Network:
 
 
 def _constant(network: Network, node: fx.Node, value: Tensor) -> fx.Node:
-    name = f"{node.name}_constant"
+    name = f"{TABLE}_{node.name}"
     while hasattr(network.graph, name):
         name += "_"
     network.graph.register_buffer(name, value)

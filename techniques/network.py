@@ -16,6 +16,9 @@ from torch import Tensor, fx, nn
 from torch.fx._lazy_graph_module import _make_graph_module, _use_lazy_graph_module
 
 _INDEX_TYPES = (torch.int64, torch.int32, torch.bool)
+TABLE = "operation_table"
+"""Begins the names of constants that belong to the way of computing (divisors of a pool, weights of a resize) and are no parameters
+of the network: buffers of the graph, and initialisers of an exported file."""
 
 
 @dataclass(frozen=True)

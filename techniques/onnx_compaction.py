@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from techniques.network import TABLE
+
 _INT32_LIMIT = 2.0**31
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _MOVES = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Split", "Pad", "Identity"})
@@ -17,7 +19,10 @@ _FREE_TEXT = ("doc_string", "metadata_props")
 
 
 def compact(model: onnx.ModelProto, ends: Mapping[str, str] | None = None) -> onnx.ModelProto:
-    """Compact a model in place and return it; inputs and outputs keep their names or get those of ``ends``. Deterministic."""
+    """Compact a model in place and return it; inputs and outputs keep their names or get those of ``ends``. Deterministic.
+
+    Constants get short names; those of `techniques.network.TABLE` keep it as their prefix.
+    """
     _global_pooling(model.graph)
     _constants_to_initializers(model.graph)
     _unshare_biases(model.graph)
@@ -192,7 +197,7 @@ def _shorten_names(graph: onnx.GraphProto, ends: Mapping[str, str]) -> None:
                 return name
 
     for tensor in graph.initializer:
-        new = names.get(tensor.name) or short("w")
+        new = names.get(tensor.name) or short(TABLE if TABLE in tensor.name else "w")
         names[tensor.name] = new
         tensor.name = new
     for node in graph.node:

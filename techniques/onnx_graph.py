@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import fx, nn
 
 from techniques.errors import UnsupportedNetworkError
+from techniques.network import TABLE
 
 BATCH = 10007
 """Stands for the free batch while shapes are found: a prime that no layer uses, so that sizes which hold the batch are known by
@@ -189,7 +190,7 @@ class GraphBuilder:
 
     def fixed(self, value: np.ndarray[Any, Any], name: str = "") -> fx.Node:
         """A constant that belongs to the way of computing and is never trained: indices, interpolation, counts."""
-        return self._stored(torch.from_numpy(np.array(value, order="C")), name or self.holder("fixed"), trained=False)
+        return self._stored(torch.from_numpy(np.array(value, order="C")), name or self.holder(TABLE), trained=False)
 
     def _stored(self, tensor: torch.Tensor, path: str, trained: bool) -> fx.Node:
         *holders, leaf = path.split(".")

@@ -3,9 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,6 +41,15 @@ def twice(net: Net, x: Tensor) -> Tensor:
 def bounded(net: Net, x: Tensor) -> Tensor:
     y = functional.pad(net.conv(x), (1, 1, 1, 1), value=2.0).clamp(-1.5, 1.5)
     return net.head(functional.interpolate(y, size=(7, 7)).mean((2, 3)))
+
+
+def around(function: Callable[[Net, Tensor], Tensor], positions: int, **modules: nn.Parameter) -> nn.Module:
+    """A convolution before an operation and a linear layer behind it."""
+    layers = {"conv": nn.Conv2d(3, 4, 1), "head": nn.Linear(4 * positions, 2)}
+    return Net(lambda net, x: net.head(function(net, net.conv(x)).flatten(1)), **layers, **modules)
+
+
+MIX = nn.Parameter(torch.ones(4, 4))
 
 
 def normed(norm: nn.Module) -> nn.Module:
@@ -83,6 +94,24 @@ CASES = [
         2 * 144 * 3 * 27 + 6,
         3 * 27 + 2 * 3 + 6 + 2,
     ),
+    Case(
+        "windows over the edge, whose divisors are a table",
+        lambda: around(lambda net, x: functional.avg_pool2d(x, 5, ceil_mode=True, count_include_pad=False), 9),
+        144 * 12 + 4 * 9 * 2,
+        12 + 4 + 4 * 9 * 2 + 2,
+    ),
+    Case(
+        "an antialiased resize, whose weights are tables",
+        lambda: around(lambda net, x: functional.interpolate(x, scale_factor=0.6, mode="bilinear", antialias=True), 49),
+        144 * 12 + 4 * 49 * 2,
+        12 + 4 + 4 * 49 * 2 + 2,
+    ),
+    Case(
+        "einsum is a product, and with one operand none",
+        lambda: around(lambda net, x: torch.einsum("bchw,cd->bdhw", torch.einsum("bchw->bcwh", x), net.mix), 144, mix=MIX),
+        144 * 12 + 144 * 4 * 4 + 4 * 144 * 2,
+        12 + 4 + 16 + 4 * 144 * 2 + 2,
+    ),
     Case("a norm over groups", lambda: normed(nn.GroupNorm(2, 8)), NORMED_MACS, NORMED_PARAMETERS + 16),
     Case("without scales", lambda: normed(nn.GroupNorm(4, 8, affine=False)), NORMED_MACS, NORMED_PARAMETERS),
     Case("a norm over each image", lambda: normed(nn.InstanceNorm2d(8, affine=True)), NORMED_MACS, NORMED_PARAMETERS + 16),
@@ -116,6 +145,26 @@ def test_integers_count_as_the_numbers_that_they_stand_for(case: Case) -> None:
     context = TechniqueContext(calibration=TensorSource(torch.randn(8, *SHAPE)))
     quantized = Int8Quantization().apply(lifted(case), Int8QuantizationConfig(), context)
     assert count_file(to_onnx(quantized)) == FileCounts(case.macs, case.parameters)
+
+
+EQUATIONS = [
+    ("bij,bjk->bik", [(1, 3, 4), (1, 4, 5)], 3 * 4 * 5),
+    ("...ij, ...jk -> ...ik", [(1, 2, 3, 4), (1, 2, 4, 5)], 2 * 3 * 4 * 5),
+    ("...ij,...jk->...ik", [(1, 2, 3, 4), (4, 5)], 2 * 3 * 4 * 5),
+    ("bi,ij,jk->bk", [(1, 3), (3, 4), (4, 5)], 3 * 4 * 5),
+    ("ij->ji", [(1, 4)], 0),
+]
+
+
+@pytest.mark.parametrize(("equation", "shapes", "macs"), EQUATIONS, ids=[e[0] for e in EQUATIONS])
+def test_einsum_counts_every_combination_of_indices(equation: str, shapes: list[tuple[int, ...]], macs: int) -> None:
+    names = [f"x{i}" for i in range(len(shapes))]
+    first = onnx.helper.make_tensor_value_info(names[0], onnx.TensorProto.FLOAT, shapes[0])
+    rest = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in zip(names[1:], shapes[1:], strict=True)]
+    node = onnx.helper.make_node("Einsum", names, ["y"], equation=equation)
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [first], [y], rest))
+    assert count_file(model.SerializeToString()).macs == macs
 
 
 def test_sizes_that_do_not_follow_are_named() -> None:
