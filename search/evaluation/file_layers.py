@@ -1,6 +1,7 @@
 """Where an exported file and its network part: values inside of both, side by side.
 
-Integer files: the file's QuantizeLinear nodes are the network's quantisers, in order. Their outputs in the runtime are put in place
+Integer files: the file's QuantizeLinear nodes are the network's quantisers, in order; equal ones of one value, which the exporter
+merges, are one node. Their outputs in the runtime are put in place
 of the simulation's, one by one, so that each layer is judged on the very inputs that the runtime gave it (worked example: a wrapped
 bias in layer 2 moves everything behind it; only layer 2's own output differs from the simulation on the same inputs).
 
@@ -70,7 +71,7 @@ def integer_deviations(network: Network, data: bytes, images: Tensor, threads: i
     pairs = _quantizer_outputs(network, model)
     if not pairs:
         return Compared((), 0)
-    tapped = _with_outputs(model, [(name, _integer_type(model, name)) for name in pairs.values()])
+    tapped = _with_outputs(model, [(name, _integer_type(model, name)) for name in dict.fromkeys(pairs.values())])
     forced = _Forced(network.graph)
     session = open_session(tapped, threads, optimization)
     for image in torch.split(images, 1):
@@ -100,16 +101,31 @@ def first_float_deviation(network: Network, data: bytes, image: Tensor, threads:
 
 
 def _quantizer_outputs(network: Network, model: onnx.ModelProto) -> dict[str, str]:
-    """Graph node of each quantiser to the ONNX value that it writes; empty where they do not correspond one to one."""
+    """Graph node of each quantiser to the ONNX value that it writes; empty where they do not correspond."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     quantizers = [(n, m) for n, m in network.module_calls() if isinstance(m, ActivationQuantizer)]
     written = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    if len(written) != len(quantizers):
+    merged = [n for n, m in quantizers] if len(written) == len(quantizers) else [_equal_nodes(network)[n] for n, _ in quantizers]
+    firsts = list(dict.fromkeys(merged))
+    if len(written) != len(firsts):
         return {}
-    for (_, module), node in zip(quantizers, written, strict=True):
+    writes = dict(zip(firsts, written, strict=True))
+    for (_, module), first in zip(quantizers, merged, strict=True):
+        node = writes[first]
         if node.input[1] not in constants or float(numpy_helper.to_array(constants[node.input[1]]).reshape(())) != module.scale:
             return {}
-    return {call.name: node.output[0] for (call, _), node in zip(quantizers, written, strict=True)}
+    return {call.name: writes[first].output[0] for (call, _), first in zip(quantizers, merged, strict=True)}
+
+
+def _equal_nodes(network: Network) -> dict[fx.Node, fx.Node]:
+    """Each node to the first one that computes the same of the same values: what the exporter makes one of."""
+    modules, first, seen = dict(network.graph.named_modules()), dict[fx.Node, fx.Node](), dict[tuple[str, ...], fx.Node]()
+    for node in network.graph.graph.nodes:
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        what = module.extra_repr() + repr(module.scale) if isinstance(module, ActivationQuantizer) else str(node.target)
+        arguments = fx.node.map_arg((node.args, node.kwargs), first.__getitem__)
+        first[node] = seen.setdefault((node.op, what, repr(arguments)), node)
+    return first
 
 
 def _integer_type(model: onnx.ModelProto, value: str) -> int:

@@ -10,15 +10,19 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from search.evaluation import file_proof
+from search.evaluation.file_layers import Compared
 from search.evaluation.file_proof import FileDiffersError, prove_file
 from techniques.context import TechniqueContext
 from techniques.export import to_onnx
 from techniques.lift import from_module
 from techniques.network import Network
-from techniques.quantization.layers import QuantizedConv2d
+from techniques.quantization.layers import ActivationQuantizer, QuantizedConv2d
 from techniques.quantization.static_int8 import Int8Quantization, Int8QuantizationConfig
 from tests.techniques.digits import TensorSource
 
+OFF = 0.08
+"""Of one layer's biases: moves the outputs by some 11% of their spread."""
 IMAGES = torch.randn(20, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
@@ -101,6 +105,44 @@ def test_a_bias_that_wraps_in_the_runtime_is_named() -> None:
     with pytest.raises(FileDiffersError, match=r"layers 3\)") as raised:
         prove_file(network, data, IMAGES)
     assert raised.value.layers == ("3",)
+
+
+def doubled(network: Network) -> Network:
+    """Each quantised value rounded by two equal quantisers, the second for the first's last user, as other tools' files have it."""
+    graph = network.graph.graph
+    for node, module in list(network.module_calls()):
+        if isinstance(module, ActivationQuantizer):
+            network.graph.add_submodule(f"{node.name}_again", ActivationQuantizer(module.scale, module.zero_point, module.unsigned))
+            with graph.inserting_after(node):
+                again = graph.call_module(f"{node.name}_again", node.args)
+            with graph.inserting_after(again):
+                mean = graph.call_function(torch.ops.aten.maximum.default, (node, again))
+            node.replace_all_uses_with(mean, delete_user_cb=lambda user, mean=mean: user is not mean)
+    return network.rebuilt()
+
+
+def test_equal_quantizers_of_one_value_are_compared() -> None:
+    once, network = quantized(), doubled(quantized())
+    data = to_onnx(network)
+    quantizers = [n for n in onnx.load_from_string(data).graph.node if n.op_type == "QuantizeLinear"]
+    assert 2 * len(quantizers) == sum(isinstance(m, ActivationQuantizer) for _, m in network.module_calls())
+    assert prove_file(network, data, IMAGES).values == 2 * prove_file(once, to_onnx(once), IMAGES).values
+    with pytest.raises(FileDiffersError, match=r"layers 3\)"):
+        prove_file(network, changed(data, "Conv", 1, 2, one_bias), IMAGES)
+
+
+@pytest.mark.parametrize(("values", "allowed"), [(0, False), (1, True)], ids=["not compared", "compared"])
+def test_values_that_could_not_be_compared_leave_less_room_to_the_outputs(
+    monkeypatch: pytest.MonkeyPatch, values: int, allowed: bool
+) -> None:
+    network = quantized()
+    data = changed(to_onnx(network), "Conv", 1, 2, lambda v: v + np.float32(OFF))
+    monkeypatch.setattr(file_proof, "integer_deviations", lambda *_: Compared((), values))
+    if allowed:
+        assert file_proof.UNMATCHED_INTEGER_ERROR < prove_file(network, data, IMAGES).error < file_proof.INTEGER_ERROR
+        return
+    with pytest.raises(FileDiffersError, match="cannot be compared one by one"):
+        prove_file(network, data, IMAGES)
 
 
 def test_an_output_of_another_shape_or_kind_differs() -> None:
