@@ -32,11 +32,12 @@ GAPS_LIMIT_S = 300.0
 
 @dataclass(frozen=True)
 class Finals:
-    """What the finalists' rung found; records are those stored."""
+    """What the finalists' rung found; records are those stored, notes are for the report."""
 
     baseline: CandidateRecord
     finalists: tuple[CandidateRecord, ...]
     files: Mapping[str, bytes]
+    notes: tuple[str, ...] = ()
 
 
 def run_finals(setup: Setup, environment: SearchEnvironment, ends_at: float = math.inf) -> Finals:
@@ -72,7 +73,9 @@ def run_finals(setup: Setup, environment: SearchEnvironment, ends_at: float = ma
     for record in finalists:
         store.save_candidate(record)
     models = {BASELINE: setup.original.onnx, **{e.record.candidate_id: e.onnx for e in exported}}
-    return Finals(baseline, tuple(finalists), models)
+    return Finals(
+        baseline, tuple(finalists), models, _once([e.note for e in exported if e.note], count_notes([baseline, *finalists]))
+    )
 
 
 def _selection(setup: Setup) -> AccuracyResult:
@@ -95,7 +98,7 @@ def _exported(
             break
 
         def finish(record: CandidateRecord = record) -> Exported:
-            files = export(record, setup.evaluator, environment.blobs, setup.target, batch)
+            files = export(record, setup.evaluator, setup.pricer, environment.blobs, setup.target, batch)
             return read_selection(files, view, original, setup.reading, setup.target, threads)
 
         more_s = setup.evaluator.settings.untrained_limit_s + 2 * record.duration_s  # a lost checkpoint is trained again
@@ -105,6 +108,8 @@ def _exported(
             _has_failed(record, f"could not be exported: {error}", store)
         else:
             store.append(Event("phase", f"finalist {len(exported)} of {most}: {record.candidate_id} exported"))
+            if exported[-1].note:
+                store.append(Event("warning", exported[-1].note))
     attempts.done()
     return exported
 
@@ -205,7 +210,7 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
             data_sha256=setup.original.data.metadata.data_sha256,
             duration_s=duration_s,
             places=store.phase(PLACES_PHASE),
-            notes=_once(environment.dataset_notes, _notes(setup, store), count_notes([baseline, *finals.finalists]), gaps_note),
+            notes=_once(environment.dataset_notes, _notes(setup, store), finals.notes, gaps_note),
         )
     )
     text = json.dumps(report, indent=1, sort_keys=True)

@@ -13,8 +13,8 @@ from search.allocation import Allocation, MakeRecipe, aims_of, allocate
 from search.errors import OptionSkippedError, SearchCancelledError, SearchError
 from search.execution.trial import TrialPlan
 from search.pareto import non_dominated_ranks, objectives
-from search.pricing import Price, Pricer
-from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
+from search.pricing import Price, Pricer, price_measurements
+from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event
 from search.sampler import PolicySampler
 from search.sensitivity import Sensitivity
 from search.space import Policy
@@ -267,18 +267,6 @@ class SearchDriver:
         if budget.max_accuracy_drop_points is not None:
             values.append(drop - budget.max_accuracy_drop_points)
         return tuple(values) or (0.0,)
-
-
-def price_measurements(price: Price) -> dict[str, Measurement]:
-    """A price as stored measurements: latency and file sizes predicted, the rest counted."""
-    return {
-        "latency_ms": price.latency,
-        "macs": Measurement(price.macs, "counted"),
-        "parameters": Measurement(price.parameters, "counted"),
-        "weight_size_bytes": Measurement(price.weight_size_bytes, "counted"),
-        "onnx_size_bytes": Measurement(price.onnx_size_bytes, "predicted"),
-        "download_size_bytes": Measurement(price.onnx_size_bytes, "predicted"),
-    }
 
 
 def _candidate_event(record: CandidateRecord, goes_on: bool) -> Event:

@@ -18,6 +18,7 @@ from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_f
 from search.evaluation.reading import Reading
 from search.file_counts import file_counts
 from search.pareto import broken_limits, non_dominated_ranks, objectives, relative_excess
+from search.pricing import Pricer, price_measurements
 from search.protocols import BlobStore, CandidateRecord, Measurement
 from search.spec import SearchSpec
 from techniques.export import to_onnx, to_pt2, weight_size_bytes
@@ -30,10 +31,15 @@ MAX_FINALISTS = 8
 
 @dataclass(frozen=True)
 class Exported:
-    """A candidate's files as blobs, and the ONNX bytes for measuring."""
+    """A candidate's files as blobs, and the ONNX bytes for measuring.
+
+    Attributes:
+        note: what a reader must know of how it came about; empty where its recipe was exported as it was tried.
+    """
 
     record: CandidateRecord
     onnx: bytes
+    note: str = ""
 
 
 def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit: int = MAX_FINALISTS) -> list[CandidateRecord]:
@@ -54,17 +60,22 @@ def _without_spread(record: CandidateRecord) -> CandidateRecord:
     return replace(record, measurements={name: replace(m, spread=0.0) for name, m in record.measurements.items()})
 
 
-def export(record: CandidateRecord, evaluator: CandidateEvaluator, blobs: BlobStore, target: Target, batch: int = 1) -> Exported:
+def export(
+    record: CandidateRecord, evaluator: CandidateEvaluator, pricer: Pricer, blobs: BlobStore, target: Target, batch: int = 1
+) -> Exported:
     """Build the trained candidate, prove its file, and store ``model.onnx``, ``model.pt2``, ``recipe.json``, ``model.zip``.
 
     A budget for more images than one per run gets a file with a free batch. Where the file differs in layers on integers, it is
-    made once more with these in float, and the recipe says so.
+    made once more with these in float: recipe, accuracy and prices of the record become those of the changed network, and the note
+    says so. The policy stays: it is what the sampler proposed.
 
     Raises:
         FileDiffersError: the runtime computes something else than the network; names the layer.
     """
     network, onnx, recipe = _proven(record, evaluator, target, batch)
-    record = replace(record, recipe_json=recipe.to_json())
+    tried, note = Recipe.from_json(record.recipe_json), ""
+    if recipe != tried:
+        record, note = _changed(record, recipe, network, evaluator, pricer)
     container = packed(onnx, record.recipe_json)
     artifacts = {
         "model.onnx": blobs.put_bytes(onnx),
@@ -83,7 +94,26 @@ def export(record: CandidateRecord, evaluator: CandidateEvaluator, blobs: BlobSt
         **file_counts(onnx, network),
         "predicted_latency_ms": record.measurements["latency_ms"],
     }
-    return Exported(replace(record, artifacts=artifacts, measurements=measurements, state="finalist"), onnx)
+    return Exported(replace(record, artifacts=artifacts, measurements=measurements, state="finalist"), onnx, note)
+
+
+def _changed(
+    record: CandidateRecord, recipe: Recipe, network: Network, evaluator: CandidateEvaluator, pricer: Pricer
+) -> tuple[CandidateRecord, str]:
+    """The record of another recipe than was tried, read and priced anew, and a note that says so."""
+    read = evaluator.read(network)
+    changed = replace(
+        record,
+        recipe_json=recipe.to_json(),
+        accuracy={"validation": read["accuracy"]},
+        accuracy_interval={"validation": tuple(read["interval"])},
+        drop_points={"validation": tuple(read["drop_points"])},
+        measurements=price_measurements(pricer.price(recipe)),
+    )
+    return changed, (
+        f"{record.candidate_id} was changed after it was tried: layers in which its file on integers computed something else "
+        "were left in float; its accuracy, prices and recipe are those of the changed network"
+    )
 
 
 def _proven(record: CandidateRecord, evaluator: CandidateEvaluator, target: Target, batch: int) -> tuple[Network, bytes, Recipe]:
@@ -135,7 +165,7 @@ def read_selection(
         accuracy_interval={**record.accuracy_interval, "selection": result.interval},
         drop_points={**record.drop_points, "selection": drop_points(original, result, view.labels)},
     )
-    return Exported(record, exported.onnx)
+    return replace(exported, record=record)
 
 
 def with_latency(exported: Sequence[Exported], measured: Mapping[str, Measurement]) -> list[CandidateRecord]:

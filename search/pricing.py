@@ -139,6 +139,18 @@ class Pricer:
         return network
 
 
+def price_measurements(price: Price) -> dict[str, Measurement]:
+    """A price as stored measurements: latency and file sizes predicted, the rest counted."""
+    return {
+        "latency_ms": price.latency,
+        "macs": Measurement(price.macs, "counted"),
+        "parameters": Measurement(price.parameters, "counted"),
+        "weight_size_bytes": Measurement(price.weight_size_bytes, "counted"),
+        "onnx_size_bytes": Measurement(price.onnx_size_bytes, "predicted"),
+        "download_size_bytes": Measurement(price.onnx_size_bytes, "predicted"),
+    }
+
+
 def _priced_order(recipe: Recipe) -> list[tuple[int, Step]]:
     """The steps that change a structure, each with its place in the recipe.
 

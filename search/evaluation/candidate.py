@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,6 +99,10 @@ class CandidateEvaluator:
     def _evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         started = time.perf_counter()
         network = self.build(Recipe.from_json(plan.payload["recipe"]), rung, self.files.checkpoint(plan.number))
+        return {**self.read(network), "duration_s": time.perf_counter() - started}
+
+    def read(self, network: Network) -> Mapping[str, Any]:
+        """On the validation split: ``accuracy``, ``interval`` (low, high) and ``drop_points`` (estimate, low, high)."""
         loaded = self.loaded()
         predictor = loaded.reading.predictor(network.eval())
         batch, teacher = loaded.reading.images_at_once(256), loaded.original.logits
@@ -109,8 +112,6 @@ class CandidateEvaluator:
             "accuracy": result.value,
             "interval": list(result.interval),
             "drop_points": list(drop),
-            "parameters": network.parameter_count(),
-            "duration_s": time.perf_counter() - started,
         }
 
     def build(self, recipe: Recipe, rung: int, checkpoint: Path | None) -> Network:
@@ -120,13 +121,6 @@ class CandidateEvaluator:
         loaded = self.loaded()
         effort = self.settings.effort.up_to(rung)
         return compress(loaded.network, recipe, loaded.context, loaded.training, effort, checkpoint)
-
-    def forget(self, number: int) -> None:
-        """Drop a trial's training state."""
-        path = self.files.checkpoint(number)
-        shutil.rmtree(path, ignore_errors=True)
-        for file in path.parent.glob(path.name + ".*"):
-            file.unlink(missing_ok=True)
 
     def loaded(self) -> _Loaded:
         """The opened files."""

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hw_models.predictor import Predictor
 from hw_models.targets import get_target
 from search import baseline
 from search.errors import BaselineError
 from search.evaluation.file_proof import FileDiffersError
 from search.finalists import export
+from search.pricing import Pricer
 from techniques.apply import apply_recipe
 from techniques.context import TechniqueContext
 from techniques.lift import from_module
@@ -40,12 +42,16 @@ def network() -> Network:
     return from_module(nn.Sequential(*module, nn.Linear(512, 4)).eval(), (1, 12, 12)).eval()
 
 
+PRICER = Pricer(network(), Predictor.uncalibrated(TARGET))
+
+
 @dataclass
 class Evaluator:
     """Builds the recipe; a bias of layer 3, once it is on integers, is one that wraps in the runtime if ``wraps``."""
 
     wraps: bool = False
     built: list[Recipe] = field(default_factory=list)
+    read_networks: list[Network] = field(default_factory=list)
     files: Any = field(default_factory=lambda: SimpleNamespace(checkpoint=lambda number: Path(f"c{number}")))
 
     def build(self, recipe: Recipe, rung: int, checkpoint: Path | None) -> Network:
@@ -58,6 +64,10 @@ class Evaluator:
                 layer.bias[:4] = 0.8  # type: ignore[index]
         return result
 
+    def read(self, network: Network) -> dict[str, Any]:
+        self.read_networks.append(network)
+        return {"accuracy": 0.5, "interval": [0.4, 0.6], "drop_points": [40.0, 39.0, 41.0]}
+
     def loaded(self) -> Any:
         def batches(size: int) -> Iterator[tuple[None, Tensor]]:
             yield None, IMAGES[:size]
@@ -67,17 +77,21 @@ class Evaluator:
 
 def test_counts_are_those_of_the_file_and_not_of_the_price(tmp_path: Path) -> None:
     blobs, record = FolderBlobs(tmp_path), replace(candidate(1, 0.0, 1.0), recipe_json=INT8.to_json())
-    found = export(record, Evaluator(), blobs, TARGET).record  # type: ignore[arg-type]
+    evaluator = Evaluator()
+    exported = export(record, evaluator, PRICER, blobs, TARGET)  # type: ignore[arg-type]
+    found = exported.record
     assert found.measurements["macs"].value == 100 * 8 * 9 + 64 * 8 * 72 + 2048
     assert found.measurements["parameters"].value == (72 + 8) + (576 + 8) + (2048 + 4)
     assert found.state == "finalist"
     assert found.recipe_json == record.recipe_json
+    assert (exported.note, evaluator.read_networks) == ("", [])
+    assert found.measurements["predicted_latency_ms"] == record.measurements["latency_ms"]
 
 
 def test_layers_in_which_the_file_differs_stay_float(tmp_path: Path) -> None:
     blobs, record = FolderBlobs(tmp_path), replace(candidate(1, 0.0, 1.0), recipe_json=INT8.to_json())
     evaluator = Evaluator(wraps=True)
-    exported = export(record, evaluator, blobs, TARGET)  # type: ignore[arg-type]
+    exported = export(record, evaluator, PRICER, blobs, TARGET)  # type: ignore[arg-type]
     recipe = Recipe.from_json(exported.record.recipe_json)
     assert recipe.steps[0].config == {"reduce_range": True, "exclude": ["3"]}
     assert evaluator.built == [INT8, recipe]
@@ -86,11 +100,27 @@ def test_layers_in_which_the_file_differs_stay_float(tmp_path: Path) -> None:
     assert any(t.data_type == onnx.TensorProto.FLOAT and tuple(t.dims) == (8, 8, 3, 3) for t in constants.values())
 
 
+def test_a_finalist_that_was_changed_is_read_and_priced_anew_and_says_so(tmp_path: Path) -> None:
+    tried = candidate(1, 0.0, 1.0, split="validation")
+    record, evaluator = replace(tried, recipe_json=INT8.to_json(), policy={"precision": "int8"}), Evaluator(wraps=True)
+    exported = export(record, evaluator, PRICER, FolderBlobs(tmp_path), TARGET)  # type: ignore[arg-type]
+    found, price = exported.record, PRICER.price(Recipe.from_json(exported.record.recipe_json))
+    assert len(evaluator.read_networks) == 1
+    assert not isinstance(evaluator.read_networks[0].layers()["3"], QuantizedConv2d)
+    assert found.accuracy == {"validation": 0.5}
+    assert found.accuracy_interval == {"validation": (0.4, 0.6)}
+    assert found.drop_points == {"validation": (40.0, 39.0, 41.0)}
+    assert found.measurements["latency_ms"] == found.measurements["predicted_latency_ms"] == price.latency
+    assert price.latency.value != PRICER.price(INT8).latency.value
+    assert found.policy == record.policy
+    assert exported.note.startswith("c0001 was changed after it was tried")
+
+
 def test_a_file_that_still_differs_fails_with_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = replace(candidate(1, 0.0, 1.0), recipe_json=INT8.to_json())
     monkeypatch.setattr("search.finalists.kept_float", lambda recipe, layers: None)
     with pytest.raises(FileDiffersError, match=r"layers 3\)"):
-        export(record, Evaluator(wraps=True), FolderBlobs(tmp_path), TARGET)  # type: ignore[arg-type]
+        export(record, Evaluator(wraps=True), PRICER, FolderBlobs(tmp_path), TARGET)  # type: ignore[arg-type]
 
 
 def test_an_original_whose_file_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

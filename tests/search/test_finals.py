@@ -62,6 +62,7 @@ class Finals:
     monkeypatch: pytest.MonkeyPatch
     breaks: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     unmeasurable: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
     limit_s: float = 0.3
     store: MemoryStore = field(default_factory=MemoryStore)
     exported: list[str] = field(default_factory=list)
@@ -82,6 +83,7 @@ class Finals:
             target=None,
             reading=None,
             baseline=_record(-1, BASELINE),
+            pricer=None,
             evaluator=SimpleNamespace(
                 files=SimpleNamespace(interrupt=self.folder / "interrupt"), settings=SimpleNamespace(untrained_limit_s=0.0)
             ),
@@ -94,7 +96,11 @@ class Finals:
         self.breaks.get(record.candidate_id, lambda: None)()
         drops = {**record.drop_points, "selection": record.drop_points["validation"]}
         accuracy = {**record.accuracy, "selection": 0.9}
-        return Exported(replace(record, drop_points=drops, accuracy=accuracy, state="finalist"), b"onnx")
+        return Exported(
+            replace(record, drop_points=drops, accuracy=accuracy, state="finalist"),
+            b"onnx",
+            self.notes.get(record.candidate_id, ""),
+        )
 
     def _measure(self, function: object, runner: object, files: Mapping[str, bytes], *_: object, **named: Any) -> Any:
         self.measured.append(sorted(files))
@@ -121,6 +127,13 @@ def test_a_finalist_that_cannot_be_exported_has_failed_and_the_next_best_takes_i
     assert failed.state == "failed"
     assert failed.error.startswith(reason)
     assert [e.message for e in finals.store.events if e.kind == "warning"] == [f"c0001 {failed.error}"]
+
+
+def test_what_was_changed_or_counted_otherwise_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finals = Finals(tmp_path, monkeypatch, notes={"c0001": "c0001 was changed"})
+    found = finals.run()
+    assert found.notes == ("c0001 was changed",)
+    assert [e.message for e in finals.store.events if e.kind == "warning"] == ["c0001 was changed"]
 
 
 def test_a_finalist_that_the_runtime_does_not_measure_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
