@@ -103,7 +103,9 @@ class _Reasons:
 
 
 def _own_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    """As `Network.parameter_count`: integer weights are buffers."""
+    integers = sum(buffer.numel() for name, buffer in module.named_buffers(recurse=False) if name == "weight")
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False)) + integers
 
 
 def _share(amounts: Mapping[str, int], offered: set[str]) -> float:
