@@ -37,7 +37,7 @@ from search.evaluation.candidate import (
 )
 from search.evaluation.reading import Reading
 from search.execution.runner import RunnerSettings
-from search.moves import Move, possible_moves, recipe_of
+from search.moves import PROOF_S, Move, possible_moves, recipe_of
 from search.places import PHASE as PLACES_PHASE
 from search.places import Places, find_places
 from search.pricing import Pricer
@@ -195,6 +195,10 @@ def find_sensitivity(setup: Setup, environment: SearchEnvironment) -> Sensitivit
     return sensitivity
 
 
+_REASONS = {"low_rank": unproven_layers, "structured_pruning": left_alone}
+"""Technique -> what finds out why it leaves places alone; each takes as long as finding its places does."""
+
+
 def tell_places(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment) -> None:
     """Find out what is left alone and why, once, and tell it; no search ends for it."""
     store = environment.store
@@ -203,11 +207,13 @@ def tell_places(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvir
     network, context = setup.original.network, setup.context
 
     def find() -> Places:
-        reasons = {**unproven_layers(network, context), **left_alone(network, context)}
+        # What could not be found out before is not waited for again: its reason is known.
+        finders = {name: find for name, find in _REASONS.items() if name not in sensitivity.skipped}
+        reasons = {place: why for find in finders.values() for place, why in find(network, context).items()}
         return find_places(network, context, sensitivity, reasons, setup.techniques)
 
     try:
-        places = attempt("places", find, store.should_stop)
+        places = attempt("places", find, store.should_stop, len(_REASONS) * (STEP_LIMIT_S + PROOF_S))
     except OptionSkippedError as error:
         store.append(Event("warning", f"what is left alone could not be found out: {error}"))
         return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,9 @@ from torch import Tensor
 
 from hw_models.predictor import Predictor
 from hw_models.targets import get_target
-from search import moves, sensitivity
+from search import moves, sensitivity, setup
 from search.allocation import allocate
-from search.attempts import Attempts
+from search.attempts import STEP_LIMIT_S, Attempts
 from search.errors import OptionSkippedError, SearchCancelledError
 from search.moves import Move, PossibleMoves, possible_moves, recipe_of
 from search.places import Places, find_places
@@ -25,10 +27,12 @@ from search.space import Policy
 from techniques.context import TechniqueContext
 from techniques.lift import from_module
 from techniques.network import Network
+from techniques.quantization.static_int8 import Int8Quantization, Int8QuantizationConfig
 from techniques.recipe import Recipe
 from tests.search.memory import MemoryStore
 from tests.search.priced_moves import SENSITIVITY, made_price, made_recipe
 from tests.search.small_search import SIDE, TARGET, SmallResidual
+from tests.techniques.digits import TensorSource
 
 STRUCTURAL = ("block_removal", "structured_pruning", "low_rank")
 CONTEXT = TechniqueContext()
@@ -163,3 +167,34 @@ def test_what_is_left_alone_is_named_with_its_reason_and_its_share(network: Netw
     )
     assert "stem: outside the scopes of the request; fc: TypeError: no" in places.sentence
     assert Places.from_json(places.to_json()) == places
+
+
+def test_integer_weights_are_parameters_of_their_places(network: Network) -> None:
+    usable = Move("prune", "first", 0.5, ("first", "second"))
+    found, context = Sensitivity((usable,), {}, {}), TechniqueContext(calibration=TensorSource(torch.randn(4, 1, SIDE, SIDE)))
+    for layers in (["stem"], ["first", "fc"], "all"):
+        quantized = Int8Quantization().apply(network, Int8QuantizationConfig(layers=layers, correct_bias=False), context)
+        shares = [find_places(each, CONTEXT, found, {}, STRUCTURAL).parameters_share for each in (network, quantized)]
+        assert shares[0] == pytest.approx(shares[1])
+
+
+@pytest.mark.parametrize("skipped", [{}, {"structured_pruning": "took more than 180 s and was stopped"}], ids=["all", "one hangs"])
+def test_places_have_the_time_of_their_proofs_and_none_for_what_hung_before(
+    network: Network, monkeypatch: pytest.MonkeyPatch, skipped: dict[str, str]
+) -> None:
+    limits, store = list[float](), MemoryStore()
+
+    def attempt(what: str, find: Callable[[], Places], should_stop: Any, limit_s: float = 60.0) -> Places:
+        limits.append(limit_s)
+        return find()
+
+    monkeypatch.setattr(setup, "attempt", attempt)
+    if skipped:
+        monkeypatch.setitem(setup._REASONS, "structured_pruning", raises)
+    told: Any = SimpleNamespace(original=SimpleNamespace(network=network), context=CONTEXT, techniques=STRUCTURAL)
+    environment: Any = SimpleNamespace(store=store)
+    setup.tell_places(told, Sensitivity((), {}, {}, skipped), environment)
+    assert limits[0] >= len(setup._REASONS) * (STEP_LIMIT_S + moves.PROOF_S)
+    assert store.phases["places"]["total"] == 4
+    if skipped:
+        assert "took more than 180 s" in store.phases["places"]["left_alone"][0]["reason"]
