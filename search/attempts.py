@@ -169,7 +169,7 @@ class Attempts:
         self._noted = bool(noted)
 
     def attempt(self, what: str, function: Callable[[], Result], more_s: float = 0.0) -> Result:
-        """`attempt`, noted in the store before it begins.
+        """`attempt`, noted in the store while it lasts: whatever ends the process later is not its fault.
 
         Args:
             what: the same in every life of the search.
@@ -182,10 +182,12 @@ class Attempts:
             raise OptionSkippedError(f"{MAX_DEATHS} processes died while it was tried; it may take more memory than there is")
         self._note(what)
         try:
-            return attempt(what, function, self._store.should_stop, self.limit_s + more_s)
-        except OutsideError:
+            result = attempt(what, function, self._store.should_stop, self.limit_s + more_s)
+        except (OutsideError, OptionSkippedError):
             self._note("")
             raise
+        self._note("")
+        return result
 
     def done(self) -> None:
         """What comes now is no attempt: a death is nobody's fault."""

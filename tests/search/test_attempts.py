@@ -151,6 +151,20 @@ def test_what_two_processes_died_of_is_not_tried_by_the_third() -> None:
     assert store.phases[PHASE]["died"] == {"rank:fc:0.5": 2}
 
 
+def test_what_has_ended_is_not_blamed_for_a_later_death() -> None:
+    def fails() -> None:
+        raise ConfigError("no")
+
+    store = MemoryStore()
+    for _ in range(3):
+        attempts = Attempts(store)
+        attempts.attempt("export of c0001", lambda: 1)
+        with pytest.raises(OptionSkippedError, match=r"^no$"):
+            attempts.attempt("export of c0002", fails)
+        assert store.phases[PHASE] == {"trying": "", "died": {}}  # and here the worker is killed
+    assert Attempts(store).attempt("export of c0001", lambda: 1) == 1
+
+
 def test_a_worker_that_is_told_to_end_blames_nothing() -> None:
     store = MemoryStore()
     store.stop = True
