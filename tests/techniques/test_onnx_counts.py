@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,8 +16,9 @@ from techniques.context import TechniqueContext
 from techniques.errors import UnsupportedNetworkError
 from techniques.export import to_onnx
 from techniques.lift import from_module
-from techniques.network import Network
+from techniques.network import TABLE, Network
 from techniques.onnx_counts import FileCounts, count_file
+from techniques.onnx_import import from_onnx
 from techniques.quantization.static_int8 import Int8Quantization, Int8QuantizationConfig
 from tests.techniques.digits import TensorSource
 
@@ -165,6 +167,28 @@ def test_einsum_counts_every_combination_of_indices(equation: str, shapes: list[
     y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [first], [y], rest))
     assert count_file(model.SerializeToString()).macs == macs
+
+
+def test_tables_of_an_imported_file_are_no_parameters(tmp_path: Path) -> None:
+    """Windows over the edge and a cubic resize, as the importer writes them."""
+    weights = {"w": (4, 3, 1, 1), "head": (4 * 64, 2)}
+    tensors = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in weights.items()]
+    tensors.append(numpy_helper.from_array(np.array([1, 1, 1.7, 1.7], np.float32), "scales"))
+    make = onnx.helper.make_node
+    nodes = [
+        make("Conv", ["x", "w"], ["a"]),
+        make("AveragePool", ["a"], ["b"], kernel_shape=[3, 3], strides=[3, 3], pads=[1, 1, 1, 1], ceil_mode=1),
+        make("Resize", ["b", "", "scales"], ["c"], mode="cubic", coordinate_transformation_mode="align_corners"),
+        make("Flatten", ["c"], ["d"]),
+        make("MatMul", ["d", "head"], ["y"]),
+    ]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, s) for name, s in (("x", (1, *SHAPE)), ("y", None))]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(model, tmp_path / "model.onnx")
+    network = from_onnx(tmp_path / "model.onnx")
+    assert any(name.startswith(TABLE) for name, _ in network.graph.named_buffers())
+    assert count_file(to_onnx(network)) == FileCounts(144 * 12 + 2 * 4 * 64, 12 + 2 * 4 * 64)
 
 
 def test_sizes_that_do_not_follow_are_named() -> None:
