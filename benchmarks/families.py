@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.harness import Check, Results, Row, measured_apart
 from search.errors import SearchError
@@ -72,14 +73,19 @@ def _module(name: str) -> nn.Module:
     """A seeded random network whose batch norms have statistics of their own, and in which every parameter matters."""
     torch.manual_seed(0)
     module = architectures._timm(name[5:], 1000, 3) if name.startswith("timm/") else architectures._torchvision(name, 1000)
+    return with_own_values(module).eval()
+
+
+def with_own_values(module: nn.Module) -> nn.Module:
+    """The same module: heads, biases and layer scales that start at nothing, and norms that change nothing, would hide errors."""
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and part.running_var is not None:
+        if isinstance(part, _BatchNorm) and part.running_mean is not None and part.running_var is not None:
             nn.init.normal_(part.running_mean, std=0.1)
             nn.init.uniform_(part.running_var, 0.5, 1.5)
     for parameter in module.parameters():
-        if float(parameter.detach().abs().max()) < 1e-3:  # heads, biases and layer scales that start at nothing would hide errors
+        if float(parameter.detach().abs().max()) < 1e-3:
             nn.init.normal_(parameter, std=0.1)
-    return module.eval()
+    return module
 
 
 def _seconds(start: float) -> float:

@@ -16,8 +16,8 @@ import torch
 import torch_pruning as tp
 import torchvision
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmarks.families import with_own_values
 from benchmarks.harness import Check, Results, Row, measured_apart
 from techniques import lift
 from techniques.apply import apply_recipe
@@ -75,14 +75,7 @@ def _module(name: str) -> nn.Module:
     more: dict[str, Any] = {"weights_backbone": None} if name.startswith(("fcn", "deeplab", "lraspp")) else {}
     more |= {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     module: nn.Module = torchvision.models.get_model(name, weights=None, **more)
-    for part in module.modules():
-        if isinstance(part, _BatchNorm) and part.running_mean is not None and part.running_var is not None:
-            nn.init.normal_(part.running_mean, std=0.1)
-            nn.init.uniform_(part.running_var, 0.5, 1.5)
-    for parameter in module.parameters():
-        if float(parameter.detach().abs().max()) < 1e-3:  # heads, biases and layer scales that start at nothing would hide errors
-            nn.init.normal_(parameter, std=0.1)
-    return module.eval()
+    return with_own_values(module).eval()
 
 
 def _own(network: Network) -> Row:
