@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from techniques import export, lift, onnx_import
 from techniques.errors import UnsupportedNetworkError
 from techniques.network import Network
-from tests.techniques.onnx_cases import f32, i64, node, rand
+from tests.techniques.onnx_cases.models import f32, i64, node, rand
 
 CONV = (node("Conv", "t w", "c"), node("GlobalAveragePool", "c", "g"), node("Flatten", "g", "y"))
 FLAT = (node("Flatten", "x", "f"), node("MatMul", "f w", "y"))

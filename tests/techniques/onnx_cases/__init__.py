@@ -1,0 +1,12 @@
+"""Tiny ONNX models around one operator or a few, those that are read and those that are refused."""
+
+from tests.techniques.onnx_cases.elementwise import ARITHMETIC, COMPARED, LOGIC
+from tests.techniques.onnx_cases.layers import CONVOLVED, POOLED, PRODUCTS, REDUCED
+from tests.techniques.onnx_cases.models import Case
+from tests.techniques.onnx_cases.moves import MOVED
+from tests.techniques.onnx_cases.refusals import REFUSALS, Refusal
+from tests.techniques.onnx_cases.resizes import RESIZED, ROUNDED
+
+CASES = [*ARITHMETIC, *COMPARED, *LOGIC, *REDUCED, *POOLED, *CONVOLVED, *PRODUCTS, *MOVED, *RESIZED, *ROUNDED]
+
+__all__ = ["CASES", "REFUSALS", "Case", "Refusal"]
