@@ -52,9 +52,9 @@ def axes_of(value: Any, rank: int) -> list[int]:
 
 
 def spatial(x: Any, kernel: Sequence[int]) -> int:
-    """Number of spatial axes of a layer with this kernel: 1 or 2."""
-    if not isinstance(x, fx.Node) or len(kernel) not in (1, 2) or len(shape(x)) != len(kernel) + 2:
-        raise UnsupportedOperatorError("only one- and two-dimensional layers are supported")
+    """Number of spatial axes of a layer with this kernel: 1 to 3."""
+    if not isinstance(x, fx.Node) or len(kernel) not in (1, 2, 3) or len(shape(x)) != len(kernel) + 2:
+        raise UnsupportedOperatorError("only layers of one to three dimensions are supported")
     return len(kernel)
 
 

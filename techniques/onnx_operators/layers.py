@@ -11,6 +11,8 @@ from techniques.onnx_graph import Converter, GraphBuilder, QuantizedConstant, Un
 from techniques.onnx_operators.arguments import at, aten, padded, pads, shape, spatial, strides, text
 
 _CONSTANT = (np.ndarray, QuantizedConstant)
+_CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+_TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
 
 
 def _stored(b: GraphBuilder, kind: str, weight: Any, bias: Any, source: Any = None) -> tuple[Any, Any]:
@@ -34,8 +36,7 @@ def _conv(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.
     stride, dilation = strides(attributes, axes), strides(attributes, axes, "dilations")
     x, padding = padded(b, x, pads(x, attributes, kernel, stride, dilation), 0.0)
     weight, bias = _stored(b, "conv", inputs[1], at(inputs, 2))
-    target = aten.conv2d.default if axes == 2 else aten.conv1d.default
-    return b.call(target, x, weight, bias, stride, padding, dilation, int(attributes.get("group", 1)))
+    return b.call(_CONVOLUTIONS[axes - 1], x, weight, bias, stride, padding, dilation, int(attributes.get("group", 1)))
 
 
 def _conv_transpose(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
@@ -48,8 +49,7 @@ def _conv_transpose(b: GraphBuilder, inputs: list[Any], attributes: dict[str, An
     weight, bias = _stored(b, "conv_transpose", inputs[1], at(inputs, 2))
     even = before == after and min(before) >= 0
     padding = before if even else [0] * axes
-    target = aten.conv_transpose2d.input if axes == 2 else aten.conv_transpose1d.default
-    x = b.call(target, x, weight, bias, stride, padding, extra, int(attributes.get("group", 1)), dilation)
+    x = b.call(_TRANSPOSED[axes - 1], x, weight, bias, stride, padding, extra, int(attributes.get("group", 1)), dilation)
     if even:
         return x
     if min(*before, *after) < 0:

@@ -11,6 +11,9 @@ from torch import fx
 from techniques.onnx_graph import Converter, GraphBuilder, UnsupportedOperatorError
 from techniques.onnx_operators.arguments import aten, pad_spatial, padded, pads, shape, spatial, strides
 
+_MAXIMA = (aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default)
+_AVERAGES = (aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default)
+
 
 def _max_pool(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
     kernel = list(attributes["kernel_shape"])
@@ -18,8 +21,7 @@ def _max_pool(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) ->
     stride, dilation = strides(attributes, axes), strides(attributes, axes, "dilations")
     amounts = pads(inputs[0], attributes, kernel, stride, dilation)
     x, padding = padded(b, inputs[0], amounts, float("-inf"), [k // 2 for k in kernel])
-    target = aten.max_pool2d.default if axes == 2 else aten.max_pool1d.default
-    return b.call(target, x, kernel, stride, padding, dilation, bool(attributes.get("ceil_mode", 0)))
+    return b.call(_MAXIMA[axes - 1], x, kernel, stride, padding, dilation, bool(attributes.get("ceil_mode", 0)))
 
 
 def _average_pool(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
@@ -61,8 +63,7 @@ def _windows(exact: float, ceil: bool, end: int, stride: int) -> int:
 
 
 def _average(b: GraphBuilder, x: fx.Node, kernel: list[int], stride: list[int], padding: list[int], counted: bool) -> fx.Node:
-    target = aten.avg_pool2d.default if len(kernel) == 2 else aten.avg_pool1d.default
-    return b.call(target, x, kernel, stride, padding, False, counted)
+    return b.call(_AVERAGES[len(kernel) - 1], x, kernel, stride, padding, False, counted)
 
 
 def _power_pool(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
