@@ -92,6 +92,13 @@ class Rule:
         return result
 
 
+_ANTIALIASED = {
+    Rule("linear", "half_pixel", "floor", -0.75, True): aten._upsample_bilinear2d_aa.vec,
+    Rule("cubic", "half_pixel", "floor", -0.5, True): aten._upsample_bicubic2d_aa.vec,
+}
+"""As our own files have them. Outputs are compared with ONNX Runtime's in the end, as for every file."""
+
+
 def _resize(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
     rule = Rule(
         text(attributes, "mode", "nearest"),
@@ -106,11 +113,15 @@ def _resize(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> f
         sizes = None
     if scales is not None and np.size(scales) == 0:
         scales = None
-    if text(attributes, "keep_aspect_ratio_policy", "stretch") != "stretch" or attributes.get("antialias", 0):
+    antialias = bool(attributes.get("antialias", 0))
+    as_torch = not antialias or (sizes is not None and rule in _ANTIALIASED and len(shape(inputs[0])) == 4)
+    if text(attributes, "keep_aspect_ratio_policy", "stretch") != "stretch" or not as_torch:
         raise UnsupportedOperatorError("keep_aspect_ratio_policy or antialias, which runtimes compute otherwise than torch")
     if rule.mode not in ("nearest", "linear", "bilinear", "cubic"):
         raise UnsupportedOperatorError(f"mode {rule.mode[:40]!r}")
     outputs, factors = _targets(b, shape(inputs[0]), sizes, scales, attributes)
+    if antialias:
+        return b.call(_ANTIALIASED[rule], inputs[0], outputs[2:], False, None)
     return _resampled(b, inputs[0], outputs, factors, rule, sizes is not None)
 
 
