@@ -192,6 +192,18 @@ def _swish(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx
     return b.call(aten.mul.Tensor, x, b.call(aten.sigmoid.default, b.call(aten.mul.Tensor, x, alpha)))
 
 
+def _remainder(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
+    """With the sign of the divisor, or of what is divided where the file says ``fmod``."""
+    target = (aten.fmod if attributes.get("fmod", 0) else aten.remainder).Tensor
+    return b.call(target, b.node(inputs[0]), b.node(inputs[1]))
+
+
+def _infinite(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
+    if not attributes.get("detect_negative", 1) or not attributes.get("detect_positive", 1):
+        raise UnsupportedOperatorError("infinity of one sign")
+    return b.call(aten.isinf.default, inputs[0])
+
+
 def _identity(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> Any:
     return inputs[0]
 
@@ -223,6 +235,10 @@ ELEMENTWISE: dict[str, Converter] = {
     "Log": _unary(aten.log.default), "Sqrt": _unary(aten.sqrt.default), "Abs": _unary(aten.abs.default),
     "Neg": _unary(aten.neg.default), "Sign": _unary(aten.sign.default), "Round": _unary(aten.round.default),
     "Floor": _unary(aten.floor.default), "Ceil": _unary(aten.ceil.default), "Sin": _unary(aten.sin.default),
+    "Tan": _unary(aten.tan.default), "Asin": _unary(aten.asin.default), "Acos": _unary(aten.acos.default),
+    "Atan": _unary(aten.atan.default), "Sinh": _unary(aten.sinh.default), "Cosh": _unary(aten.cosh.default),
+    "Asinh": _unary(aten.asinh.default), "Acosh": _unary(aten.acosh.default), "Atanh": _unary(aten.atanh.default),
+    "IsNaN": _unary(aten.isnan.default), "IsInf": _infinite, "Mod": _remainder,
     "Cos": _unary(aten.cos.default), "Reciprocal": _unary(aten.reciprocal.default), "Softplus": _unary(aten.softplus.default),
     "Mish": _unary(aten.mish.default), "Swish": _swish, "Selu": _selu, "Elu": _with_slope(aten.elu.default, "alpha", 1.0),
     "Celu": _with_slope(aten.celu.default, "alpha", 1.0),

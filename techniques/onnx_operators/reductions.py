@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from techniques.onnx_graph import Converter, GraphBuilder
-from techniques.onnx_operators.arguments import at, aten, axes_of, shape
+from techniques.onnx_graph import Converter, GraphBuilder, UnsupportedOperatorError
+from techniques.onnx_operators.arguments import at, aten, axes_of, ints, shape
 
 Before = Callable[[GraphBuilder, fx.Node], fx.Node]
 
@@ -49,10 +49,17 @@ def _product(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> 
     return x
 
 
+def _running_sum(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
+    if attributes.get("exclusive", 0) or attributes.get("reverse", 0):
+        raise UnsupportedOperatorError("exclusive or reverse")
+    return b.call(aten.cumsum.default, inputs[0], ints(inputs[1])[0])
+
+
 _SUM = aten.sum.dim_IntList
 REDUCTIONS: dict[str, Converter] = {
     "ReduceMean": _reduce(aten.mean.dim), "ReduceSum": _reduce(_SUM), "ReduceMax": _reduce(aten.amax.default),
     "ReduceMin": _reduce(aten.amin.default), "ReduceProd": _product, "ReduceL1": _reduce(_SUM, _apply(aten.abs.default)),
     "ReduceL2": _reduce(_SUM, _square, _apply(aten.sqrt.default)), "ReduceSumSquare": _reduce(_SUM, _square),
     "ReduceLogSum": _reduce(_SUM, behind=_apply(aten.log.default)), "ReduceLogSumExp": _reduce(aten.logsumexp.default),
+    "CumSum": _running_sum,
 }  # fmt: skip
