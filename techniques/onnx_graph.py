@@ -152,6 +152,8 @@ class GraphBuilder:
         node = self.graph.call_function(target, args, kwargs)
         with torch.no_grad():
             node.meta["val"] = target(*fx.map_arg(args, _value), **fx.map_arg(kwargs, _value))
+        for source in node.all_input_nodes:
+            node.meta["inner"] = node.meta.get("inner", {}) | source.meta.get("inner", {})
         if isinstance(node.meta["val"], torch.Tensor):
             elements = node.meta["val"].numel() // (BATCH if _has_batch(tuple(node.meta["val"].shape)) else 1)
             if elements > _MAX_ELEMENTS_PER_IMAGE:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import keyword
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ QUANTISED_TOLERANCE = 0.05
 """The same for files with quantisers: a value that lies between two steps is rounded up by one and down by the other, and is then
 a whole step apart. ONNX Runtime's optimisations are off for these files: its integer kernels round in other places."""
 _FREE_BATCH = 3
-"""Images that a file with a free batch is tried with."""
+"""Images that a file with a free batch is tried with, and runs of one with a small batch of its own."""
 _MAX_NAME = 256
 
 
@@ -71,11 +71,12 @@ def from_onnx(path: Path | str, limits: OnnxLimits | None = None) -> Network:
     last = channels_last(model.graph, input_name, shape[1:])
     size = (shape[3], shape[1], shape[2]) if last else shape[1:]
     graph_module = _build(model, input_name, size, last)
-    images = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
+    runs = 1 if not shape[0] or shape[0] > _FREE_BATCH else _FREE_BATCH
+    images = torch.randn(runs * batch, *size, generator=torch.Generator().manual_seed(0))
     kinds = {node.op_type for node in model.graph.node}
     integers = bool(kinds & {"QuantizeLinear", "DequantizeLinear"})
     as_written = images.permute(0, 2, 3, 1).contiguous() if last else images
-    reference = _onnx_runtime_output(data, input_name, as_written, optimised=not integers)
+    reference = _onnx_runtime_output(data, input_name, torch.split(as_written, batch), optimised=not integers)
     tolerance = QUANTISED_TOLERANCE if "QuantizeLinear" in kinds else RELATIVE_TOLERANCE
     network = lift.lift_graph(graph_module, size, BATCH, (images, reference), tolerance)
     notes = (*network.erased, NOTE) if last else network.erased
@@ -203,7 +204,8 @@ def _identifier(name: str) -> str:
     return plain if plain.isidentifier() and not keyword.iskeyword(plain) else f"input_{plain}"
 
 
-def _onnx_runtime_output(data: bytes, input_name: str, images: Tensor, optimised: bool) -> Tensor:
+def _onnx_runtime_output(data: bytes, input_name: str, batches: Sequence[Tensor], optimised: bool) -> Tensor:
+    """What the file answers, batch by batch: one with a fixed batch says nothing of others, but the network takes any."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -212,6 +214,6 @@ def _onnx_runtime_output(data: bytes, input_name: str, images: Tensor, optimised
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        return torch.from_numpy(session.run(None, {input_name: images.numpy()})[0])
+        return torch.cat([torch.from_numpy(session.run(None, {input_name: images.numpy()})[0]) for images in batches])
     except Exception as error:  # onnxruntime raises types of its own that share no base
         raise UnsupportedNetworkError(f"ONNX Runtime refuses the file: {str(error)[:300]}") from error

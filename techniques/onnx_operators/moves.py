@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,13 @@ from torch import fx
 
 from techniques.onnx_graph import BATCH, Converter, GraphBuilder, QuantizedConstant, UnsupportedOperatorError
 from techniques.onnx_operators.arguments import at, aten, axes_of, ints, number, shape, text
+from techniques.onnx_operators.batch import for_all_images, freed_sizes
+from techniques.onnx_operators.indexing import parts
 
 
 def _concat(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
-    return b.call(aten.cat.default, [b.node(v) for v in inputs], int(attributes["axis"]))
+    axis = int(attributes["axis"]) % len(shape(inputs[0]))
+    return b.call(aten.cat.default, for_all_images(b, inputs, axis), axis)
 
 
 def _flatten(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
@@ -31,10 +33,14 @@ def _reshape(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> 
     given = shape(inputs[0])
     if not attributes.get("allowzero", 0):
         sizes = [given[i] if size == 0 else size for i, size in enumerate(sizes)]
-    sizes = _with_free_batch(b, given, sizes)
+    sizes, inside = freed_sizes(b, inputs[0], sizes)
     known = math.prod(size for size in sizes if size != -1)
     full = tuple(math.prod(given) // known if size == -1 and known else size for size in sizes)
-    return x if full == shape(x) else b.call(aten.reshape.default, x, b.sizes(sizes))
+    if full == shape(x):
+        return x
+    result = b.call(aten.reshape.default, x, b.sizes(sizes))
+    result.meta["inner"] = inside
+    return result
 
 
 def _unmoved(x: fx.Node) -> fx.Node:
@@ -44,20 +50,6 @@ def _unmoved(x: fx.Node) -> fx.Node:
     sizes, order = shape(x.args[0]), list(x.args[1])  # type: ignore[arg-type]
     moved = [axis for axis in order if sizes[axis] != 1]
     return x.args[0] if moved == sorted(moved) else x  # type: ignore[return-value]
-
-
-def _with_free_batch(b: GraphBuilder, given: tuple[int, ...], sizes: list[int]) -> list[int]:
-    """In a file with a fixed batch, the size that the batch is part of is the first: images lie one after the other."""
-    if b.file_batch is None or not sizes or any(s and s % BATCH == 0 for s in sizes):
-        return sizes
-    elements = math.prod(given) // BATCH * b.file_batch
-    if not given or given[0] % BATCH or sizes[0] == -1:
-        return sizes
-    known = math.prod(size for size in sizes if size != -1)
-    fixed = [elements // known if size == -1 and known else size for size in sizes]
-    if math.prod(fixed) != elements or fixed[0] % b.file_batch:
-        return sizes
-    return [fixed[0] // b.file_batch * BATCH, *fixed[1:]]
 
 
 def _transpose(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> Any:
@@ -122,6 +114,14 @@ def _tile(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> Any
     return b.call(aten.repeat.default, b.node(inputs[0]), [b.sizes([r, 0])[0] for r in repeats])
 
 
+_PAD_MODES: dict[str, tuple[Any, ...]] = {
+    "reflect": (aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default),
+    "edge": (aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default),
+    "wrap": (),
+}
+"""By the number of spatial axes; wrapping has one call for all."""
+
+
 def _pad(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> Any:
     x, rank = inputs[0], len(shape(inputs[0]))
     mode = text(attributes, "mode", "constant")
@@ -138,12 +138,14 @@ def _pad(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> Any:
     listed = [side[axis] for axis in range(rank - 1, 0, -1) for side in (before, behind)]
     if mode == "constant":
         return b.call(aten.constant_pad_nd.default, x, listed, number(at(inputs, 2, attributes.get("value", 0.0))))
-    targets = {"reflect": aten.reflection_pad2d.default, "edge": aten.replication_pad2d.default}
-    if mode not in targets or rank != 4 or padded[0] < 2 or min(before[2:] + behind[2:]) < 0:
+    if mode not in _PAD_MODES or not 3 <= rank <= 5 or padded[0] < 2 or min(before[2:] + behind[2:]) < 0:
         raise UnsupportedOperatorError(
-            f"mode {mode[:20]!r} on axes {padded}; constant, and reflect and edge of images, are supported"
+            f"mode {mode[:20]!r} on axes {padded}; constant, and reflect, edge and wrap of images, are supported"
         )
-    return b.call(targets[mode], x, listed[:4])
+    spatial_pads = listed[: 2 * (rank - 2)]
+    if mode == "wrap":
+        return b.call(aten.pad.default, x, spatial_pads, "circular")
+    return b.call(_PAD_MODES[mode][rank - 3], x, spatial_pads)
 
 
 def _split(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> list[fx.Node]:
@@ -153,12 +155,7 @@ def _split(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> li
         size = -(-length // int(attributes.get("num_outputs", b.outputs)))
         sizes = [max(0, min(size, length - i * size)) for i in range(b.outputs)]
     node = b.call(aten.split_with_sizes.default, inputs[0], ints(sizes), axis % len(shape(inputs[0])))
-    results = []
-    for index, value in enumerate(node.meta["val"]):
-        item = b.graph.call_function(operator.getitem, (node, index))
-        item.meta["val"] = value
-        results.append(item)
-    return results
+    return parts(b, node)
 
 
 def _slice(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> Any:
@@ -179,6 +176,8 @@ def _slice(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> An
 
 def _gather(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
     x, indices, axis = inputs[0], inputs[1], int(attributes.get("axis", 0))
+    if isinstance(x, np.ndarray) and isinstance(indices, fx.Node) and x.ndim == 2 and axis == 0:
+        return b.call(aten.embedding.default, b.weight(x, f"{b.holder('embedding')}.weight"), indices)
     if not isinstance(indices, np.ndarray) or not isinstance(x, fx.Node):
         raise UnsupportedOperatorError("its indices must be constants")
     sizes = shape(x)
@@ -195,6 +194,11 @@ def _gather(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> f
 
 def _selected(b: GraphBuilder, x: fx.Node, axis: int, indices: np.ndarray[Any, Any]) -> fx.Node:
     return b.call(aten.index_select.default, x, axis, b.fixed(indices.astype(np.int64)))
+
+
+def _triangle(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
+    target = aten.triu.default if attributes.get("upper", 1) else aten.tril.default
+    return b.call(target, inputs[0], ints(at(inputs, 1, 0))[0])
 
 
 def _depth_to_space(b: GraphBuilder, inputs: list[Any], attributes: dict[str, Any]) -> fx.Node:
@@ -215,5 +219,5 @@ def _space_to_depth(b: GraphBuilder, inputs: list[Any], attributes: dict[str, An
 MOVES: dict[str, Converter] = {
     "Concat": _concat, "Flatten": _flatten, "Reshape": _reshape, "Transpose": _transpose, "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze, "Expand": _expand, "ConstantOfShape": _full, "Tile": _tile, "Pad": _pad, "Split": _split,
-    "Slice": _slice, "Gather": _gather, "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth,
+    "Slice": _slice, "Gather": _gather, "Trilu": _triangle, "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth,
 }  # fmt: skip
