@@ -100,7 +100,10 @@ class LowRank(Transform[LowRankConfig]):
 
 
 def decomposable_layers(network: Network, context: TechniqueContext) -> dict[str, Layer]:
-    """Ungrouped layers in scope that are called once and for which some rank saves weights and MACs."""
+    """Ungrouped layers of floats in scope that are called once and for which some rank saves weights and MACs.
+
+    Layers of integers are left as they are: their factors would be floats, larger than what they stand for.
+    """
     calls: dict[str, int] = {}
     for node, _ in network.module_calls():
         calls[str(node.target)] = calls.get(str(node.target), 0) + 1
@@ -108,6 +111,8 @@ def decomposable_layers(network: Network, context: TechniqueContext) -> dict[str
     found: dict[str, Layer] = {}
     for name, layer in network.layers().items():
         if not context.in_scope(name) or calls[name] > 1 or (isinstance(layer, nn.Conv2d) and layer.groups > 1):
+            continue
+        if not layer.weight.is_floating_point():
             continue
         smallest = _rounded((1,) * len(full_ranks(layer)), layer, context)
         if _saves(layer, smallest, positions[name]):
@@ -162,7 +167,7 @@ def ranks_for_energy(network: Network, layer: str, energy: float) -> tuple[int, 
         ConfigError: no such layer.
         DataRequiredError: the network is on meta.
     """
-    module = _known(network.layers(), layer)
+    module = _known({name: found for name, found in network.layers().items() if found.weight.is_floating_point()}, layer)
     if network.is_meta:
         raise DataRequiredError(f"low_rank: energies[{layer!r}] needs real weights; resolve it to ranks first")
     return energy_ranks(module, energy)

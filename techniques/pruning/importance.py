@@ -16,6 +16,7 @@ from techniques.context import Batch, TechniqueContext
 from techniques.errors import DataRequiredError
 from techniques.head import Task, training_logits
 from techniques.network import Network
+from techniques.quantization.layers import without_rounding
 from techniques.training.losses import label_loss, own_decision_loss
 
 TAYLOR_IMAGES = 512
@@ -29,13 +30,15 @@ def class_scores(
 ) -> npt.NDArray[np.float64]:
     """One score per class of channels ``(classes,)``; the lowest go first.
 
-    Meta networks get scores in no order: which channels go does not change the structure, but for shuffles, which deal them out.
+    Integers count as the numbers that they stand for. Meta networks get scores in no order: which channels go does
+    not change the structure, but for shuffles, which deal them out.
 
     Raises:
         DataRequiredError: ``taylor`` on real weights without calibration images.
     """
     if network.is_meta:
         return np.random.default_rng(known.count).random(known.count)
+    network = without_rounding(network)
     if importance == "taylor":
         return _taylor_scores(network, known, context)
     return _mean_over_axes(network, known, lambda weight: weight.detach().double().square())

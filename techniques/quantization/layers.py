@@ -12,6 +12,7 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import Tensor, nn
 
+from techniques.network import Network
 from techniques.quantization.weights import WEIGHT_LIMIT, weight_scales
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -101,6 +102,31 @@ def dequantized_weight(layer: QuantizedConv2d | QuantizedLinear) -> Tensor:
         layer.weight, layer.weight_scale, layer.weight_zero_point, 0, -WEIGHT_LIMIT, WEIGHT_LIMIT, torch.int8
     )
     return result
+
+
+def without_rounding(network: Network) -> Network:
+    """The same layers, by the same names, in floats: nothing is rounded, and gradients reach every weight.
+
+    The network itself where it holds no integers.
+    """
+    kinds = (QuantizedConv2d, QuantizedLinear, ActivationQuantizer)
+    if not any(isinstance(module, kinds) for _, module in network.module_calls()):
+        return network
+    result = network.clone()
+    for name, module in list(result.graph.named_modules()):
+        if isinstance(module, kinds):
+            parent, _, leaf = name.rpartition(".")
+            setattr(result.graph.get_submodule(parent), leaf, _in_floats(module))
+    return result.rebuilt()
+
+
+def _in_floats(module: nn.Module) -> nn.Module:
+    if not isinstance(module, QuantizedConv2d | QuantizedLinear):
+        return nn.Identity()
+    layer = _of_type(nn.Conv2d if isinstance(module, QuantizedConv2d) else nn.Linear, module)
+    layer._buffers = {}
+    layer._parameters = {"weight": nn.Parameter(dequantized_weight(module).detach()), "bias": module._parameters["bias"]}
+    return layer
 
 
 @torch.no_grad()
