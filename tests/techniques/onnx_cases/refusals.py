@@ -18,7 +18,13 @@ class Refusal:
 
 HUGE = i64(1, 2**20, 2**20, 1)
 REFUSALS = [
-    Refusal(one("TopK", {"k": i64(2)}, outputs="y i"), "TopK is not supported"),
+    Refusal(one("Unique", outputs="y"), "Unique is not supported"),
+    Refusal(one("GatherND", {"i": i64(0).reshape(1, 1)}, name="image_by_index", batch=1), "GatherND.*holds the batch"),
+    Refusal(
+        Case("images_mixed", (node("Reshape", "x s", "t"), node("Softmax", "t", "y", axis=0)), {"s": i64(1, 168)}, batch=1),
+        "differs from the original",
+    ),
+    Refusal(one("TopK", {"k": i64(9)}, axis=1, outputs="y i"), "TopK"),
     Refusal(one("Hardmax"), "Hardmax is not supported"),
     Refusal(one("QLinearConv"), "QDQ"),
     Refusal(Case("float16", (node("Conv", "x w"),), {"w": rand(3, 4, 1, 1).astype(np.float16)}), "float16.*convert the model"),
