@@ -41,7 +41,7 @@ def rungs(setup: Setup, recipe: Recipe) -> list[float]:
 def outputs_of_file(setup: Setup, given: SearchEnvironment, recipe: Recipe, images: torch.Tensor) -> np.ndarray:
     """What the exported candidate gives in the runtime."""
     record = CandidateRecord("c0000", 0, recipe.to_json(), 1, 0, measurements=setup.baseline.measurements)
-    return run_classifier(export(record, setup.evaluator, given.blobs, setup.target).onnx, images.numpy())
+    return run_classifier(export(record, setup.evaluator, setup.pricer, given.blobs, setup.target).onnx, images.numpy())
 
 
 def test_a_single_probability_learns_and_is_what_the_file_gives(tmp_path: Path) -> None:
