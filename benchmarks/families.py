@@ -98,14 +98,22 @@ def _file_error(network: Network) -> float:
     return prove_file(network, export.to_onnx(network), images).error
 
 
-def _offered(network: Network) -> Row:
-    """Which layers some group takes channels from, by their share of multiply-accumulates, and why the others are left alone."""
+def offered_macs_share(network: Network) -> float:
+    """Of the multiply-accumulates, those in layers that some group which is offered takes channels from."""
     macs = layer_macs(network)
     layers = {layer for group in structured.offered_groups(network, CONTEXT).values() for layer in group.layers}
-    share = sum(count for layer, count in macs.items() if layer in layers) / max(sum(macs.values()), 1)
+    return round(sum(count for layer, count in macs.items() if layer in layers) / max(sum(macs.values()), 1), 4)
+
+
+def _offered(network: Network) -> Row:
+    """How much of the network is offered, and why the other layers are left alone."""
     reasons = structured.left_alone(network, CONTEXT)
     told = [f"{layer}: {reason}" for layer, reason in reasons.items()]
-    return {"offered_macs_share": round(share, 4), "left_alone": told, "unproven": len(structured.unproven(network, CONTEXT))}
+    return {
+        "offered_macs_share": offered_macs_share(network),
+        "left_alone": told,
+        "unproven": len(structured.unproven(network, CONTEXT)),
+    }
 
 
 def _factored(network: Network) -> Row:

@@ -17,7 +17,7 @@ import torch_pruning as tp
 import torchvision
 from torch import nn
 
-from benchmarks.families import with_own_values
+from benchmarks.families import offered_macs_share, with_own_values
 from benchmarks.harness import Check, Results, Row, measured_apart
 from techniques import lift
 from techniques.apply import apply_recipe
@@ -30,7 +30,6 @@ from techniques.errors import TechniqueError, UnsupportedNetworkError
 from techniques.network import Network
 from techniques.pruning import structured
 from techniques.recipe import Recipe, Step
-from techniques.shapes import layer_macs
 
 NAME = "trust_groups"
 MODELS = (
@@ -87,12 +86,10 @@ def _own(network: Network) -> Row:
         removed[structured.weakest(network, channel_groups(network)[name], 0.5, scores, FREE)] = True
     error = difference(network, known, removed)[0]
     pruned = apply_recipe(network, Recipe((Step("structured_pruning", {"ratios": dict.fromkeys(offered, 0.5)}),)), FREE)
-    macs, layers = layer_macs(network), {layer for group in offered.values() for layer in group.layers}
-    share = sum(count for layer, count in macs.items() if layer in layers) / max(sum(macs.values()), 1)
     return {
         "groups": len(offered),
         "unproven": len(structured.unproven(network, FREE)),
-        "offered_macs_share": round(share, 4),
+        "offered_macs_share": offered_macs_share(network),
         "pruned_error": error,
         "parameters": network.parameter_count(),
         "parameters_pruned": pruned.parameter_count(),

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from techniques.errors import TechniqueError
+from techniques.errors import FAILURES, TechniqueError
 
 Trial = Callable[[Sequence[str]], str]
 """Tries some claims together; returns what was wrong, "" if nothing was."""
-
-
-_FAILURES = (
-    TechniqueError, ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
 
 
 def disproved(names: Sequence[str], trial: Trial) -> dict[str, str]:
@@ -24,7 +19,7 @@ def disproved(names: Sequence[str], trial: Trial) -> dict[str, str]:
         return {}
     try:
         found = trial(names)
-    except _FAILURES as error:
+    except (TechniqueError, *FAILURES) as error:
         found = f"fails: {type(error).__name__}: {str(error)[:200]}"
     if not found:
         return {}

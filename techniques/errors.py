@@ -25,3 +25,7 @@ class InterruptedTrainingError(TechniqueError):
 
 class UnsafeModelError(TechniqueError):
     """An uploaded file holds something that could run, or is larger than allowed; the message names the entry."""
+
+
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What torch, a library or our own rules raise on a network that they do not understand; `TechniqueError` is raised on purpose."""

@@ -272,3 +272,8 @@ def _broadcasts(user: fx.Node, expanded: fx.Node) -> bool:
     result = [str(s) for s in shape_of(user)]
     others = [a for a in user.args if isinstance(a, fx.Node) and a is not expanded]
     return user.target in _ELEMENTWISE and any([str(s) for s in shape_of(other)] == result for other in others)
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether a call draws random numbers at each run."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())

@@ -84,9 +84,8 @@ def _export(module: nn.Module, example: Tensor) -> ExportedProgram:
         return torch.export.export(module, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
     except Exception:  # a baked batch: export as it is, `graph_rewrites.free_reshapes` frees it where it can
         try:
-            return torch.export.export(
-                module, (torch.zeros_like(example),), strict=False
-            )  # the first try left marks on its example
+            fresh = torch.zeros_like(example)  # the first try left marks on its example
+            return torch.export.export(module, (fresh,), strict=False)
         except Exception as error:
             first_line = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UnsupportedNetworkError(f"torch.export cannot trace {type(module).__name__}: {first_line}") from error
@@ -218,7 +217,7 @@ def _refuse_foreign(graph_module: fx.GraphModule) -> None:
 def _refuse_random(graph_module: fx.GraphModule) -> None:
     """What draws random numbers at each run and is no module with an evaluation mode."""
     for node in graph_rewrites.calls(graph_module):
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and _drops(node):
+        if graph_rewrites.is_random(node) and _drops(node):
             told = "draws random numbers (stochastic depth in training mode?); export the model in evaluation mode"
             raise UnsupportedNetworkError(f"{network_checks.place(node)}: {told}")
 

@@ -105,7 +105,9 @@ def _quantizer_outputs(network: Network, model: onnx.ModelProto) -> dict[str, st
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     quantizers = [(n, m) for n, m in network.module_calls() if isinstance(m, ActivationQuantizer)]
     written = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    merged = [n for n, m in quantizers] if len(written) == len(quantizers) else [_equal_nodes(network)[n] for n, _ in quantizers]
+    calls = [call for call, _ in quantizers]
+    firsts_of = dict(zip(calls, calls, strict=True)) if len(written) == len(quantizers) else _equal_nodes(network)
+    merged = [firsts_of[call] for call in calls]
     firsts = list(dict.fromkeys(merged))
     if len(written) != len(firsts):
         return {}

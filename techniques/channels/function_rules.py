@@ -70,8 +70,7 @@ def _by_rule(state: Propagation, node: fx.Node, name: str, arguments: Any) -> An
     if name.startswith("sym_"):
         return _size(node, arguments)
     if name in _CREATED:
-        created = on_meta(state, node)
-        return Value.always(tuple(created.shape), created.dtype)
+        return _stay(on_meta(state, node))
     if name in _MOVERS:
         return _move(state, node, name, arguments)
     if name in _CHANNELWISE:
@@ -118,8 +117,7 @@ def _move(state: Propagation, node: fx.Node, name: str, arguments: Any) -> Any:
     if name in ("constant_pad_nd", "pad") and (name != "pad" or len(arguments) < 3 or arguments[2] == "constant"):
         return _padded(state, arguments, name)
     if name in ("expand", "expand_as", "broadcast_to", "to", "_to_copy") and not values[0].labelled:
-        result = on_meta(state, node)
-        return Value.always(tuple(result.shape), result.dtype)
+        return _stay(on_meta(state, node))
     if name in ("to", "_to_copy"):
         return values[0]
 
@@ -210,15 +208,14 @@ def _dims(node: fx.Node, arguments: Any, x: Value, name: str) -> tuple[list[int]
 def _reduce(state: Propagation, node: fx.Node, name: str, arguments: Any) -> Any:
     x: Value = arguments[0]
     result = on_meta(state, node)
+    dims, _ = _dims(node, arguments, x, name)
     if isinstance(result, list | tuple):
-        dims, _ = _dims(node, arguments, x, name)
         kept = _joined_along(state, node, x, dims) if set(dims) & set(x.varying) else x
         if kept is None:
             return state.always(node, f"takes the {name} over channels")
         return [_reduced(kept, dims, tuple(r.shape), False, r.dtype) for r in result]
-    dims, _ = _dims(node, arguments, x, name)
     if not x.labelled:
-        return Value.always(tuple(result.shape), result.dtype)
+        return _stay(result)
     if not set(dims) & set(x.varying):
         zero = x.zero and name in _ZERO_OF_ZEROS
         return _reduced(x, dims, tuple(result.shape), zero, result.dtype)

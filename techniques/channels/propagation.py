@@ -26,6 +26,7 @@ from torch import Tensor, fx
 
 from techniques.channels.atoms import Atoms, Ids
 from techniques.channels.values import Value
+from techniques.errors import FAILURES
 from techniques.network import Network
 from techniques.network_checks import place
 from techniques.shapes import Shape, propagate
@@ -91,7 +92,7 @@ class Propagation:
         """What the rule yields; where it fails, nothing that the node reads may go, with that as the reason."""
         try:
             return rule(node)
-        except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, AssertionError) as error:
+        except FAILURES as error:
             first = str(error).splitlines()[0] if str(error) else ""
             return self.always(node, f"could not be followed ({type(error).__name__}: {first})")
 

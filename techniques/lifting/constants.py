@@ -77,13 +77,11 @@ def _constants(graph_module: fx.GraphModule) -> set[fx.Node]:
             constant.add(node)
         elif node.op == "call_function" and "quantized_decomposed" not in str(node.target):
             inputs = node.all_input_nodes
-            if (inputs and set(inputs) <= constant and not _is_random(node)) or (not inputs and _is_small_creation(node)):
+            if (inputs and set(inputs) <= constant and not graph_rewrites.is_random(node)) or (
+                not inputs and _is_small_creation(node)
+            ):
                 constant.add(node)
     return constant
-
-
-def _is_random(node: fx.Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _is_small_creation(node: fx.Node) -> bool:

@@ -187,12 +187,9 @@ class _Functional:
                 return self._call(changed, aten.alias.default, (changed,))
         functional = getattr(getattr(aten, base[:-1], None), node.target._overloadname, None)  # type: ignore[union-attr]
         if functional is None or functional._schema.is_mutable:
-            random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-            told = (
-                "draws random numbers; export the model in evaluation mode"
-                if random
-                else "has no form that leaves its input as it is"
-            )
+            told = "has no form that leaves its input as it is"
+            if graph_rewrites.is_random(node):
+                told = "draws random numbers; export the model in evaluation mode"
             raise UnsupportedNetworkError(f"{network_checks.place(node)}: {told}")
         node.target = functional
         return node

@@ -109,10 +109,8 @@ def decomposable_layers(network: Network, context: TechniqueContext) -> dict[str
         calls[str(node.target)] = calls.get(str(node.target), 0) + 1
     positions = _positions(network)
     found: dict[str, Layer] = {}
-    for name, layer in network.layers().items():
+    for name, layer in _float_layers(network).items():
         if not context.in_scope(name) or calls[name] > 1 or (isinstance(layer, nn.Conv2d) and layer.groups > 1):
-            continue
-        if not layer.weight.is_floating_point():
             continue
         smallest = _rounded((1,) * len(full_ranks(layer)), layer, context)
         if _saves(layer, smallest, positions[name]):
@@ -167,10 +165,14 @@ def ranks_for_energy(network: Network, layer: str, energy: float) -> tuple[int, 
         ConfigError: no such layer.
         DataRequiredError: the network is on meta.
     """
-    module = _known({name: found for name, found in network.layers().items() if found.weight.is_floating_point()}, layer)
+    module = _known(_float_layers(network), layer)
     if network.is_meta:
         raise DataRequiredError(f"low_rank: energies[{layer!r}] needs real weights; resolve it to ranks first")
     return energy_ranks(module, energy)
+
+
+def _float_layers(network: Network) -> dict[str, Layer]:
+    return {name: layer for name, layer in network.layers().items() if layer.weight.is_floating_point()}
 
 
 def _known(layers: Mapping[str, Layer], name: str) -> Layer:
