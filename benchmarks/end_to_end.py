@@ -28,7 +28,7 @@ TESTS = {
     "end-to-end 5 preprocessing": "tests/service/test_end_to_end.py::test_wrong_preprocessing_is_caught_and_named",
     "end-to-end 5 hostile": "tests/service/test_end_to_end.py::test_a_hostile_archive_is_refused_and_does_not_run",
     "end-to-end 5 fields": "tests/service/test_end_to_end.py::test_every_bad_field_of_a_budget_is_answered_at_once",
-    "end-to-end 6": "tests/service/test_recovery.py",
+    "end-to-end 6": "tests/service/test_end_to_end.py::test_a_search_survives_kill_9_of_the_server",
     "end-to-end 8": "tests/paretopress/test_import_is_light.py",
 }
 # The user's side of line 2: onnxruntime and numpy, nothing of ours.

@@ -40,7 +40,7 @@ from service.late_tracking import LateTracking
 from service.leases import kept_lease
 from service.logs import about_search, configure_logging
 from service.predictors import PredictorFiles
-from service.processes import MARKER, die_with_parent, end_process_group
+from service.processes import MARKER, WAIT_POLICY, die_with_parent, end_process_group
 from service.resources import work_folder_name
 from service.schedules.jobs import RegistryWorker
 from service.schedules.maker import SearchMaker
@@ -337,6 +337,7 @@ def main(arguments: list[str] | None = None) -> int:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     os.environ[MARKER] = str(settings.data_dir.absolute())
+    os.environ.setdefault(*WAIT_POLICY)
     database = Database(settings.resolved_database_url, patience_s=_STORE_PATIENCE_S)
     database.migrate()
     worker = Worker(settings, database)

@@ -1,6 +1,20 @@
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
 
+# As the worker does: see `service.processes.WAIT_POLICY`.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # For `pytest --hypothesis-profile long`: minutes instead of seconds.
 settings.register_profile("long", max_examples=400, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_one_test_are_not_those_of_the_next() -> Iterator[None]:
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

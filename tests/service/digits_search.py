@@ -33,7 +33,6 @@ def make_inputs(folder: Path) -> Inputs:
     """Train, export, write the arrays."""
     data = digits.load()
     torch.manual_seed(0)
-    torch.set_num_threads(2)
     network = ResNet(depth=8, widths=(16, 16, 32))
     x = torch.from_numpy(data.train_images.copy()).float().unsqueeze(1) / 255
     x = (x - digits.MEAN) / digits.STD

@@ -1,9 +1,16 @@
-"""Real searches over a real gRPC server with its real worker process, sandbox, Ray, Optuna and MLflow."""
+"""Real searches over a real gRPC server with its real worker process, sandbox, Ray, Optuna and MLflow.
+
+The first server is killed (-9) when the first candidate is announced; all that is read below, another server has finished.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -30,6 +37,8 @@ from tests.service.digits_search import Inputs, make_inputs, place_predictors, p
 
 pytestmark = pytest.mark.timeout(400)
 SEARCH = "projects/default/searches/digits"
+ROOT = Path(__file__).parent.parent.parent
+MARKER = "Paretopress listens on "
 ALL = ("block_removal", "structured_pruning", "distillation", "int8_quantization")
 
 
@@ -38,11 +47,50 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
+@dataclass(frozen=True)
+class Killed:
+    """What a server left that was killed during a search."""
+
+    folder: Path
+    model: str
+    dataset: str
+    announced: frozenset[str]
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcessServer]:
+def killed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    """A search that trains a little and is feasible, begun."""
     folder = tmp_path_factory.mktemp("data")
     place_predictors(folder)
-    with InProcessServer(folder, embedded_worker=True) as running:
+    process, address = _serve(folder, tmp_path_factory.mktemp("logs") / "server.log")
+    try:
+        with Client(address) as client:
+            model, dataset = upload(client, inputs)
+            budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=20.0)
+            client.create_search(search(model, dataset, budget, trials=3, epochs=2.0, techniques=ALL), search_id="digits")
+            candidates = (event for event in client.watch(SEARCH) if event.kind == search_pb2.SearchEvent.CANDIDATE)
+            return Killed(folder, model, dataset, frozenset({str(next(candidates).payload["candidate"])}))
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _serve(data_dir: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
+    command = [str(Path(sys.executable).with_name("paretopress")), "serve", "--port", "0", "--data-dir", str(data_dir)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PARETOPRESS_LEASE_S": "4"}
+    with log.open("wb") as file:
+        process = subprocess.Popen([*command, "--no-mlflow-ui"], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 90
+    while MARKER not in (text := log.read_text()):
+        assert process.poll() is None, text
+        assert time.monotonic() < deadline, text
+        time.sleep(0.1)
+    return process, text.split(MARKER, 1)[1].split(";", 1)[0]
+
+
+@pytest.fixture(scope="module")
+def server(killed: Killed) -> Iterator[InProcessServer]:
+    with InProcessServer(killed.folder, embedded_worker=True) as running:
         yield running
 
 
@@ -62,17 +110,19 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def done(client: Client, inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """One search that trains a little and is feasible."""
-    model, dataset = upload(client, inputs)
-    budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=20.0)
-    client.create_search(search(model, dataset, budget, trials=4, epochs=2.0, techniques=ALL), search_id="digits")
+def done(client: Client, killed: Killed, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """The search that was begun, finished."""
     ended = client.wait(SEARCH)
     assert ended.state == search_pb2.Search.SUCCEEDED, ended.state_message
     folder = tmp_path_factory.mktemp("download")
     client.download_artifact(SEARCH, "report.json", folder / "report.json")
     client.download_artifact(ended.best, "model.onnx", folder / "model.onnx")
-    return Done(ended, model, dataset, json.loads((folder / "report.json").read_text()), folder)
+    return Done(ended, killed.model, killed.dataset, json.loads((folder / "report.json").read_text()), folder)
+
+
+def test_a_search_survives_kill_9_of_the_server(done: Done, killed: Killed, client: Client) -> None:
+    assert killed.announced <= {candidate.name.rpartition("/")[2] for candidate in client.list_candidates(SEARCH)}
+    assert sum(event.message == "resumed by a worker" for event in client.watch(SEARCH)) == 1
 
 
 def test_the_downloaded_model_gives_the_reported_test_accuracy(done: Done) -> None:
@@ -110,7 +160,7 @@ def test_a_front_member_replays_to_the_same_outputs(done: Done, client: Client, 
     from service.store.blobs import FsspecBlobStore
 
     blobs = FsspecBlobStore(server.settings.resolved_blob_url)
-    spec = SearchSpec("", "", "cpu-ort-1t", Budget(max_accuracy_drop_points=20.0), Effort(4, 200.0, 1, 2.0))
+    spec = SearchSpec("", "", "cpu-ort-1t", Budget(max_accuracy_drop_points=20.0), Effort(3, 200.0, 1, 2.0))
     facts = {kind: _digest(server, kind) for kind in ("model", "dataset")}
     work = server.settings.work_dir / SEARCH.replace("/", "-")
     files = EvaluationFiles(
@@ -143,16 +193,6 @@ def _digest(server: InProcessServer, kind: str) -> str:
     return str(spec[f"{kind}_sha256"])
 
 
-def test_a_budget_out_of_reach_ends_infeasible_with_the_nearest(done: Done, client: Client) -> None:
-    budget = search_pb2.Budget(latency_ms=0.001, max_accuracy_drop_points=1.0)
-    client.create_search(search(done.model, done.dataset, budget, trials=2, techniques=ALL), search_id="impossible")
-    ended = client.wait("projects/default/searches/impossible")
-    assert ended.state == search_pb2.Search.INFEASIBLE, ended.state_message
-    assert ended.nearest.startswith("projects/default/searches/impossible/candidates/c")
-    assert [b.limit for b in ended.broken_limits if b.excess > 0 and b.limit == "latency_ms"] == ["latency_ms"]
-    assert not ended.best
-
-
 def test_wrong_preprocessing_is_caught_and_named(done: Done, client: Client, inputs: Inputs) -> None:
     model, dataset = upload(client, inputs, preprocessing(mean=5.0, std=0.01))
     budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=1.0)
@@ -174,21 +214,25 @@ def test_an_accuracy_below_the_expected_one_is_caught(done: Done, client: Client
         assert "expected_accuracy" in ended.state_message
 
 
-def test_images_without_labels_and_a_budget_for_several_images_per_run(done: Done, client: Client, tmp_path: Path) -> None:
+def test_a_budget_out_of_reach_ends_infeasible_with_the_nearest(done: Done, client: Client, tmp_path: Path) -> None:
+    """Without labels, and for several images per run."""
     np.savez_compressed(tmp_path / "images.npz", images=digits.load().train_images[:600])
     dataset = client.upload_dataset(tmp_path / "images.npz", dataset_pb2.Dataset.NPZ, preprocessing())
-    budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=20.0, batch_size=4)
+    budget = search_pb2.Budget(latency_ms=0.001, max_accuracy_drop_points=20.0, batch_size=4)
     request = search(done.model, dataset.name, budget, trials=1, techniques=("int8_quantization",))
     request.metric = search_pb2.AGREEMENT
-    client.create_search(request, search_id="label-free")
-    ended = client.wait("projects/default/searches/label-free")
-    assert ended.state == search_pb2.Search.SUCCEEDED, ended.state_message
-    client.download_artifact(ended.best, "model.onnx", tmp_path / "model.onnx")
+    client.create_search(request, search_id="impossible")
+    ended = client.wait("projects/default/searches/impossible")
+    assert ended.state == search_pb2.Search.INFEASIBLE, ended.state_message
+    assert ended.nearest.startswith("projects/default/searches/impossible/candidates/c")
+    assert [b.limit for b in ended.broken_limits if b.excess > 0 and b.limit == "latency_ms"] == ["latency_ms"]
+    assert not ended.best
+    client.download_artifact(ended.nearest, "model.onnx", tmp_path / "model.onnx")
     session = ort.InferenceSession(str(tmp_path / "model.onnx"))
     assert session.run(None, {session.get_inputs()[0].name: np.zeros((4, 1, 8, 8), np.float32)})[0].shape == (4, 10)
-    best = client.get_candidate(ended.best)
-    assert best.measurements["latency_ms"].source == best.measurements["latency_ms"].MEASURED
-    assert 0.8 <= best.accuracies["test"].value < 1.0 or best.accuracies["test"].drop_points == 0.0
+    nearest = client.get_candidate(ended.nearest)
+    assert nearest.measurements["latency_ms"].source == nearest.measurements["latency_ms"].MEASURED
+    assert 0.8 <= nearest.accuracies["selection"].value < 1.0 or nearest.accuracies["selection"].drop_points == 0.0
 
 
 def test_a_hostile_archive_is_refused_and_does_not_run(client: Client, inputs: Inputs, tmp_path: Path) -> None:

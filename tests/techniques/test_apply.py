@@ -19,7 +19,7 @@ TRAIN = Step("distillation", {"learning_rate": 0.05})
 QUANTISE = Step("int8_quantization", {})
 RESIZE = Step("input_resolution", {"height": 7, "width": 7})
 FULL = Recipe((RESIZE, REMOVE, PRUNE, FACTOR, TRAIN, QUANTISE))
-EFFORT = Effort((0, 25, 25), batch_size=64)
+EFFORT = Effort((0, 10, 10), batch_size=64)
 
 
 def test_the_whole_way_gives_the_structure_that_was_priced_and_most_of_the_accuracy() -> None:

@@ -56,7 +56,7 @@ def test_a_pruned_network_recovers(labels: bool) -> None:
     ratios = {"stem.0": 0.5, "blocks.1.conv2": 0.5, "blocks.2.conv2": 0.5, "blocks.2.conv1": 0.5}
     pruned = StructuredPruning().apply(trained(), StructuredPruningConfig(ratios), context())
     data = with_teacher(digits()[0], labels)
-    recovered = Distillation().fit(pruned, data, Effort((60,), 64), DistillationConfig(), context())
+    recovered = Distillation().fit(pruned, data, Effort((20,), 64), DistillationConfig(), context())
     assert accuracy(recovered) > accuracy(pruned) + 0.1
     assert accuracy(recovered) > accuracy(trained()) - 0.05
 

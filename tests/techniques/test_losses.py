@@ -96,7 +96,7 @@ def ended(outputs: int, end: nn.Module) -> Network:
 def test_a_network_with_an_activation_behind_it_is_trained_as_its_twin_without(end: nn.Module) -> None:
     source = with_teacher(digits()[0])
     twins = [
-        Distillation().fit(ended(10, last), source, Effort((8,), 64), DistillationConfig(), context())
+        Distillation().fit(ended(10, last), source, Effort((3,), 64), DistillationConfig(), context())
         for last in (nn.Identity(), end)
     ]
     for name, tensor in state(twins[0]).items():
@@ -109,6 +109,6 @@ def test_a_single_output_learns_two_classes(end: nn.Module) -> None:
     assert train.labels is not None
     assert test.labels is not None
     source = TensorSource(train.images, train.labels % 2)
-    network = Distillation().fit(ended(1, end), source, Effort((80,), 64), DistillationConfig(learning_rate=0.1), context())
+    network = Distillation().fit(ended(1, end), source, Effort((40,), 64), DistillationConfig(learning_rate=0.1), context())
     decided = outputs(network, test.images)[:, 0] > (0.5 if isinstance(end, nn.Sigmoid) else 0.0)
     assert float((decided == (test.labels % 2 == 1)).float().mean()) > 0.9
