@@ -65,7 +65,7 @@ def main(predictor: Path, what: str) -> None:
         chosen = recipes(network, 99, EXPORTS)
 
         def export_and_measure(recipe: Recipe) -> None:
-            measure_latency({"one": to_onnx(apply_recipe(network, recipe, context).eval())}, 1, max_repeats=0)
+            measure_latency({"one": to_onnx(apply_recipe(network, recipe, context).eval())}, 1, limit_s=0)
 
         print(json.dumps(timed(export_and_measure, chosen)))
         return

@@ -142,20 +142,22 @@ def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore)
 def _measure(files: Mapping[str, bytes], setup: Setup, store: CandidateStore) -> dict[str, Measurement]:
     batch, stop = setup.spec.budget.batch_size, store.should_stop
     results = run_quietly(measure_candidates, setup.runner, files, setup.target, BASELINE, batch=batch, should_stop=stop)
-    warning = noise_warning(results[BASELINE])
+    warning = noise_warning(results)
     if warning:
         store.append(Event("warning", warning))
     return {name: result.measurement for name, result in results.items()}
 
 
-def noise_warning(reference: LatencyResult) -> str:
-    """What to say of a machine that was never quiet while latencies were measured; empty if it was."""
-    if not reference.noisy:
+def noise_warning(results: Mapping[str, LatencyResult]) -> str:
+    """What to say of latencies that did not settle in the time for it; empty if all did."""
+    doubtful = [name for name, result in results.items() if result.noisy]
+    if not doubtful:
         return ""
-    drift = f"{reference.drift_percent:.0f}%"
+    reference = next(iter(results.values()))
     return (
-        f"the machine was busy while latencies were measured: the original's own drifted by {drift} in every repeat. "
-        "Limits may be broken by doubt alone; extend the search by a trial on a quieter machine to measure again"
+        f"the machine was busy while latencies were measured (the original's own drifted by {reference.drift_percent:.0f}%): those "
+        f"of {', '.join(doubtful)} did not settle in {reference.measurement.rounds} rounds. Limits may be broken by doubt alone; "
+        "extend the search by a trial on a quieter machine to measure again"
     )
 
 

@@ -1,10 +1,11 @@
 """Latency in the target runtime, with its doubt (contracts 3 and 4). Needs onnxruntime and numpy, nothing else.
 
-A round opens a new session for every model and lets the models take turns (A B A B ...), so that a slow moment of the machine
-hits all of them; rounds are spread in time. A round gives a median per model, the rounds together a value and a 95%
-interval. The reference's drift over the rounds tells whether the machine was quiet.
+A round opens a new session for every model and lets the models take turns (A B A B ...). What slows the machine slows all of them
+alike, so a model is compared with the reference turn by turn: the median of these ratios, times what the reference takes while the
+machine is quiet (in the quietest third of the rounds), is the model's latency. Rounds are spread in time, and are added until the
+95% interval of every model is within 3%, or the time for it is up.
 
-A user's own check: ``python -m paretopress.runtime.measure model.onnx --threads 1 --rounds 3``.
+A user's own check: ``python -m paretopress.runtime.measure model.onnx --threads 1``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import statistics
 import sys
@@ -25,12 +27,14 @@ import numpy.typing as npt
 
 from paretopress.runtime.session import ModelFile, RuntimeModelError, input_spec, open_session, random_input, run_classifier
 
-__all__ = ["LatencyMeasurement", "RuntimeModelError", "measure_latency", "run_classifier", "time_round"]
+__all__ = ["LatencyMeasurement", "RuntimeModelError", "measure_latency", "run_classifier", "time_round", "time_turns"]
 
-NOISY_DRIFT_PERCENT = 5.0
-MIN_ROUNDS = 3
-MAX_REPEATS = 2
-RUNS_PER_TURN = 8
+MIN_ROUNDS, ROUNDS, MAX_ROUNDS = 3, 5, 60
+LIMIT_S = 60.0
+SETTLED = 0.03
+"""Rounds are added until the half width of every 95% interval is at most this share of its value."""
+NOISY = 0.05
+TURNS = 8
 LOW_QUANTILE = 0.1
 BETWEEN_PROCESSES = 0.02
 """The rounds of one process agree better than two processes do, whose memory lies elsewhere: 1 to 2% on a quiet machine."""
@@ -40,25 +44,31 @@ _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
          2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
 
 
+Times = npt.NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class LatencyMeasurement:
     """Milliseconds of one run of a model at batch size ``batch``.
 
     Attributes:
-        value_ms: median of the rounds' medians.
-        spread_ms: half width of the 95% t-interval over the rounds, at least half the interquartile range within a round and 2%.
+        value_ms: ``ratio`` times the reference's latency on the quiet machine.
+        spread_ms: half width of the 95% interval of both factors together, at least 2% of the value.
         upper_bound_ms: ``value_ms + spread_ms``; what a limit is compared with.
         low_quantile_ms: the 10% quantile of the quietest round.
-        round_medians_ms: one per round, in time order.
+        ratio: how many times as long as the reference it takes, turn by turn; 1 for the reference.
+        ratio_spread: half width of its 95% t-interval over the rounds, as a share of it.
+        round_medians_ms: one per round, in time order, as the clock had it.
         drift_percent: how far the reference's round medians lie apart, in percent of their median.
-        noisy: whether even the quietest repeat drifted by more than 5%.
-        repeats: how often all rounds were done again because of noise.
+        noisy: whether the interval was still wider than 5% when the time was up.
     """
 
     value_ms: float
     spread_ms: float
     upper_bound_ms: float
     low_quantile_ms: float
+    ratio: float
+    ratio_spread: float
     rounds: int
     round_medians_ms: tuple[float, ...]
     runs_per_round: int
@@ -66,27 +76,23 @@ class LatencyMeasurement:
     batch: int
     drift_percent: float
     noisy: bool
-    repeats: int
-
-
-Times = npt.NDArray[np.float64]
 
 
 def measure_latency(
     models: Mapping[str, ModelFile],
     threads: int,
-    rounds: int = MIN_ROUNDS,
+    rounds: int = ROUNDS,
     runs_per_round: int | None = None,
     batch: int = 1,
     reference: str | None = None,
-    pause_s: float = 1.0,
+    pause_s: float = 0.5,
     optimization: str = "all",
-    max_repeats: int = MAX_REPEATS,
+    limit_s: float = LIMIT_S,
 ) -> dict[str, LatencyMeasurement]:
-    """Measure models against each other, in ``rounds`` rounds that are ``pause_s`` apart.
+    """Measure models against each other, in at least ``rounds`` rounds that are ``pause_s`` apart.
 
     ``runs_per_round`` are the timed runs of a model in a round; None takes as many as fill about 0.4 s, 24 to 400.
-    The drift of ``reference`` (by default the first model) judges the machine; noise repeats all up to ``max_repeats`` times.
+    More rounds follow while an interval is wider than 3% and fewer than ``limit_s`` seconds have passed.
 
     Raises:
         RuntimeModelError: fewer than 3 rounds, an unknown reference, no model, or one that cannot be run.
@@ -98,14 +104,22 @@ def measure_latency(
     reference = next(iter(models)) if reference is None else reference
     if reference not in models:
         raise RuntimeModelError(f"the reference {reference!r} is none of the models {sorted(models)}")
-    attempts: list[tuple[float, list[dict[str, Times]]]] = []
-    while len(attempts) <= max_repeats:
-        taken = _all_rounds(models, threads, rounds, runs_per_round, batch, pause_s, optimization)
-        attempts.append((_drift_percent([one[reference] for one in taken]), taken))
-        if attempts[-1][0] <= NOISY_DRIFT_PERCENT:
-            break
-    drift, taken = min(attempts, key=lambda attempt: attempt[0])
-    return {name: _summary([one[name] for one in taken], threads, batch, drift, len(attempts) - 1) for name in models}
+    started, taken, names = time.monotonic(), list[dict[str, Times]](), list(models)
+    while len(taken) < rounds or (not _settled(taken, reference) and _goes_on(len(taken), started, limit_s)):
+        if taken:
+            time.sleep(pause_s)
+        order = names if len(taken) % 2 == 0 else names[::-1]
+        taken.append(time_turns({name: models[name] for name in order}, threads, runs_per_round, batch, optimization))
+    return {name: _summary(taken, name, reference, threads, batch) for name in models}
+
+
+def _goes_on(rounds: int, started: float, limit_s: float) -> bool:
+    return rounds < MAX_ROUNDS and time.monotonic() - started < limit_s
+
+
+def _settled(taken: Sequence[Mapping[str, Times]], reference: str) -> bool:
+    quiet = _quiet_ms(taken, reference)[1]
+    return all(math.hypot(quiet, _ratio(taken, name, reference)[1]) <= SETTLED for name in taken[0])
 
 
 def time_round(
@@ -116,84 +130,86 @@ def time_round(
     optimization: str = "all",
     fill_s: float = 0.4,
 ) -> dict[str, Times]:
-    """One round: milliseconds of every timed run per model, each model in a new session, taking turns.
+    """One round: milliseconds of every timed run per model, each model in a new session, taking turns."""
+    turns = time_turns(models, threads, runs_per_round, batch, optimization, fill_s)
+    return {name: times.ravel() for name, times in turns.items()}
+
+
+def time_turns(
+    models: Mapping[str, ModelFile],
+    threads: int,
+    runs_per_round: int | None = None,
+    batch: int = 1,
+    optimization: str = "all",
+    fill_s: float = 0.4,
+) -> dict[str, Times]:
+    """One round, as milliseconds ``(turns, runs of a turn)`` per model: in as many turns for each, of about the same length.
 
     Every turn starts with an untimed run, since the others' turns have emptied the caches.
     """
     with pinned(threads):
-        turns = {name: _Turn(model, threads, batch, optimization, runs_per_round, fill_s) for name, model in models.items()}
-        waiting = dict(turns)
-        while waiting:
-            for turn in waiting.values():
-                turn.take()
-            waiting = {name: turn for name, turn in waiting.items() if not turn.done}
-    return {name: np.asarray(turn.times_ms) for name, turn in turns.items()}
+        timers = {name: _Timer(model, threads, batch, optimization, runs_per_round, fill_s) for name, model in models.items()}
+        turns = [{name: timer.turn() for name, timer in timers.items()} for _ in range(min(TURNS, runs_per_round or TURNS))]
+    return {name: np.asarray([turn[name] for turn in turns]) for name in models}
 
 
-class _Turn:
-    """One model's session in a round, with the times it has gathered."""
+class _Timer:
+    """One model's session in a round."""
 
     def __init__(self, model: ModelFile, threads: int, batch: int, optimization: str, runs: int | None, fill_s: float) -> None:
         self._session = open_session(model, threads, optimization)
         spec = input_spec(self._session)
         self._feed = {spec.name: random_input(spec, batch)}
-        self.times_ms: list[float] = []
         warm_up_ms = min(self._run_ms() for _ in range(4))
-        self._runs = runs or int(min(max(fill_s * 1000 / warm_up_ms, 24), 400))
-
-    @property
-    def done(self) -> bool:
-        return len(self.times_ms) >= self._runs
+        self._runs = math.ceil((runs or min(max(fill_s * 1000 / warm_up_ms, 24), 400)) / TURNS)
 
     def _run_ms(self) -> float:
         start = time.perf_counter_ns()
         self._session.run(None, self._feed)
         return (time.perf_counter_ns() - start) / 1e6
 
-    def take(self) -> None:
+    def turn(self) -> list[float]:
         self._run_ms()
-        for _ in range(min(RUNS_PER_TURN, self._runs - len(self.times_ms))):
-            self.times_ms.append(self._run_ms())
+        return [self._run_ms() for _ in range(self._runs)]
 
 
-def _all_rounds(
-    models: Mapping[str, ModelFile],
-    threads: int,
-    rounds: int,
-    runs: int | None,
-    batch: int,
-    pause_s: float,
-    optimization: str,
-) -> list[dict[str, Times]]:
-    taken = []
-    names = list(models)
-    for index in range(rounds):
-        if index:
-            time.sleep(pause_s)
-        order = names if index % 2 == 0 else names[::-1]
-        taken.append(time_round({name: models[name] for name in order}, threads, runs, batch, optimization))
-    return taken
+def _quiet_ms(rounds: Sequence[Mapping[str, Times]], reference: str) -> tuple[float, float]:
+    """What the reference takes in the quietest third of the rounds (at least three), and the share of it that is in doubt."""
+    medians = np.sort([float(np.median(one[reference])) for one in rounds])[: max(MIN_ROUNDS, math.ceil(len(rounds) / 3))]
+    return float(np.median(medians)), _t_interval(np.log(medians))
 
 
-def _summary(rounds: Sequence[Times], threads: int, batch: int, drift: float, repeats: int) -> LatencyMeasurement:
-    medians = [float(np.median(times)) for times in rounds]
-    value = statistics.median(medians)
-    resolution = statistics.median(float(np.subtract(*np.quantile(times, (0.75, 0.25)))) for times in rounds) / 2
-    factor = _T_95[min(len(rounds) - 1, len(_T_95)) - 1]
-    spread = max(factor * statistics.stdev(medians) / len(rounds) ** 0.5, resolution, BETWEEN_PROCESSES * value)
+def _ratio(rounds: Sequence[Mapping[str, Times]], name: str, reference: str) -> tuple[float, float]:
+    """How many times as long as the reference a model takes, and the share of it that is in doubt."""
+    ratios = [float(np.median(np.median(one[name], axis=1) / np.median(one[reference], axis=1))) for one in rounds]
+    return float(np.median(ratios)), _t_interval(np.log(ratios))
+
+
+def _t_interval(values: Times) -> float:
+    """Half width of the 95% interval of a mean."""
+    factor = _T_95[min(len(values) - 1, len(_T_95)) - 1]
+    return float(factor * np.std(values, ddof=1) / len(values) ** 0.5)
+
+
+def _summary(rounds: Sequence[Mapping[str, Times]], name: str, reference: str, threads: int, batch: int) -> LatencyMeasurement:
+    quiet_ms, quiet_spread = _quiet_ms(rounds, reference)
+    ratio, ratio_spread = _ratio(rounds, name, reference)
+    value, doubt = ratio * quiet_ms, math.hypot(quiet_spread, ratio_spread)
+    spread = max(doubt, BETWEEN_PROCESSES) * value
     return LatencyMeasurement(
         value_ms=value,
         spread_ms=spread,
         upper_bound_ms=value + spread,
-        low_quantile_ms=min(float(np.quantile(times, LOW_QUANTILE)) for times in rounds),
+        low_quantile_ms=min(float(np.quantile(one[name], LOW_QUANTILE)) for one in rounds),
+        ratio=ratio,
+        ratio_spread=ratio_spread,
         rounds=len(rounds),
-        round_medians_ms=tuple(medians),
-        runs_per_round=min(len(times) for times in rounds),
+        round_medians_ms=tuple(float(np.median(one[name])) for one in rounds),
+        runs_per_round=min(one[name].size for one in rounds),
         threads=threads,
         batch=batch,
-        drift_percent=drift,
-        noisy=drift > NOISY_DRIFT_PERCENT,
-        repeats=repeats,
+        drift_percent=_drift_percent([one[reference] for one in rounds]),
+        noisy=doubt > NOISY,
     )
 
 
@@ -226,10 +242,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="ONNX files; the first one is the reference")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=MIN_ROUNDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="at least; more follow while an interval is wider than 3%%")
+    parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="no further round begins after so many seconds")
     parser.add_argument("--runs-per-round", type=int, default=None)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--pause-s", type=float, default=1.0)
+    parser.add_argument("--pause-s", type=float, default=0.5)
     parser.add_argument("--optimization", default="all", choices=["all", "extended", "basic", "none"])
     return parser.parse_args(arguments)
 
@@ -246,6 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.batch,
             pause_s=options.pause_s,
             optimization=options.optimization,
+            limit_s=options.limit_s,
         )
     except RuntimeModelError as error:
         print(f"error: {error}", file=sys.stderr)

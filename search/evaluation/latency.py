@@ -16,6 +16,7 @@ from typing import Any
 
 from hw_models.targets import Target
 from paretopress import runtime
+from paretopress.runtime.measure import LIMIT_S
 from search.errors import SearchError
 from search.protocols import Measurement
 
@@ -35,7 +36,7 @@ class LatencyResult:
         measurement: value and half width of the 95% interval, in milliseconds.
         upper_bound_ms: what a latency limit is compared with (contract 3).
         drift_percent: how far the reference's rounds lie apart.
-        noisy: whether the reference drifted by more than 5% in every repeat; the number then stands under doubt.
+        noisy: whether the interval was still wider than 5% when the time was up; the number then stands under doubt.
     """
 
     measurement: Measurement
@@ -46,11 +47,11 @@ class LatencyResult:
 
 
 def measure_candidates(
-    models: Mapping[str, bytes], target: Target, reference: str, rounds: int = 3, batch: int = 1, pause_s: float = 1.0
+    models: Mapping[str, bytes], target: Target, reference: str, batch: int = 1, limit_s: float = LIMIT_S
 ) -> Mapping[str, LatencyResult]:
     """Measure ONNX files, taking turns, in a fresh process where no other library's threads run.
 
-    Noise (``reference`` drifting over 5%) makes the process repeat all rounds up to twice.
+    Rounds are added until every interval is within 3%, or ``limit_s`` seconds have passed.
 
     Raises:
         LatencyError: the target is not attached, the reference is none of the models, or a file does not run.
@@ -64,15 +65,13 @@ def measure_candidates(
         paths = {name: Path(folder) / f"{index}.onnx" for index, name in enumerate(order)}
         for name, path in paths.items():
             path.write_bytes(models[name])
-        measured = _run_measuring(list(paths.values()), order, target, rounds, batch, pause_s)
+        measured = _run_measuring(list(paths.values()), order, target, batch, limit_s)
         return {name: _result(measured[str(path)]) for name, path in paths.items()}
 
 
-def _run_measuring(
-    paths: list[Path], names: list[str], target: Target, rounds: int, batch: int, pause_s: float
-) -> dict[str, dict[str, Any]]:
+def _run_measuring(paths: list[Path], names: list[str], target: Target, batch: int, limit_s: float) -> dict[str, dict[str, Any]]:
     # The runtime is the target's own (``target.runtime``); onnxruntime is the only one so far.
-    options = {"threads": target.threads, "rounds": rounds, "batch": batch, "pause-s": pause_s, "optimization": target.optimization}
+    options = {"threads": target.threads, "batch": batch, "limit-s": limit_s, "optimization": target.optimization}
     command = [sys.executable, "-m", "paretopress.runtime.measure", *map(str, paths)]
     for option, value in options.items():
         command += [f"--{option}", str(value)]

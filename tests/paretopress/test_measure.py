@@ -4,8 +4,10 @@ import json
 import math
 import subprocess
 import sys
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import count, cycle, islice, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,11 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from paretopress.runtime import measure
 from paretopress.runtime.kit.sampling import sample_networks
-from paretopress.runtime.measure import RuntimeModelError, measure_latency, run_classifier, time_round
+from paretopress.runtime.measure import RuntimeModelError, measure_latency, run_classifier, time_round, time_turns
 
 NETWORKS = sorted(islice(sample_networks(("fp32",), 9), 18), key=lambda n: sum(math.prod(op["output_shape"]) for op in n.operators))
 SMALL, LARGE = NETWORKS[0].onnx_model, NETWORKS[-1].onnx_model
-QUICK = {"runs_per_round": 24, "pause_s": 0.0, "max_repeats": 0}
+QUICK = {"rounds": 3, "runs_per_round": 24, "pause_s": 0.0, "limit_s": 0.0}
 
 
 def flat_classifier(batch: int | str) -> bytes:
@@ -42,7 +44,7 @@ def test_larger_networks_take_longer_and_carry_their_doubt() -> None:
         assert one.rounds == len(one.round_medians_ms) == 3
         assert one.spread_ms > 0
         assert one.upper_bound_ms == pytest.approx(one.value_ms + one.spread_ms)
-        assert min(one.round_medians_ms) <= one.value_ms <= max(one.round_medians_ms)
+        assert one.value_ms == pytest.approx(one.ratio * small.value_ms)
         assert one.low_quantile_ms <= one.value_ms
         assert one.runs_per_round == 24
 
@@ -53,52 +55,68 @@ def test_every_round_opens_new_sessions(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         measure, "open_session", lambda model, threads, level: opened.append(threads) or real(model, threads, level)
     )
-    measure_latency({"a": SMALL, "b": SMALL}, 2, rounds=4, **QUICK)
+    measure_latency({"a": SMALL, "b": SMALL}, 2, **QUICK | {"rounds": 4})
     assert opened == [2] * 8
 
 
-def test_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_take_as_many_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[int] = []
-    real = measure._Turn.take
-    monkeypatch.setattr(measure._Turn, "take", lambda self: turns.append(id(self)) or real(self))
-    times = time_round({"a": SMALL, "b": SMALL}, 1, runs_per_round=20)
-    assert [len(t) for t in times.values()] == [20, 20]
-    assert len(turns) == 6
-    assert turns[0::2] == [turns[0]] * 3
-    assert turns[1::2] == [turns[1]] * 3
+    real = measure._Timer.turn
+    monkeypatch.setattr(measure._Timer, "turn", lambda self: turns.append(id(self)) or real(self))
+    times = time_turns({"a": SMALL, "b": LARGE}, 1)
+    assert [len(t) for t in times.values()] == [measure.TURNS] * 2
+    assert all(t.size >= 24 for t in times.values())
+    assert turns == turns[:2] * measure.TURNS
+    assert turns[0] != turns[1]
 
 
-def scripted_rounds(monkeypatch: pytest.MonkeyPatch, reference_ms: list[float]) -> None:
-    """Replace the clock's verdict: the reference takes these times, one per round, the other model 2 ms."""
-    script = iter(reference_ms)
-    monkeypatch.setattr(
-        measure,
-        "time_round",
-        lambda models, *rest: {"ref": np.full(9, next(script)), "other": np.full(9, 2.0)},
-    )
+def scripted(monkeypatch: pytest.MonkeyPatch, slowness: Iterator[Sequence[float]], other: Sequence[float] = (2.0,)) -> None:
+    """Replace the clock: how slow the machine is in each turn of each round, and how many times as long the other model takes."""
+
+    ratios = cycle(other)
+
+    def turns(models: object, *rest: object) -> dict[str, np.ndarray]:
+        slow = np.repeat(np.asarray(next(slowness))[:, None], 3, axis=1)
+        return {"ref": slow, "other": slow * next(ratios)}
+
+    monkeypatch.setattr(measure, "time_turns", turns)
 
 
-def test_drift_of_the_reference_repeats_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted_rounds(monkeypatch, [1.0, 1.2, 1.0, 1.0, 1.01, 1.0])
-    result = measure_latency({"ref": b"", "other": b""}, 1, reference="ref", pause_s=0)
-    assert result["other"].repeats == 1
+def measured(**options: Any) -> dict[str, measure.LatencyMeasurement]:
+    return measure_latency({"ref": b"", "other": b""}, 1, reference="ref", pause_s=0, **options)
+
+
+def test_what_slows_all_models_alike_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    rounds = (random.choice([1.0, 1.7, 2.2], 8, p=[0.3, 0.4, 0.3]) if random.random() < 0.5 else np.ones(8) for _ in count())
+    scripted(monkeypatch, (turns * random.normal(1, 0.005, 8) for turns in rounds))
+    result = measured()
+    assert result["other"].value_ms == pytest.approx(2.0, rel=0.02)
+    assert result["ref"].value_ms == pytest.approx(1.0, rel=0.02)
     assert not result["other"].noisy
-    assert result["other"].drift_percent == pytest.approx(1.0)
+    assert result["other"].drift_percent > 20
 
 
-def test_noise_that_stays_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted_rounds(monkeypatch, [1.0, 1.2, 1.0, 1.0, 1.1, 1.0, 1.0, 1.3, 1.0])
-    result = measure_latency({"ref": b"", "other": b""}, 1, reference="ref", pause_s=0)
-    assert result["ref"].repeats == 2
-    assert result["ref"].noisy
-    assert result["ref"].drift_percent == pytest.approx(10.0)
+def test_a_quiet_machine_takes_the_least_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, cycle([np.ones(8), np.full(8, 1.01)]))
+    assert measured(rounds=4)["other"].rounds == 4
+
+
+def test_noise_that_stays_adds_rounds_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, repeat(np.ones(8)), [1.0, 3.0])
+    assert measured(rounds=3, limit_s=0.0)["other"].rounds == 3
+    result = measured(rounds=3, limit_s=60.0)
+    assert result["other"].rounds == measure.MAX_ROUNDS
+    assert result["other"].noisy
+    assert not result["ref"].noisy
 
 
 def test_spread_is_the_t_interval_over_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted_rounds(monkeypatch, [1.00, 1.02, 1.04])
-    result = measure_latency({"ref": b"", "other": b""}, 1, pause_s=0)["ref"]
-    assert result.value_ms == pytest.approx(1.02)
-    assert result.spread_ms == pytest.approx(4.303 * 0.02 / 3**0.5, rel=1e-3)
+    scripted(monkeypatch, repeat(np.ones(8)), [2.00, 2.04, 2.08])
+    result = measured(rounds=3, limit_s=0.0)["other"]
+    assert result.value_ms == pytest.approx(2.04)
+    assert result.spread_ms == pytest.approx(4.303 * 0.04 / 3**0.5, rel=0.01)
+    assert result.upper_bound_ms == pytest.approx(result.value_ms + result.spread_ms)
 
 
 def test_threads_are_given_back() -> None:
@@ -145,7 +163,7 @@ def test_command_line_prints_json_and_needs_two_packages_only(tmp_path: Path) ->
     path.write_bytes(SMALL)
     script = (
         "import sys, paretopress.runtime.measure as m\n"
-        f"code = m.main([{str(path)!r}, '--rounds', '3', '--runs-per-round', '24', '--pause-s', '0'])\n"
+        f"code = m.main([{str(path)!r}, '--rounds', '3', '--runs-per-round', '24', '--pause-s', '0', '--limit-s', '0'])\n"
         "assert not {'torch', 'ray', 'mlflow', 'onnx', 'grpc', 'scipy'} & set(sys.modules)\n"
         "sys.exit(code)"
     )
