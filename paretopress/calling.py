@@ -17,14 +17,16 @@ from paretopress.v1 import upload_pb2
 FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 3.0
 ResultT = TypeVar("ResultT")
+OnRetry = Callable[[RequestRefusedError, float], None]
 
 
 class Caller:
     """Calls on behalf of a project, each repeated for ``retry_s`` seconds."""
 
-    def __init__(self, project: str, retry_s: float) -> None:
+    def __init__(self, project: str, retry_s: float, on_retry: OnRetry | None = None) -> None:
         self.project = project
         self._retry_s = retry_s
+        self._on_retry = on_retry or (lambda refused, left_s: None)
 
     def _upload(
         self,
@@ -84,6 +86,7 @@ class Caller:
                 pause_s = max(pause_s, refused.retry_after_s or 0.0)
                 if not _is_worth_repeating(refused) or time.monotonic() + pause_s > deadline:
                     raise refused from error
+                self._on_retry(refused, deadline - time.monotonic())
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

@@ -11,7 +11,7 @@ from typing import Self
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from paretopress.calling import FIRST_PAUSE_S, Caller, new_request_id
+from paretopress.calling import FIRST_PAUSE_S, Caller, OnRetry, new_request_id
 from paretopress.credentials import Credentials
 from paretopress.errors import ServerUnavailableError, from_rpc_error
 from paretopress.transfer import Download, Progress
@@ -60,6 +60,7 @@ class Client(Caller):
         ca_certificate: PEM file of the authority behind the server's certificate, or ``system``; without it there is no TLS.
         client_certificate, client_key: PEM files, for servers that ask clients for a certificate.
         insecure: send the token without TLS to another machine all the same.
+        on_retry: told of each call that is repeated: why, and the seconds that are left for it.
 
     Raises:
         CredentialsError: a file cannot be read, or the token would travel in the clear.
@@ -76,8 +77,9 @@ class Client(Caller):
         client_certificate: Path | str = "",
         client_key: Path | str = "",
         insecure: bool = False,
+        on_retry: OnRetry | None = None,
     ) -> None:
-        super().__init__(project, retry_s)
+        super().__init__(project, retry_s, on_retry)
         self.address = address
         size = MAX_MESSAGE_BYTES
         options = [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from paretopress.cli import candidates, datasets, models, schedules, searches, targets, tokens
-from paretopress.cli.context import CliState, wants_json
+from paretopress.cli.context import CliState, JsonOption, wants_json
 from paretopress.cli.search import search
 from paretopress.cli.serve import serve
 from paretopress.client import DEFAULT_ADDRESS, DEFAULT_PROJECT
@@ -24,7 +25,6 @@ app = typer.Typer(
     help="Compress a CNN to a hardware budget.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
@@ -35,6 +35,17 @@ app.add_typer(candidates.app, name="candidates")
 app.add_typer(tokens.app, name="tokens")
 app.command()(search)
 app.command()(serve)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"paretopress {metadata.version('paretopress')}")
+        raise typer.Exit
+
+
+def _with_json(command: Any) -> dict[str, Any]:
+    """Defaults that ask every command below for JSON."""
+    return {"as_json": True, **{name: _with_json(sub) for name, sub in getattr(command, "commands", {}).items()}}
 
 
 @app.callback()
@@ -55,8 +66,14 @@ def connect(
     insecure: Annotated[
         bool, typer.Option("--insecure", envvar="PARETOPRESS_INSECURE", help="send a token without TLS to another machine")
     ] = False,
+    as_json: JsonOption = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Compress a CNN to a hardware budget."""
+    if as_json:
+        context.default_map = _with_json(context.command)
     context.obj = CliState(address, project, Credentials(token, ca_certificate, client_certificate, client_key, insecure))
 
 
@@ -77,7 +94,9 @@ def show_error(error: ClientError, as_json: bool = False) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     problems = error.problems if isinstance(error, RequestRefusedError) else ()
     listed = [f"{p.field}: {p.description}" for p in problems]
-    headline = f"{len(listed)} field(s) are wrong" if str(error) == "; ".join(listed)[:1000] else str(error)
+    # A message that only strings the problems together says nothing that does not stand below.
+    repeats = bool(problems) and all(p.description[:80] in str(error) for p in problems[:3])
+    headline = f"{len(listed)} field(s) are wrong" if repeats else str(error)
     console.print(f"[bold red]error:[/] {_plain(headline)}")
     for problem in problems:
         console.print(f"  [bold]{_plain(problem.field)}[/]: {_plain(problem.description)}")

@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
 from google.protobuf.duration_pb2 import Duration
 
 from paretopress.cli.choices import Metric, Preference, SizeKind, number
+from paretopress.cli.data_options import one_of
 from paretopress.v1 import search_pb2
 
-LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="most milliseconds of one run on the target")]
-BatchSizeOption = Annotated[int, typer.Option(help="images in one run, for --latency-ms")]
-MaxSizeOption = Annotated[int | None, typer.Option("--max-size", help="most bytes")]
-SizeKindOption = Annotated[SizeKind, typer.Option(help="which size --max-size limits")]
-MacsOption = Annotated[int | None, typer.Option(help="most multiply-accumulates of one image")]
-MaxDropOption = Annotated[float | None, typer.Option("--max-drop", help="most percentage points below the original")]
-ConfidenceOption = Annotated[float, typer.Option(help="0 decides on the drop's estimate, 0.95 on its upper bound")]
-TargetOption = Annotated[str, typer.Option(help="see `paretopress targets list`")]
-MetricOption = Annotated[Metric, typer.Option(help="how accuracy is measured")]
-PreferenceOption = Annotated[Preference, typer.Option(help="which member of the front is best")]
-ScopeOption = Annotated[list[str] | None, typer.Option(help="pattern of modules that may be compressed; repeat")]
-TechniqueOption = Annotated[list[str] | None, typer.Option(help="technique that may be used; repeat")]
-TrialsOption = Annotated[int, typer.Option(help="most candidates; 0 = the server's default")]
-WallTimeOption = Annotated[float | None, typer.Option(help="most seconds")]
-SeedOption = Annotated[int, typer.Option(help="decides every random choice")]
-EpochsOption = Annotated[float | None, typer.Option(help="most passes over the train split for one candidate")]
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)(i?)B?", re.IGNORECASE)
+_BUDGET, _SEARCH, _EFFORT = "Budget", "What may be done", "Effort"
+
+
+def bytes_of(text: str) -> int:
+    """``500000``, ``500kB``, ``1.5MB`` (millions) or ``1MiB`` (1,048,576) as bytes.
+
+    Raises:
+        BadParameter: it is none of these.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise typer.BadParameter(f"give bytes, or a size such as 500kB, 1.5MB or 1MiB; got {text!r}")
+    number, unit, binary = found.groups()
+    scale: int = (1024 if binary else 1000) ** " kmg".index(unit.lower() or " ")
+    return round(float(number) * scale)
+
+
+LatencyOption = Annotated[
+    float | None, typer.Option("--latency-ms", help="most milliseconds of one run on the target", rich_help_panel=_BUDGET)
+]
+BatchSizeOption = Annotated[int, typer.Option(help="images in one run, for --latency-ms", rich_help_panel=_BUDGET)]
+MaxSizeOption = Annotated[
+    int | None,
+    typer.Option("--max-size", parser=bytes_of, metavar="SIZE", help="most bytes, such as 500kB or 1MB", rich_help_panel=_BUDGET),
+]
+SizeKindOption = Annotated[SizeKind, one_of(SizeKind, "which size --max-size limits", _BUDGET)]
+MacsOption = Annotated[int | None, typer.Option(help="most multiply-accumulates of one image", rich_help_panel=_BUDGET)]
+MaxDropOption = Annotated[
+    float | None, typer.Option("--max-drop", help="most percentage points below the original", rich_help_panel=_BUDGET)
+]
+ConfidenceOption = Annotated[
+    float, typer.Option(help="0 decides on the drop's estimate, 0.95 on its upper bound", rich_help_panel=_BUDGET)
+]
+TargetOption = Annotated[str, typer.Option(help="see `paretopress targets list`", rich_help_panel=_BUDGET)]
+MetricOption = Annotated[Metric, one_of(Metric, "how accuracy is measured", _BUDGET)]
+PreferenceOption = Annotated[Preference, one_of(Preference, "which member of the front is best", _BUDGET)]
+ScopeOption = Annotated[
+    list[str] | None, typer.Option(help="pattern of modules that may be compressed; repeat", rich_help_panel=_SEARCH)
+]
+TechniqueOption = Annotated[list[str] | None, typer.Option(help="technique that may be used; repeat", rich_help_panel=_SEARCH)]
+TrialsOption = Annotated[int, typer.Option(help="most candidates; 0 = the server's default", rich_help_panel=_EFFORT)]
+WallTimeOption = Annotated[float | None, typer.Option(help="most seconds", rich_help_panel=_EFFORT)]
+SeedOption = Annotated[int, typer.Option(help="decides every random choice", rich_help_panel=_EFFORT)]
+EpochsOption = Annotated[
+    float | None, typer.Option(help="most passes over the train split for one candidate", rich_help_panel=_EFFORT)
+]
 
 
 def make_budget(

@@ -45,7 +45,7 @@ def calibrations(context: typer.Context, target: str, as_json: JsonOption = Fals
     table = tables.narrow_table("calibrations", dict.fromkeys(columns, "left"), folds="message")
     for one in found:
         table.add_row(tables.short(one.name), state_word(one), tables.when(one.create_time), one.message)
-    Console(highlight=False).print(table)
+    Console(highlight=False, soft_wrap=True).print(table)
     return None
 
 

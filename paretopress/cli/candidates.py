@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from paretopress.cli import tables
-from paretopress.cli.context import JsonOption, TransferBar, UsageError, print_json, print_messages, state_of, to_dict
+from paretopress.cli.artifacts import fetch_all
+from paretopress.cli.context import JsonOption, UsageError, print_json, print_messages, state_of, to_dict
 from paretopress.cli.live import BASELINE
 from paretopress.client import Client
 from paretopress.v1 import search_pb2
@@ -34,7 +35,7 @@ def list_candidates(
             return print_messages(candidates)
         baseline = next((c for c in candidates if tables.short(c.name) == BASELINE), None) or _baseline(client, full_name)
     others = [c for c in candidates if tables.short(c.name) != BASELINE]
-    Console().print(tables.CandidateTable("candidates (~ predicted)", others, baseline, best))
+    tables.table_console().print(tables.CandidateTable("candidates (~ predicted)", others, baseline, best))
     return None
 
 
@@ -69,20 +70,7 @@ def download(
     full_name = _candidate_name(context, name)
     with state_of(context).client() as client:
         names = artifact or [a.artifact for a in client.get_candidate(full_name).artifacts]
-        out.mkdir(parents=True, exist_ok=True)
-        paths = [_fetch(client, full_name, file_name, out, as_json) for file_name in names]
-    if as_json:
-        return print_json({"files": [str(path) for path in paths]})
-    for path in paths:
-        Console(highlight=False, soft_wrap=True).print(f"{path}  {tables.size(path.stat().st_size)}")
-    return None
-
-
-def _fetch(client: Client, full_name: str, file_name: str, out: Path, silent: bool) -> Path:
-    if Path(file_name).name != file_name:
-        raise UsageError(f"{file_name!r} is not a plain file name")
-    with TransferBar(f"downloading {file_name}", silent) as bar:
-        return client.download_artifact(full_name, file_name, out / file_name, bar)
+        fetch_all(client, full_name, names, out, as_json)
 
 
 def _candidate_name(context: typer.Context, text: str) -> str:

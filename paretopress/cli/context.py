@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -13,8 +14,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from paretopress.client import Client
 from paretopress.credentials import Credentials
-from paretopress.errors import ClientError
+from paretopress.errors import ClientError, RequestRefusedError
 
+_ID = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -28,15 +30,40 @@ class CliState:
 
     def client(self) -> Client:
         """A connection; use it in a ``with`` block."""
-        return Client(self.address, self.project, **vars(self.credentials))
+        return Client(self.address, self.project, on_retry=self._say_that_it_waits, **vars(self.credentials))
+
+    def _say_that_it_waits(self, refused: RequestRefusedError, left_s: float) -> None:
+        words = f"{self.address} does not answer ({refused.code.name.lower()}); trying for another {left_s:.0f} s"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(words, markup=False)
 
     def full_name(self, collection: str, text: str) -> str:
-        """``m-12ab`` becomes ``projects/default/models/m-12ab``; a full name stays."""
-        return text if text.startswith("projects/") else f"{self.project}/{collection}/{text}"
+        """``m-12ab`` becomes ``projects/default/models/m-12ab``; a full name stays.
+
+        Raises:
+            UsageError: it can be neither; a mistyped path, most likely.
+        """
+        if text.startswith("projects/"):
+            return text
+        if re.fullmatch(rf"{_ID}(/[a-z0-9-]+)*", text) is None:
+            noun = collection.rstrip("s")
+            raise UsageError(f"{text!r} is no name of a {noun} (a-z, 0-9 and hyphens), and there is no such file here")
+        return f"{self.project}/{collection}/{text}"
 
 
 class UsageError(ClientError):
     """The command line asks for what cannot be."""
+
+
+def refuse_given(context: typer.Context, parameters: Iterable[str], why: str) -> None:
+    """Say so where options were given that would do nothing.
+
+    Raises:
+        UsageError: names them.
+    """
+    sources = {name: context.get_parameter_source(name) for name in parameters}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        raise UsageError(f"{', '.join('--' + name.replace('_', '-') for name in given)} {why}")
 
 
 def state_of(context: typer.Context) -> CliState:

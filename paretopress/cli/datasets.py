@@ -10,6 +10,19 @@ from rich.console import Console
 from paretopress.cli import tables
 from paretopress.cli.choices import Augmentation, Crop, Interpolation, Layout, Resize, ValueRange
 from paretopress.cli.context import JsonOption, print_json, print_messages, state_of, to_dict
+from paretopress.cli.data_options import (
+    AugmentationOption,
+    ClassNamesOption,
+    CropOption,
+    InterpolationOption,
+    LayoutOption,
+    MeanOption,
+    RangeOption,
+    ResizeOption,
+    ResizeSizeOption,
+    SkipBadOption,
+    StdOption,
+)
 from paretopress.cli.inputs import DatasetSource
 from paretopress.v1 import dataset_pb2
 
@@ -23,20 +36,18 @@ def upload(
     height: Annotated[int, typer.Option(help="pixels")],
     width: Annotated[int, typer.Option(help="pixels")],
     channels: Annotated[int, typer.Option(help="1 or 3")] = 3,
-    mean: Annotated[str, typer.Option(help="per channel, with commas, in units of --range")] = "",
-    std: Annotated[str, typer.Option(help="per channel, with commas, in units of --range")] = "",
-    range: Annotated[ValueRange, typer.Option(help="what 0..255 becomes first")] = ValueRange.ZERO_TO_ONE,
-    layout: Annotated[Layout, typer.Option(help="axes of uploaded arrays")] = Layout.NHWC,
-    resize: Annotated[Resize, typer.Option(help="how images are brought to size")] = Resize.NONE,
-    resize_size: Annotated[int, typer.Option(help="length of the shortest side; 0 = the crop's")] = 0,
-    crop: Annotated[Crop, typer.Option(help="what is cut off after resizing")] = Crop.NONE,
-    interpolation: Annotated[Interpolation, typer.Option(help="how pixels are interpolated")] = Interpolation.BILINEAR,
-    augmentation: Annotated[Augmentation, typer.Option(help="how training images are varied")] = Augmentation.SHIFT,
-    skip_bad: Annotated[bool, typer.Option(help="leave unreadable images out")] = False,
-    class_names: Annotated[
-        str, typer.Option(help="classes in the order of the model's outputs: a,b,c or @file with one a line")
-    ] = "",
-    on_server: Annotated[bool, typer.Option(help="the path is on the server, under a dataset root")] = False,
+    mean: MeanOption = "",
+    std: StdOption = "",
+    range: RangeOption = ValueRange.ZERO_TO_ONE,
+    layout: LayoutOption = Layout.NHWC,
+    resize: ResizeOption = Resize.NONE,
+    resize_size: ResizeSizeOption = 0,
+    crop: CropOption = Crop.NONE,
+    interpolation: InterpolationOption = Interpolation.BILINEAR,
+    augmentation: AugmentationOption = Augmentation.SHIFT,
+    skip_bad: SkipBadOption = False,
+    class_names: ClassNamesOption = "",
+    on_server: Annotated[bool, typer.Option("--on-server", help="the path is on the server, under a dataset root")] = False,
     dataset_id: Annotated[str, typer.Option("--id", help="last part of the name")] = "",
     display_name: Annotated[str, typer.Option("--name", help="title for people")] = "",
     as_json: JsonOption = False,

@@ -107,6 +107,20 @@ class DatasetSource:
             return client.upload_dataset(self.path, format, self.preprocessing(), options=options, progress=bar, **titles)
 
 
+def is_file(text: str, collection: str) -> bool:
+    """Whether an argument is a file here, and no name of what was uploaded.
+
+    Raises:
+        UsageError: it is a folder, or looks like a path to nothing.
+    """
+    path = Path(text)
+    if path.is_dir() and collection == "datasets":
+        raise UsageError(f"{text} is a folder; pack it as a zip or tar first")
+    if not path.exists() and not text.startswith("projects/") and ("/" in text or path.suffix):
+        raise UsageError(f"there is no file {text}")
+    return path.exists()
+
+
 def model_format(path: Path, architecture: str) -> Any:
     """The format by the file's name.
 

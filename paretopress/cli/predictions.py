@@ -73,5 +73,5 @@ def compare(
         answer = client.compare_targets(state.full_name("models", model), names, batch_size, text)
     if as_json:
         return print_json(to_dict(answer))
-    Console(highlight=False).print(ComparisonTable(answer.predictions))
+    Console(highlight=False, soft_wrap=True).print(ComparisonTable(answer.predictions))
     return None

@@ -10,6 +10,7 @@ import typer
 
 from paretopress.cli.budget import duration
 from paretopress.cli.context import UsageError
+from paretopress.cli.data_options import one_of
 from paretopress.v1 import schedule_pb2
 
 REGISTRY = "models:/"
@@ -33,14 +34,16 @@ class Overlap(Enum):
 
 CronOption = Annotated[str, typer.Option(help="five fields: minute, hour, day of month, month, day of week")]
 ZoneOption = Annotated[str, typer.Option("--time-zone", help="that --cron is read in, such as Europe/Berlin")]
-StartOption = Annotated[str, typer.Option("--start", help="nothing is due before, such as 2027-01-01T00:00+01:00")]
+StartOption = Annotated[str, typer.Option("--start", help="nothing is due before, such as 2027-01-01T06:00")]
 EndOption = Annotated[str, typer.Option("--end", help="nothing is due from then on")]
-MisfireOption = Annotated[Misfire | None, typer.Option(help="what to do about missed due times")]
+MisfireOption = Annotated[Misfire | None, one_of(Misfire, "what to do about missed due times")]
 GraceOption = Annotated[float | None, typer.Option("--misfire-grace-s", help="seconds that a run may be late")]
-OverlapOption = Annotated[Overlap | None, typer.Option(help="what to do while an earlier search has not ended")]
+OverlapOption = Annotated[Overlap | None, one_of(Overlap, "what to do while an earlier search has not ended")]
 NameOption = Annotated[str, typer.Option("--name", help="title for people")]
 RegisterOption = Annotated[str, typer.Option("--register-as", help="NAME@ALIAS in the MLflow registry, for the best candidate")]
-RerunOption = Annotated[bool | None, typer.Option(help="search again although the registry has no new version")]
+RerunOption = Annotated[
+    bool | None, typer.Option("--rerun-unchanged/--no-rerun", help="search again although the registry has no new version")
+]
 
 
 def make_schedule(

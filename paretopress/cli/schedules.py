@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from paretopress.cli import tables
 from paretopress.cli.budget import (
     BatchSizeOption,
     ConfidenceOption,
@@ -81,7 +82,7 @@ def create(
     epochs: EpochsOption = None,
     schedule_id: Annotated[str, typer.Option("--id", help="last part of the schedule's name")] = "",
     display_name: NameOption = "",
-    validate_only: Annotated[bool, typer.Option(help="only check, and say when it would run first")] = False,
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="only check, and say when it would run first")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start a search again and again, at the times of a cron line."""
@@ -113,7 +114,7 @@ def list_schedules(context: typer.Context, as_json: JsonOption = False) -> None:
         schedules = list(client.list_schedules())
     if as_json:
         return print_messages(schedules)
-    Console().print(schedule_table(schedules))
+    tables.table_console().print(schedule_table(schedules))
     return None
 
 
@@ -205,5 +206,5 @@ def runs(context: typer.Context, name: str, as_json: JsonOption = False) -> None
         listed = list(client.list_schedule_runs(full_name))
     if as_json:
         return print_messages(listed)
-    Console().print(run_table(listed, schedule.time_zone))
+    tables.table_console().print(run_table(listed, schedule.time_zone))
     return None

@@ -40,12 +40,33 @@ from paretopress.cli.choices import (
     ValueRange,
     number,
 )
-from paretopress.cli.context import CliState, JsonOption, print_json, state_of, to_dict
-from paretopress.cli.inputs import DatasetSource, ModelSource
+from paretopress.cli.context import CliState, JsonOption, print_json, refuse_given, state_of, to_dict
+from paretopress.cli.data_options import (
+    PANEL,
+    AugmentationOption,
+    ClassNamesOption,
+    CropOption,
+    InterpolationOption,
+    LayoutOption,
+    MeanOption,
+    RangeOption,
+    ResizeOption,
+    ResizeSizeOption,
+    SkipBadOption,
+    StdOption,
+)
+from paretopress.cli.inputs import DatasetSource, ModelSource, is_file
 from paretopress.cli.live import LiveSearch
 from paretopress.cli.results import EXIT_CODES, show_search
 from paretopress.client import Client
 from paretopress.v1 import model_pb2, search_pb2
+
+SideOption = Annotated[int, typer.Option(help="of the images; 0 = what the model reads", rich_help_panel=PANEL)]
+_OF_DATA = (
+    "height", "width", "channels", "mean", "std", "range", "layout", "resize", "resize_size", "crop", "interpolation",
+    "augmentation", "skip_bad", "class_names",
+)  # fmt: skip
+_OF_MODELS = ("architecture", "num_classes")
 
 
 def search(
@@ -62,7 +83,9 @@ def search(
     confidence: ConfidenceOption = 0.0,
     metric: MetricOption = Metric.TOP1,
     preference: PreferenceOption = Preference.FASTEST,
-    expected_accuracy: Annotated[float | None, typer.Option(help="fraction that the original is known to reach")] = None,
+    expected_accuracy: Annotated[
+        float | None, typer.Option(help="fraction that the original is known to reach", rich_help_panel="Budget")
+    ] = None,
     scope: ScopeOption = None,
     technique: TechniqueOption = None,
     trials: TrialsOption = 0,
@@ -71,26 +94,24 @@ def search(
     epochs: EpochsOption = None,
     search_id: Annotated[str, typer.Option("--id", help="last part of the search's name")] = "",
     display_name: Annotated[str, typer.Option("--name", help="title for people")] = "",
-    architecture: Annotated[str, typer.Option(help="for a .safetensors model")] = "",
-    num_classes: Annotated[int, typer.Option(help="for a .safetensors model; 0 = its usual number")] = 0,
-    height: Annotated[int, typer.Option(help="of the images; 0 = what the model reads")] = 0,
-    width: Annotated[int, typer.Option(help="of the images; 0 = what the model reads")] = 0,
-    channels: Annotated[int, typer.Option(help="of the images; 0 = what the model reads")] = 0,
-    mean: Annotated[str, typer.Option(help="per channel, with commas, in units of --range")] = "",
-    std: Annotated[str, typer.Option(help="per channel, with commas, in units of --range")] = "",
-    range: Annotated[ValueRange, typer.Option(help="what 0..255 becomes first")] = ValueRange.ZERO_TO_ONE,
-    layout: Annotated[Layout, typer.Option(help="axes of uploaded arrays")] = Layout.NHWC,
-    resize: Annotated[Resize, typer.Option(help="how images are brought to size")] = Resize.NONE,
-    resize_size: Annotated[int, typer.Option(help="length of the shortest side; 0 = the crop's")] = 0,
-    crop: Annotated[Crop, typer.Option(help="what is cut off after resizing")] = Crop.NONE,
-    interpolation: Annotated[Interpolation, typer.Option(help="how pixels are interpolated")] = Interpolation.BILINEAR,
-    augmentation: Annotated[Augmentation, typer.Option(help="how training images are varied")] = Augmentation.SHIFT,
-    skip_bad: Annotated[bool, typer.Option(help="leave unreadable images out")] = False,
-    class_names: Annotated[
-        str, typer.Option(help="classes in the order of the model's outputs: a,b,c or @file with one a line")
-    ] = "",
-    validate_only: Annotated[bool, typer.Option(help="only check, and say how long it would take")] = False,
-    detach: Annotated[bool, typer.Option(help="do not follow the search")] = False,
+    architecture: Annotated[str, typer.Option(help="for a .safetensors model", rich_help_panel="Model")] = "",
+    num_classes: Annotated[int, typer.Option(help="for a .safetensors model; 0 = its usual number", rich_help_panel="Model")] = 0,
+    height: SideOption = 0,
+    width: SideOption = 0,
+    channels: SideOption = 0,
+    mean: MeanOption = "",
+    std: StdOption = "",
+    range: RangeOption = ValueRange.ZERO_TO_ONE,
+    layout: LayoutOption = Layout.NHWC,
+    resize: ResizeOption = Resize.NONE,
+    resize_size: ResizeSizeOption = 0,
+    crop: CropOption = Crop.NONE,
+    interpolation: InterpolationOption = Interpolation.BILINEAR,
+    augmentation: AugmentationOption = Augmentation.SHIFT,
+    skip_bad: SkipBadOption = False,
+    class_names: ClassNamesOption = "",
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="only check, and say how long it would take")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="do not follow the search")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search for the smallest, fastest network within a budget.
@@ -98,8 +119,13 @@ def search(
     Exit code 0: found; 1: failed or cancelled; 2: refused; 3: no candidate is within the budget, the nearest is shown.
     """
     state = state_of(context)
+    for text, noun, options in ((model, "model", _OF_MODELS), (dataset, "dataset", _OF_DATA)):
+        if not is_file(text, f"{noun}s"):
+            refuse_given(context, options, f"only go with a {noun} file: {text} was uploaded with its own")
+    # Sizes describe the images; only a network that is built from weights has to be told them as well.
+    sizes = (channels, height, width) if architecture else (0, 0, 0)
     with state.client() as client:
-        stored = _model(client, state, model, ModelSource(Path(model), architecture, channels, height, width, num_classes), as_json)
+        stored = _model(client, state, model, ModelSource(Path(model), architecture, *sizes, num_classes), as_json)
         channels, height, width = (
             given or expected for given, expected in zip((channels, height, width), stored.input_shape, strict=True)
         )
@@ -145,7 +171,7 @@ def search(
 def follow(client: Client, search: search_pb2.Search, as_json: bool, after_sequence: int = 0) -> None:
     """Show a search until it has ended, then its result; ends the command with the exit code of the state."""
     if not as_json:
-        Console(stderr=True, highlight=False).print(f"{search.name} (Ctrl-C leaves it running)")
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"{search.name} (Ctrl-C leaves it running)")
     try:
         with LiveSearch(client, search) as live:
             for event in client.watch(search.name, after_sequence):
@@ -178,5 +204,5 @@ def _show_estimate(search: search_pb2.Search, as_json: bool) -> None:
     if as_json:
         return print_json(to_dict(search))
     minutes = search.estimated_duration.ToTimedelta().total_seconds() / 60
-    Console(highlight=False).print(f"valid; expected to take about {minutes:.1f} minutes")
+    Console(highlight=False, soft_wrap=True).print(f"valid; expected to take about {minutes:.1f} minutes")
     return None

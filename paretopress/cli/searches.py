@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from paretopress.cli import tables
+from paretopress.cli.artifacts import fetch_all
 from paretopress.cli.budget import (
     BatchSizeOption,
     ConfidenceOption,
@@ -19,7 +21,7 @@ from paretopress.cli.budget import (
     make_budget,
 )
 from paretopress.cli.choices import Preference, SizeKind, number
-from paretopress.cli.context import JsonOption, print_json, print_messages, state_of, to_dict
+from paretopress.cli.context import JsonOption, UsageError, print_json, print_messages, state_of, to_dict
 from paretopress.cli.live import BASELINE
 from paretopress.cli.results import budget_words, show_search
 from paretopress.cli.search import follow
@@ -70,7 +72,7 @@ def cancel(context: typer.Context, name: str, as_json: JsonOption = False) -> No
         search = client.cancel_search(state.full_name("searches", name))
     if as_json:
         return print_json(to_dict(search))
-    Console(highlight=False).print(
+    Console(highlight=False, soft_wrap=True).print(
         f"{search.name}  {tables.enum_word(search_pb2.Search.State, search.state)}  {search.state_message}"
     )
     return None
@@ -85,6 +87,24 @@ def delete(context: typer.Context, name: str, as_json: JsonOption = False) -> No
         client.delete_search(full_name)
     if as_json:
         print_json({"deleted": full_name})
+
+
+@app.command()
+def download(
+    context: typer.Context,
+    name: str,
+    artifact: Annotated[list[str] | None, typer.Option(help="file to fetch; repeat; default: all")] = None,
+    out: Annotated[Path, typer.Option(help="folder to write to")] = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Download a search's own files, such as report.json; those of a network are its candidate's."""
+    state = state_of(context)
+    full_name = state.full_name("searches", name)
+    with state.client() as client:
+        names = artifact or [a.artifact for a in client.get_search(full_name).artifacts]
+        if not names:
+            raise UsageError(f"{full_name} has no files yet; a report is written when it ends")
+        fetch_all(client, full_name, names, out, as_json)
 
 
 @app.command()
@@ -112,9 +132,9 @@ def pick(
         else:
             baseline = client.get_candidate(f"{full_name}/candidates/{BASELINE}")
             title = "best within this budget" if answer.feasible else "none is within this budget; the nearest"
-            Console().print(tables.CandidateTable(title, [answer.candidate], baseline))
+            tables.table_console().print(tables.CandidateTable(title, [answer.candidate], baseline))
             for limit in answer.broken_limits:
-                Console(highlight=False).print(f"breaks {limit.limit} by {limit.excess:.4g}")
+                Console(highlight=False, soft_wrap=True).print(f"breaks {limit.limit} by {limit.excess:.4g}")
     if not answer.feasible:
         raise typer.Exit(3)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
@@ -17,22 +19,31 @@ from paretopress.v1 import search_pb2
 
 DECIDING_SPLITS = ("selection", "validation")
 _WIDE = 110
+_PIPE_WIDTH = 500
+_FRAMELESS = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0), "pad_edge": False}
+_SETTLED = 0.15
+"""A speed-up is only claimed from latencies whose interval is at most this share of them."""
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A plain table."""
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    """A plain table; the first column, a name, is never split."""
+    table = Table(title=title, title_justify="left", **_FRAMELESS)  # type: ignore[arg-type]
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    table_console().print(table)
+
+
+def table_console() -> Console:
+    """As wide as the terminal; in a pipe, as any table needs, unless ``COLUMNS`` says otherwise."""
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_PIPE_WIDTH if piped else None)
 
 
 def narrow_table(title: str, columns: Mapping[str, JustifyMethod], folds: str) -> Table:
     """A table without frames. Only the column ``folds`` does, so that the others stay whole on a narrow console."""
-    style = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0), "pad_edge": False}
-    table = Table(title=title, title_justify="left", **style)  # type: ignore[arg-type]
+    table = Table(title=title, title_justify="left", **_FRAMELESS)  # type: ignore[arg-type]
     for column, justify in columns.items():
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column != folds)
     return table
@@ -142,4 +153,7 @@ def _ratio(baseline: search_pb2.Candidate | None, name: str, value: Any) -> str:
         return ""
     original = baseline.measurements[name]
     # A prediction against a measurement compares two scales: no ratio is shown.
-    return f"{original.value / value.value:.2f}x" if original.source == value.source else ""
+    if original.source != value.source:
+        return ""
+    settled = all(one.spread <= _SETTLED * one.value for one in (original, value))
+    return f"{original.value / value.value:.2f}x" if settled or value.source != value.MEASURED else "unsettled"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from paretopress.cli import tables
 from paretopress.cli.calibration import calibrate, calibrations, cancel
 from paretopress.cli.context import JsonOption, print_json, print_messages, state_of
 from paretopress.cli.predictions import compare, predict
@@ -23,7 +23,7 @@ def list_targets(context: typer.Context, as_json: JsonOption = False) -> None:
         targets = list(client.list_targets())
     if as_json:
         return print_messages(targets)
-    Console().print(TargetTable(targets))
+    tables.table_console().print(TargetTable(targets))
     return None
 
 
@@ -52,7 +52,7 @@ def register(
     integer_type: Annotated[list[str] | None, typer.Option(help="uint8, int8; repeat; default: both")] = None,
     optimization: Annotated[str, typer.Option(help="all, extended, basic or none")] = "extended",
     display_name: Annotated[str, typer.Option("--name", help="title for people")] = "",
-    validate_only: Annotated[bool, typer.Option(help="only check")] = False,
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="only check")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Register a target from its data sheet; its predictions always say that they are uncalibrated."""

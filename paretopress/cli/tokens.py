@@ -58,7 +58,7 @@ def list_tokens(context: typer.Context, as_json: JsonOption = False) -> None:
     )
     for token in tokens:
         table.add_row(*_row(token))
-    Console().print(table)
+    tables.table_console().print(table)
     return None
 
 

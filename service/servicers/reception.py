@@ -34,7 +34,8 @@ class Reception(Generic[RequestT]):
     async def take(
         self, metadata: Any, request: RequestT, upload: UploadSpec, chosen_id: str, requests: AsyncIterator[Any]
     ) -> StoredInput:
-        """What the upload becomes; its chunks are only read where they are needed.
+        """What the upload becomes; its chunks are only read where they are needed. The same bytes, to be read in the same way, are
+        the resource that they were before, unless another id is asked for.
 
         Args:
             metadata: of the first message; ``request`` and ``upload`` are what it says.
@@ -60,6 +61,9 @@ class Reception(Generic[RequestT]):
         taking_in = (self._take_in, request, upload, metadata.request_id, digest)
         bytes_and_reading = (upload.project, upload.sha256, request.format, request.options_sha256)
         same = await asyncio.to_thread(self._inputs.find_same, *bytes_and_reading)
+        if same is not None and not chosen_id:
+            await asyncio.to_thread(self._uploads.finish, upload, same.name)
+            return same
         if same is not None:
             return await self._intakes.run(path, *taking_in, same.facts)
         with self._uploads.writing(upload):

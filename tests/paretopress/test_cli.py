@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from paretopress.cli.app import app
+from paretopress.cli.budget import bytes_of
 from paretopress.cli.choices import names
 from paretopress.cli.context import UsageError
 from paretopress.cli.live import growing_front
+from paretopress.cli.tables import CandidateTable
 from paretopress.v1 import search_pb2
 from service.converters.candidates import candidate_to_proto
 from service.testing import InProcessServer
@@ -27,6 +33,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcessServer
     data_dir = tmp_path_factory.mktemp("cli")
     with InProcessServer(data_dir, FakeImporter(), FakeTools(finds_three)) as running:
         yield running
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 @pytest.fixture
@@ -149,6 +162,147 @@ def test_what_is_not_there_is_told_with_a_hint(server: InProcessServer, tmp_path
     assert "does not exist" in result.stderr
     assert "hint:" in result.stderr
     assert "is not a file" in command(server, "models", "upload", tmp_path / "missing.onnx").stderr
+
+
+def test_sizes_of_images_go_with_any_model_file(server: InProcessServer, files: Path) -> None:
+    sizes = ("--channels", 1, "--height", 28, "--width", 28)
+    limits = ("--latency-ms", 1.5, "--max-drop", 1.0)
+    answer = invoke_json(server, "search", files / "net.onnx", files / "data.npz", *limits, *sizes)
+    dataset = invoke_json(server, "datasets", "show", answer["search"]["dataset"])
+    assert (dataset["preprocessing"]["height"], dataset["preprocessing"]["channels"]) == (28, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "says"),
+    [
+        ("nets/missing.pt2", "data.npz", "there is no file nets/missing.pt2"),
+        ("net.onnx", "missing.npz", "there is no file missing.npz"),
+        ("net.onnx", ".", ". is a folder; pack it"),
+        ("My Net", "data.npz", "'My Net' is no name of a model"),
+    ],
+)
+def test_a_mistyped_path_is_no_name(
+    model: str, dataset: str, says: str, server: InProcessServer, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    result = invoke(server, "search", model, dataset)
+    assert isinstance(result.exception, UsageError)
+    assert says in str(result.exception)
+
+
+def test_options_that_would_do_nothing_are_refused(server: InProcessServer, files: Path) -> None:
+    uploaded = run_search(server, files)["search"]
+    result = invoke(server, "search", files / "net.onnx", uploaded["dataset"], "--mean", 0.5, "--resize-size", 40)
+    assert "--mean, --resize-size only go with a dataset file" in str(result.exception)
+    result = invoke(server, "search", uploaded["model"], files / "data.npz", "--num-classes", 3)
+    assert "--num-classes only go with a model file" in str(result.exception)
+
+
+def test_the_same_bytes_are_the_same_model_and_dataset(server: InProcessServer, files: Path) -> None:
+    first, again = run_search(server, files)["search"], run_search(server, files)["search"]
+    assert (first["model"], first["dataset"]) == (again["model"], again["dataset"])
+    refused = command(server, "search", files / "net.onnx", files / "data.npz", "--latency-ms", "nan")
+    assert refused.returncode == 2
+    stored = invoke_json(server, "datasets", "list")
+    assert len({one["sha256"] for one in stored}) == len(stored)
+    other = invoke_json(server, "datasets", "upload", files / "data.npz", "--height", 4, "--width", 4)
+    assert other["name"] != first["dataset"]
+    assert other["sha256"] == stored[0]["sha256"]
+
+
+def piped(server: InProcessServer, *arguments: object, columns: int | None = None) -> str:
+    """Standard output of the command in a pipe."""
+    line = [sys.executable, "-c", "from paretopress.cli import main; main()", "--address", server.address, *map(str, arguments)]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    environment |= {"COLUMNS": str(columns)} if columns else {}
+    return subprocess.run(line, capture_output=True, text=True, check=True, env=environment).stdout
+
+
+@pytest.mark.parametrize("columns", [80, None], ids=["80 columns", "pipe"])
+@pytest.mark.parametrize("noun", ["models", "datasets", "searches"])
+def test_names_are_never_split(noun: str, columns: int | None, server: InProcessServer, files: Path) -> None:
+    run_search(server, files)
+    names = [one["name"].rpartition("/")[2] for one in invoke_json(server, noun, "list")]
+    words = piped(server, noun, "list", columns=columns).split()
+    assert set(names) <= set(words)
+
+
+def test_json_may_stand_before_the_command(server: InProcessServer, files: Path) -> None:
+    run_search(server, files)
+    result = RUNNER.invoke(app, ["--json", "--address", server.address, "models", "list"])
+    assert json.loads(result.stdout)[0]["name"].startswith("projects/default/models/")
+
+
+def test_version_and_completion(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert RUNNER.invoke(app, ["--version"]).stdout.startswith("paretopress 0.")
+    assert "--install-completion" in RUNNER.invoke(app, ["--help"]).output
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1234", 1234), ("500kB", 500_000), ("1MB", 1_000_000), ("1.5 mb", 1_500_000), ("1MiB", 1 << 20), ("2k", 2000)],
+)
+def test_sizes_for_people(text: str, count: int) -> None:
+    assert bytes_of(text) == count
+
+
+def test_what_is_no_size_is_refused(server: InProcessServer, files: Path) -> None:
+    result = invoke(server, "search", files / "net.onnx", files / "data.npz", "--max-size", "small")
+    assert result.exit_code == 2
+    assert "500kB" in result.output
+
+
+def test_a_searchs_own_files_are_downloaded(server: InProcessServer, files: Path) -> None:
+    search = run_search(server, files)["search"]
+    (artifact,) = (one["artifact"] for one in search["artifacts"])
+    answer = invoke_json(server, "searches", "download", search["name"], "--out", files / "out")
+    assert answer["files"] == [str(files / "out" / artifact)]
+    assert Path(answer["files"][0]).stat().st_size > 0
+
+
+def test_a_server_that_is_down_is_told_at_once(free_port: int) -> None:
+    line = [
+        sys.executable,
+        "-c",
+        "from paretopress.cli import main; main()",
+        "--address",
+        f"127.0.0.1:{free_port}",
+        "models",
+        "list",
+    ]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.kill()
+    assert f"127.0.0.1:{free_port} does not answer" in first
+
+
+def test_problems_are_printed_once(server: InProcessServer, files: Path) -> None:
+    result = command(server, "search", files / "net.onnx", files / "data.npz", *["--scope", "x" * 2000] * 3)
+    assert result.stderr.count("must have at most") == 3
+
+
+@pytest.mark.parametrize(("spread", "shown"), [(0.05, "2.00x"), (0.9, "unsettled")])
+def test_no_speed_up_is_claimed_from_what_did_not_settle(spread: float, shown: str) -> None:
+    names = "projects/p/searches/s"
+    original, faster = (candidate_to_proto(names, record(n, latency_ms=2.0 / (n + 1), drop=0.1)) for n in range(2))
+    for one in (original, faster):
+        one.measurements["latency_ms"].source = one.measurements["latency_ms"].MEASURED
+    original.measurements["latency_ms"].spread = spread
+    with (console := Console(width=200, file=io.StringIO())).capture() as captured:
+        console.print(CandidateTable("", [faster], original))
+    assert shown in captured.get()
+
+
+COMMANDS = ["", "search", "serve", *(f"{noun.name} {one.name or one.callback.__name__}" for noun in app.registered_groups
+            for one in noun.typer_instance.registered_commands)]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_cuts_nothing_at_80_columns(command: str) -> None:
+    result = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0, result.output
+    assert "…" not in result.output
 
 
 def test_the_growing_front_leaves_out_what_is_dominated() -> None:

@@ -199,7 +199,11 @@ def test_bytes_that_the_project_has_are_not_sent_again(server: InProcessServer, 
     with server.client() as client:
         first = client._models.UploadModel(messages(DATA, 0, DATA))
         again = client._models.UploadModel(messages(DATA, 0, b"", upload_id="u2"))
-        assert again.name != first.name
+        assert again == first, "the same bytes are the same resource"
+        named = next(messages(DATA, 0, b"", upload_id="u4"))
+        named.metadata.model_id = "another"
+        again = client._models.UploadModel(iter([named]))
+        assert again.name == "projects/default/models/another"
         assert (again.sha256, again.parameters) == (first.sha256, first.parameters)
         assert importer.received == [DATA], "neither sent nor opened again"
         client.delete_model(first.name)
