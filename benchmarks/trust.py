@@ -43,13 +43,15 @@ CASES = {
 EXPORTING = (
     *(f"tests/techniques/test_{name}.py" for name in (
         "round_trips", "export", "export_rewrites", "quantization", "onnx_import", "onnx_layout", "onnx_counts", "pt2_archive",
+        "lift",
     )),
     "tests/techniques/lifting",
     *(f"tests/search/test_{name}.py" for name in (
-        "finalists", "finals", "file_proof", "head_searches", "pricing", "job_phases", "attempts", "skipped_options",
+        "finalists", "finals", "file_proof", "head_searches", "pricing", "job_phases", "attempts", "skipped_options", "file_counts",
+        "describe",
     )),
 )  # fmt: skip
-"""Tests that export files, or run searches that do."""
+"""Tests that export files in their own process, or run searches that do."""
 _TEST_LIMIT_S, _READ_LIMIT_S = 3600.0, 900.0
 _TOLERANCE = 1e-5
 
@@ -118,6 +120,6 @@ def checks(rows: list[Row]) -> list[Check]:
         Check("trust 5 agreement of efficientnet-lite0 in int8", lite.get("agreement"), ">= 0.85"),
         Check("trust 5 agreement of efficientnet-lite0 in int8", lite.get("agreement"), ">= 0.95", "goal"),
         Check("trust 5 labelled images right of 20", lite.get("labelled_right"), ">= 17"),
-        Check("trust 6 files of tests read again", sum(row["files"] for row in read), ">= 200"),
+        Check("trust 6 files of tests read again", sum(row["files"] for row in read), ">= 150"),
         Check("trust 6 not themselves", sum(row["not_read"] for row in read) if len(read) == len(EXPORTING) else None, "<= 0"),
     ]

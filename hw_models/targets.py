@@ -93,6 +93,13 @@ class Target:
         if self.optimization not in get_args(Optimization):
             raise TargetError(f"{self.name}: optimization must be one of {list(get_args(Optimization))}, got {self.optimization!r}")
 
+    @property
+    def proving_optimization(self) -> Optimization:
+        """The level at which this machine runs the target's files. One that is elsewhere has kernels of its own; its files are run
+        here as they are written, without fusing integers into kernels whose sums this processor may cut off.
+        """
+        return self.optimization if self.attached else "basic"
+
     def to_json(self) -> str:
         """Canonical text with type and version."""
         return json.dumps({"type": "target", "version": 1, **asdict(self)}, sort_keys=True)

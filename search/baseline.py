@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from hw_models.targets import Target, get_target
+from hw_models.targets import Target
 from paretopress.runtime.session import run_classifier
 from search.dataset_file import DatasetMetadata
 from search.errors import BaselineError, SearchCancelledError
@@ -48,7 +48,7 @@ class Original:
     note: str = ""
 
 
-def open_original(spec: SearchSpec, blobs: BlobStore) -> Original:
+def open_original(spec: SearchSpec, blobs: BlobStore, target: Target) -> Original:
     """Load model and data, and refuse a pair that cannot belong together. Labels of more classes than the network knows are
     left aside, with a note, where candidates are only compared with the original.
 
@@ -75,15 +75,15 @@ def open_original(spec: SearchSpec, blobs: BlobStore) -> Original:
             f"the labels name {classes} classes, but the network tells {known} apart; check the label column, or search with "
             "metric AGREEMENT, which leaves such labels aside"
         )
-    return Original(network, data, _proven_file(spec, network, data), note)
+    return Original(network, data, _proven_file(spec, network, data, target), note)
 
 
-def _proven_file(spec: SearchSpec, network: Network, data: ImageData) -> bytes:
+def _proven_file(spec: SearchSpec, network: Network, data: ImageData, target: Target) -> bytes:
     """The original through our own exporter, once the target's runtime computes the same with it."""
-    onnx, target = to_onnx(network, dynamic_batch=spec.budget.batch_size > 1), get_target(spec.target)
+    onnx = to_onnx(network, dynamic_batch=spec.budget.batch_size > 1)
     _, images = next(iter(data.split("validation").batches(PROOF_IMAGES)))
     try:
-        prove_file(network, onnx, images, target.threads, target.optimization)
+        prove_file(network, onnx, images, target.threads, target.proving_optimization)
     except FileDiffersError as error:
         raise BaselineError(f"the original cannot be exported faithfully, so nothing could be compared with it: {error}") from error
     return onnx
@@ -97,7 +97,7 @@ def onnx_accuracy(
     Another level is another program, which may round otherwise; ``threads`` are this machine's, as they change the speed only.
     """
     parts = [
-        reading.logits(run_classifier(onnx, images.numpy(), threads=threads, optimization=target.optimization))
+        reading.logits(run_classifier(onnx, images.numpy(), threads=threads, optimization=target.proving_optimization))
         for _, images in view.batches(reading.images_at_once(1000))
     ]
     logits = np.concatenate(parts)

@@ -23,10 +23,13 @@ from search.places import Places
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
 from search.report import ReportInputs, build_report
 from search.setup import Setup
+from search.spec import SearchSpec
 from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
 
 GAP_IMAGES = 5000
+UNSETTLED = 0.15
+"""Of a latency: what its 95% interval may be, for a speed-up to be claimed from it."""
 GAPS_LIMIT_S = 300.0
 
 
@@ -125,7 +128,10 @@ def _failures(store: CandidateStore) -> str:
 
 
 def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore) -> dict[str, Measurement]:
-    """Latencies of the original and of all that can be measured."""
+    """Latencies of the original and of all that can be measured; of a target elsewhere, the predicted ones."""
+    if not setup.target.attached:
+        predicted = {e.record.candidate_id: e.record.measurements["predicted_latency_ms"] for e in exported}
+        return {BASELINE: setup.baseline.measurements["latency_ms"], **predicted}
     left = {e.record.candidate_id: e for e in exported}
     while left:
         files = {BASELINE: setup.original.onnx, **{name: one.onnx for name, one in left.items()}}
@@ -186,7 +192,7 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
     """Decide the best, read the test split once, write the report, log the front."""
     spec, store = setup.spec, environment.store
     members = front(finals.finalists, spec.budget)
-    best = pick(finals.finalists, spec.budget, spec.preference)
+    best = best_of(finals, spec)
     closest = None if best else nearest(finals.finalists, spec.budget)
     broken = broken_limits(closest, spec.budget) if closest else {}
     baseline = finals.baseline
@@ -217,7 +223,7 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
     )
     text = json.dumps(report, indent=1, sort_keys=True)
     digest = environment.blobs.put_bytes(text.encode())
-    message = _message(best, closest, broken, baseline)
+    message = message_of(best, closest, broken, baseline, setup)
     outcome = SearchOutcome(
         state="SUCCEEDED" if best else "INFEASIBLE",
         message=message,
@@ -290,17 +296,53 @@ def network_notes(setup: Setup) -> list[str]:
 def _notes(setup: Setup, store: CandidateStore) -> list[str]:
     """What a reader must know of the data, the network, and the places that are left alone."""
     found = store.phase(PLACES_PHASE)
-    return [*setup.original.data.metadata.notes, *network_notes(setup), *([Places.from_json(found).sentence] if found else [])]
+    return [
+        *_latency_notes(setup),
+        *setup.original.data.metadata.notes,
+        *network_notes(setup),
+        *([Places.from_json(found).sentence] if found else []),
+    ]
 
 
-def _message(
-    best: CandidateRecord | None, closest: CandidateRecord | None, broken: Mapping[str, float], baseline: CandidateRecord
+def _speed_up(before: Measurement, after: Measurement) -> str:
+    """In words; measurements that did not settle are no ground for a number."""
+    doubtful = [one for one in (before, after) if one.source == "measured" and one.spread > UNSETTLED * one.value]
+    if doubtful:
+        return f"the original's {before.value:.3f} ±{before.spread:.2g} ms beside it did not settle enough to say how much faster"
+    return f"{before.value / after.value:.2f}x faster"
+
+
+def _latency_notes(setup: Setup) -> list[str]:
+    if setup.target.attached:
+        return []
+    words = f"{setup.target.name} is not attached: all latencies are {setup.latency_source}, and a limit is met by the upper bound"
+    return [f"{words}; accuracies are those of the exported files in ONNX Runtime on the server"]
+
+
+def best_of(finals: Finals, spec: SearchSpec) -> CandidateRecord | None:
+    """The best by the request's preference. An original that meets the budget competes: no worse network is sold as better."""
+    return pick([*finals.finalists, finals.baseline], spec.budget, spec.preference)
+
+
+def message_of(
+    best: CandidateRecord | None,
+    closest: CandidateRecord | None,
+    broken: Mapping[str, float],
+    baseline: CandidateRecord,
+    setup: Setup,
 ) -> str:
+    """The answer in a sentence."""
+    source = setup.latency_source
+    if best is not None and best.candidate_id == BASELINE:
+        latency = best.measurements["latency_ms"].value
+        words = f"the original meets the budget as it is ({latency:.3f} ms {source}), and no candidate is better by"
+        return f"{words} preference {setup.spec.preference}: set limits below what it takes to have it compressed"
     if best is not None:
-        before, after = baseline.measurements["latency_ms"].value, best.measurements["latency_ms"].value
+        before, after = baseline.measurements["latency_ms"], best.measurements["latency_ms"]
         drop = best.drop_points["test"][0]
-        speed = f"{after:.3f} ms measured, {before / after:.2f}x faster"
-        return f"best {best.candidate_id}: {speed}, test accuracy drop {drop:+.2f} points"
+        speed = f"{after.value:.3f} ms {source}, {_speed_up(before, after)}"
+        also = "" if broken_limits(baseline, setup.spec.budget) else "; the original meets this budget, too"
+        return f"best {best.candidate_id}: {speed}, test accuracy drop {drop:+.2f} points{also}"
     name = closest.candidate_id if closest else "none"
     excess = ", ".join(f"{limit} by {value:.4g}" for limit, value in broken.items())
     return f"no candidate meets the budget; the nearest is {name}, which breaks {excess}"

@@ -133,7 +133,7 @@ def _proven_file(
     network = evaluator.build(recipe, record.rung, evaluator.files.checkpoint(record.trial_number)).eval()
     onnx = to_onnx(network, dynamic_batch=batch > 1)
     _, images = next(iter(evaluator.loaded().validation.batches(PROOF_IMAGES)))
-    prove_file(network, onnx, images, target.threads, target.optimization)
+    prove_file(network, onnx, images, target.threads, target.proving_optimization)
     return network, onnx
 
 

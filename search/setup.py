@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hw_models.predictor import Predictor
-from hw_models.targets import Target, get_target
+from hw_models.targets import Target, builtin_targets
 from search.attempts import STEP_LIMIT_S, Attempts, attempt
 from search.baseline import (
     Original,
@@ -67,7 +67,11 @@ _UNTRAINED_FACTOR = 20
 
 @dataclass(frozen=True)
 class Setup:
-    """What the phases of one search share."""
+    """What the phases of one search share.
+
+    Attributes:
+        calibrated: whether anything was measured on the target; its predictions are a data sheet's otherwise.
+    """
 
     spec: SearchSpec
     target: Target
@@ -80,6 +84,14 @@ class Setup:
     pricer: Pricer
     techniques: tuple[str, ...]
     runner: RunnerSettings
+    calibrated: bool = True
+
+    @property
+    def latency_source(self) -> str:
+        """What latencies of finalists are, in words."""
+        if self.target.attached:
+            return "measured"
+        return "predicted" if self.calibrated else "predicted, uncalibrated"
 
     @property
     def rungs(self) -> int:
@@ -95,9 +107,10 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         InvalidSpecError: unknown techniques or target.
         SearchCancelledError: cancelled while the original's outputs were written.
     """
-    target = get_target(spec.target)
+    predictor = Predictor.from_json(environment.predictor_json)
+    target = searched_target(spec.target, predictor)
     techniques = allowed_techniques(spec, target)
-    original = open_original(spec, environment.blobs)
+    original = open_original(spec, environment.blobs, target)
     began = time.monotonic()
     reading, validation = read_original(spec, original)
     image_s = (time.monotonic() - began) / max(len(original.data.split("validation")), 1)
@@ -124,13 +137,29 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         labelled=original.data.labelled,
     )
     record = baseline_record(spec, original, validation, environment.blobs.put_bytes(original.onnx))
-    latency = measure_alone(original.onnx, target, spec.budget.batch_size)
-    record = replace(record, measurements={**record.measurements, "latency_ms": latency})
     context = technique_context(settings, original.data.split("train"), files.interrupt)
-    predictor = Predictor.from_json(environment.predictor_json)
     pricer = Pricer(original.network, predictor, spec.budget.batch_size, context)
+    predicted = pricer.price(Recipe()).latency
+    latency = measure_alone(original.onnx, target, spec.budget.batch_size) if target.attached else predicted
+    record = replace(record, measurements={**record.measurements, "latency_ms": latency})
     evaluator = CandidateEvaluator(files, settings)
-    return Setup(spec, target, original, reading, validation, record, evaluator, context, pricer, techniques, runner)
+    return Setup(
+        spec, target, original, reading, validation, record, evaluator, context, pricer, techniques, runner, predictor.calibrated
+    )
+
+
+def searched_target(name: str, predictor: Predictor) -> Target:
+    """The target of a request: one of this machine's by its name, any other as its predictor knows it.
+
+    Raises:
+        InvalidSpecError: it is neither.
+    """
+    known = {target.name: target for target in builtin_targets()}
+    target = known.get(name, predictor.target)
+    if target.name != name:
+        words = f"{name!r} is no target of this machine ({sorted(known)}), and the predictor given is {target.name}'s"
+        raise InvalidSpecError([FieldViolation("target", words)])
+    return target
 
 
 def _untrained_limit_s(original: Original, image_s: float) -> float:

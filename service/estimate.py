@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hw_models.targets import builtin_targets
 from search.spec import Effort, SearchSpec
 from service.predictors import PredictorFiles
 from service.store.input_store import StoredInput
@@ -51,11 +52,12 @@ class Estimator:
     def duration_s(self, spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> float:
         """Expected seconds of a search."""
         splits = dataset.facts["split_sizes"]
+        measured_first = spec.target in {one.name for one in builtin_targets()} and not self.predictors.exists(spec.target)
         workload = Workload(
             macs=model.facts["macs"],
             train_images=splits.get("train", 0),
             validation_images=splits.get("validation", 0),
             cpus=self.cpus,
-            calibration_s=0.0 if self.predictors.exists(spec.target) else self.calibration_s,
+            calibration_s=self.calibration_s if measured_first else 0.0,
         )
         return estimated_duration_s(workload, spec.effort)

@@ -23,7 +23,7 @@ from typing import Protocol
 from opentelemetry.trace import SpanKind
 
 from hw_models.errors import HardwareModelError
-from hw_models.targets import Target
+from hw_models.targets import Target, builtin_targets
 from search.attempts import unexpected
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import RuntimeLostError, SearchError
@@ -41,7 +41,7 @@ from service.leases import kept_lease
 from service.logs import about_search, configure_logging
 from service.predictors import PredictorFiles
 from service.processes import MARKER, WAIT_POLICY, die_with_parent, end_process_group
-from service.resources import work_folder_name
+from service.resources import TargetName, project_of, work_folder_name
 from service.schedules.jobs import RegistryWorker
 from service.schedules.maker import SearchMaker
 from service.search_spans import SearchSpans, TracedCandidateStore
@@ -53,6 +53,8 @@ from service.store.schedule_jobs import ScheduleJobs
 from service.store.search_catalogue import TRACE_PHASE, SearchCatalogue
 from service.store.search_queue import ClaimedSearch, SearchQueue, process_identity
 from service.store.search_store import SqlCandidateStore
+from service.store.target_store import TargetStore
+from service.targets import TargetDirectory
 from service.tracing import span, start_tracing, stop_tracing
 from service.workers import Heartbeat
 from techniques.errors import TechniqueError
@@ -274,15 +276,20 @@ class Worker:
             store=store,
             blobs=self._blobs,
             tracker=self._tools.tracker(self._settings),
-            predictor_json=self._predictor(claimed.spec.target, store),
+            predictor_json=self._predictor(claimed, store),
             work_dir=self._settings.work_dir / work_folder_name(claimed.name),
             ray_address=self._settings.ray_address,
             cpus=self._settings.cpus,
             dataset_notes=claimed.dataset_notes,
         )
 
-    def _predictor(self, target: str, store: SqlCandidateStore) -> str:
-        predictors = self._calibrator.predictors
+    def _predictor(self, claimed: ClaimedSearch, store: SqlCandidateStore) -> str:
+        """What was measured on a target of this machine, measured now if need be; of any other, what its data sheet says."""
+        target, predictors = claimed.spec.target, self._calibrator.predictors
+        if target not in {one.name for one in builtin_targets()}:
+            directory = TargetDirectory(predictors, TargetStore(self._database))
+            known = directory.get(TargetName(project_of(claimed.name) or "", target))
+            return directory.predictor(known).to_json()
         if not predictors.exists(target):
             store.append(Event("phase", f"calibrating {target}: about {self._settings.calibration_s:.0f} s, once"))
             self._calibrator.measure(target, self._settings.calibration_s, store.should_stop)

@@ -99,8 +99,9 @@ class CandidateTable:
             table.add_column(column, justify="left" if column == "candidate" else "right", no_wrap=True)
         if wide:
             table.add_column("steps", overflow="fold")
-        rows = [] if self.baseline is None else [_row(self.baseline, None, "")]
-        rows += [_row(c, self.baseline, " *" if c.name == self.best else "") for c in self.candidates]
+        marks = {self.best: " *"}
+        rows = [] if self.baseline is None else [_row(self.baseline, None, marks.get(self.baseline.name, ""))]
+        rows += [_row(c, self.baseline, marks.get(c.name, "")) for c in self.candidates]
         for row in rows:
             table.add_row(*(row if wide else row[:-1]))
         yield table

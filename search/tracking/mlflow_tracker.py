@@ -140,7 +140,9 @@ def candidate_metrics(record: CandidateRecord) -> dict[str, float]:
     for split, (estimate, low, high) in record.drop_points.items():
         metrics |= {f"drop_points_{split}": estimate, f"drop_points_{split}_low": low, f"drop_points_{split}_high": high}
     for name, measurement in record.measurements.items():
-        metrics[f"{name}_predicted" if measurement.source == "predicted" else name] = measurement.value
+        if measurement.source == "predicted":
+            name = f"{name.removeprefix('predicted_')}_predicted"
+        metrics[name] = measurement.value
         if measurement.spread:
             metrics[f"{name}_spread"] = measurement.spread
     return metrics

@@ -129,7 +129,8 @@ def environment(
     budget = spec.pop("budget", Budget(max_accuracy_drop_points=20.0))
     effort = spec.pop("effort", Effort(2, 120.0, 1, 2.0))
     model, data = blobs.put_file(folder / "model.pt2"), blobs.put_file(folder / "data")
-    asked = SearchSpec(model, data, "cpu-ort-1t", budget, effort, **spec)
-    predictor = Predictor.uncalibrated(get_target("cpu-ort-1t")).to_json()
+    target = spec.pop("target", None) or get_target("cpu-ort-1t")
+    asked = SearchSpec(model, data, target.name, budget, effort, **spec)
+    predictor = Predictor.uncalibrated(target).to_json()
     name = "projects/default/searches/heads"
     return asked, SearchEnvironment(name, MemoryStore(), blobs, SilentTracker(), predictor, folder / "work")

@@ -80,7 +80,7 @@ class Finals:
             spec=SearchSpec("model", "dataset", "target", Budget(latency_ms=9.0, max_accuracy_drop_points=5.0)),
             original=SimpleNamespace(onnx=b"onnx", data=SimpleNamespace(split=lambda name: None)),
             runner=SimpleNamespace(cpus=1),
-            target=None,
+            target=get_target("cpu-ort-1t"),
             reading=None,
             baseline=_record(-1, BASELINE),
             pricer=None,

@@ -26,7 +26,7 @@ from mlflow.tracking import MlflowClient
 from examples import digits
 from paretopress.client import Client
 from paretopress.errors import ClientError, RequestRefusedError
-from paretopress.v1 import dataset_pb2, model_pb2, search_pb2
+from paretopress.v1 import dataset_pb2, model_pb2, search_pb2, target_pb2
 from search.dataset_file import read
 from search.evaluation.candidate import CandidateEvaluator, EvaluationFiles, EvaluationSettings
 from search.setup import training_effort
@@ -214,12 +214,17 @@ def test_an_accuracy_below_the_expected_one_is_caught(done: Done, client: Client
         assert "expected_accuracy" in ended.state_message
 
 
-def test_a_budget_out_of_reach_ends_infeasible_with_the_nearest(done: Done, client: Client, tmp_path: Path) -> None:
-    """Without labels, and for several images per run."""
+def test_a_budget_out_of_reach_ends_infeasible_with_the_nearest(
+    done: Done, client: Client, server: InProcessServer, tmp_path: Path
+) -> None:
+    """Without labels, for several images per run, and for a board that is known from its data sheet only."""
     np.savez_compressed(tmp_path / "images.npz", images=digits.load().train_images[:600])
     dataset = client.upload_dataset(tmp_path / "images.npz", dataset_pb2.Dataset.NPZ, preprocessing())
     budget = search_pb2.Budget(latency_ms=0.001, max_accuracy_drop_points=20.0, batch_size=4)
+    peaks = target_pb2.Peaks(fp32_gmacs=2.0, int8_gmacs=8.0, bandwidth_gb_s=1.0, sources=["a data sheet"])
+    board = client.create_target(target_pb2.Target(device="cpu", runtime="onnxruntime", peaks=peaks), "my-board")
     request = search(done.model, dataset.name, budget, trials=1, techniques=("int8_quantization",))
+    request.target = board.name
     request.metric = search_pb2.AGREEMENT
     client.create_search(request, search_id="impossible")
     ended = client.wait("projects/default/searches/impossible")
@@ -231,7 +236,17 @@ def test_a_budget_out_of_reach_ends_infeasible_with_the_nearest(done: Done, clie
     session = ort.InferenceSession(str(tmp_path / "model.onnx"))
     assert session.run(None, {session.get_inputs()[0].name: np.zeros((4, 1, 8, 8), np.float32)})[0].shape == (4, 10)
     nearest = client.get_candidate(ended.nearest)
-    assert nearest.measurements["latency_ms"].source == nearest.measurements["latency_ms"].MEASURED
+    latencies = [one for name, one in nearest.measurements.items() if name.endswith("latency_ms")]
+    assert {one.source for one in latencies} == {latencies[0].PREDICTED}
+    client.download_artifact("projects/default/searches/impossible", "report.json", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {report[name]["latency_ms"]["source"] for name in ("baseline", "nearest")} == {"predicted"}
+    tracking = MlflowClient(server.settings.resolved_tracking_uri)
+    (experiment,) = tracking.search_experiments(filter_string="name = 'paretopress'")
+    runs = tracking.search_runs([experiment.experiment_id], "tags.`paretopress.search` = 'projects/default/searches/impossible'")
+    metrics = {name for run in runs for name in run.data.metrics if "latency" in name}
+    assert metrics
+    assert all("latency_ms_predicted" in name for name in metrics)
     assert 0.8 <= nearest.accuracies["selection"].value < 1.0 or nearest.accuracies["selection"].drop_points == 0.0
 
 
