@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,14 @@ class Original:
         network: in evaluation behaviour.
         onnx: the original through our own exporter, stripped: what sizes and latencies are compared with.
         note: what the report must say of the labels; empty where they are read, or there are none.
+        file_s: what exporting it and proving its file took.
     """
 
     network: Network
     data: ImageData
     onnx: bytes
     note: str = ""
+    file_s: float = 0.0
 
 
 def open_original(spec: SearchSpec, blobs: BlobStore, target: Target) -> Original:
@@ -75,7 +78,9 @@ def open_original(spec: SearchSpec, blobs: BlobStore, target: Target) -> Origina
             f"the labels name {classes} classes, but the network tells {known} apart; check the label column, or search with "
             "metric AGREEMENT, which leaves such labels aside"
         )
-    return Original(network, data, _proven_file(spec, network, data, target), note)
+    began = time.monotonic()
+    onnx = _proven_file(spec, network, data, target)
+    return Original(network, data, onnx, note, time.monotonic() - began)
 
 
 def _proven_file(spec: SearchSpec, network: Network, data: ImageData, target: Target) -> bytes:
@@ -179,6 +184,6 @@ def ensure_teacher_logits(
     return views
 
 
-def measure_alone(onnx: bytes, target: Target, batch: int) -> Measurement:
+def measure_alone(onnx: bytes, target: Target, batch: int, limit_s: float) -> Measurement:
     """Latency of the original on the target before any trial runs."""
-    return measure_candidates({BASELINE: onnx}, target, BASELINE, batch=batch)[BASELINE].measurement
+    return measure_candidates({BASELINE: onnx}, target, BASELINE, batch=batch, limit_s=limit_s)[BASELINE].measurement

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from search.attempts import Attempts, attempt, supervised
 from search.baseline import onnx_accuracy
+from search.clock import Clock
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import OptionSkippedError, SearchError
 from search.evaluation.accuracy import AccuracyResult, drop_points
@@ -22,15 +23,14 @@ from search.places import PHASE as PLACES_PHASE
 from search.places import Places
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
 from search.report import ReportInputs, build_report
-from search.setup import Setup
+from search.setup import GAP_IMAGES, Setup
 from search.spec import SearchSpec
 from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
 
-GAP_IMAGES = 5000
 UNSETTLED = 0.15
 """Of a latency: what its 95% interval may be, for a speed-up to be claimed from it."""
-GAPS_LIMIT_S = 300.0
+GAPS_LIMIT_S, _GAPS_AT_LEAST_S = 300.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def run_finals(setup: Setup, environment: SearchEnvironment, ends_at: float = ma
     A candidate that cannot be exported or measured has failed, with the reason; the next best takes its place.
 
     Args:
-        ends_at: of `time.monotonic`: behind it no further finalist is begun, once there is one.
+        ends_at: of `time.monotonic`: when the wall time is up. Once there is one finalist, no further one is begun that would leave
+            too little of it for measuring, and rounds of measuring are added within it only.
 
     Raises:
         SearchError: there is no candidate at all; says what the trials died of.
@@ -64,7 +65,7 @@ def run_finals(setup: Setup, environment: SearchEnvironment, ends_at: float = ma
         raise SearchError(f"no candidate could be evaluated: {'; '.join(errors[:3])}")
     original = supervised(lambda: _selection(setup), store.should_stop, math.inf)
     exported = _exported(chosen, original, setup, environment, ends_at)
-    measured = _measured(exported, setup, store)
+    measured = _measured(exported, setup, store, ends_at)
     exported = [e for e in exported if e.record.candidate_id in measured]
     if not exported:
         raise SearchError(f"no finalist could be exported and measured: {_failures(store)}")
@@ -96,7 +97,8 @@ def _exported(
     for record in chosen:
         if len(exported) == most:
             break
-        if exported and time.monotonic() > ends_at:
+        file_s, after_s = setup.finals_time.file_s, setup.finals_time.after_export_s(len(exported) + 2)
+        if exported and time.monotonic() + file_s + after_s > ends_at:
             store.append(Event("warning", f"the wall time was up: {len(exported)} of {most} finalists are exported"))
             break
 
@@ -127,7 +129,7 @@ def _failures(store: CandidateStore) -> str:
     return "; ".join(errors[:3])
 
 
-def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore) -> dict[str, Measurement]:
+def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore, ends_at: float) -> dict[str, Measurement]:
     """Latencies of the original and of all that can be measured; of a target elsewhere, the predicted ones."""
     if not setup.target.attached:
         predicted = {e.record.candidate_id: e.record.measurements["predicted_latency_ms"] for e in exported}
@@ -136,7 +138,7 @@ def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore)
     while left:
         files = {BASELINE: setup.original.onnx, **{name: one.onnx for name, one in left.items()}}
         try:
-            return _measure(files, setup, store)
+            return _measure(files, setup, store, setup.finals_time.measuring_limit_s(ends_at - time.monotonic()))
         except LatencyError as error:
             named = [name for name in left if name in str(error)]
             if len(named) != 1:
@@ -145,9 +147,9 @@ def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore)
     return {}
 
 
-def _measure(files: Mapping[str, bytes], setup: Setup, store: CandidateStore) -> dict[str, Measurement]:
-    batch, stop = setup.spec.budget.batch_size, store.should_stop
-    results = run_quietly(measure_candidates, setup.runner, files, setup.target, BASELINE, batch=batch, should_stop=stop)
+def _measure(files: Mapping[str, bytes], setup: Setup, store: CandidateStore, limit_s: float) -> dict[str, Measurement]:
+    asked = {"batch": setup.spec.budget.batch_size, "limit_s": limit_s}
+    results = run_quietly(measure_candidates, setup.runner, files, setup.target, BASELINE, should_stop=store.should_stop, **asked)
     warning = noise_warning(results)
     if warning:
         store.append(Event("warning", warning))
@@ -188,7 +190,7 @@ def _decided(record: CandidateRecord, setup: Setup, on_front: bool) -> Candidate
     return replace(record, feasible=feasible, state="front" if on_front else "finalist")
 
 
-def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, finals: Finals, duration_s: float) -> SearchOutcome:
+def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, finals: Finals, clock: Clock) -> SearchOutcome:
     """Decide the best, read the test split once, write the report, log the front."""
     spec, store = setup.spec, environment.store
     members = front(finals.finalists, spec.budget)
@@ -202,7 +204,7 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
         store.save_candidate(baseline)
         store.save_candidate(best)
         members = [best if m.candidate_id == best.candidate_id else m for m in members]
-    gaps, gaps_note = _attempted_gaps(setup, finals, best, store)
+    gaps, gaps_note = _attempted_gaps(setup, finals, best, store, clock.left_s)
     evaluated = [r for r in store.candidates() if r.candidate_id != BASELINE and "validation" in r.accuracy]
     report = build_report(
         ReportInputs(
@@ -216,7 +218,7 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
             broken_limits=broken,
             gaps=gaps,
             data_sha256=setup.original.data.metadata.data_sha256,
-            duration_s=duration_s,
+            duration_s=clock.spent_s,
             places=store.phase(PLACES_PHASE),
             notes=_once(environment.dataset_notes, _notes(setup, store), finals.notes, gaps_note),
         )
@@ -258,11 +260,12 @@ def _read_test(setup: Setup, finals: Finals, best: CandidateRecord) -> tuple[Can
 
 
 def _attempted_gaps(
-    setup: Setup, finals: Finals, best: CandidateRecord | None, store: CandidateStore
+    setup: Setup, finals: Finals, best: CandidateRecord | None, store: CandidateStore, left_s: float
 ) -> tuple[dict[str, float], list[str]]:
     """The gaps, or why the report has none: they decide nothing."""
+    limit_s = min(GAPS_LIMIT_S, max(left_s, _GAPS_AT_LEAST_S))
     try:
-        return attempt("gaps", lambda: _gaps(setup, finals, best), store.should_stop, GAPS_LIMIT_S), []
+        return attempt("gaps", lambda: _gaps(setup, finals, best), store.should_stop, limit_s), []
     except OptionSkippedError as error:
         return {}, [f"the gaps between training and validation accuracy are missing: {error}"]
 

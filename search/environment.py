@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ class SearchEnvironment:
         ray_address: an existing cluster; None starts an embedded one.
         parallel_trials: one makes a search repeatable (contract 7); more share the CPUs.
         dataset_notes: what the report must say about the data (who chose the split).
+        began: of `time.monotonic`: when the worker took the search up; its wall time counts from here.
     """
 
     search_name: str
@@ -34,6 +36,7 @@ class SearchEnvironment:
     cpus: int = 2
     parallel_trials: int = 1
     dataset_notes: tuple[str, ...] = ()
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import gc
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
 from search.attempts import ON_PURPOSE, supervised, unexpected
+from search.clock import Clock, ClockedStore
 from search.conclusion import conclude, run_finals
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import OutsideError, SearchCancelledError, SearchError, TimeLimitError, UnexpectedError
@@ -35,27 +36,29 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
         BaselineError: the original does not behave on this data as stated; the message names the preprocessing.
         SearchError: anything else that is the request's fault; the message says what to do.
     """
-    started = time.monotonic()
     spec.validated()
     environment.work_dir.mkdir(parents=True, exist_ok=True)
     outbox = Outbox(environment.tracker, environment.search_name)
     outbox.start({"spec": spec.to_json(), "target": spec.target})
+    clock = Clock(environment.store, spec.effort.max_wall_time_s, environment.began)
+    store = ClockedStore(environment.store, clock)
 
     try:
-        return _run(spec, environment, outbox, started)
+        return _run(spec, replace(environment, store=store), outbox, clock)
     except SearchCancelledError as error:
         outcome = SearchOutcome("CANCELLED", f"{error}; finished candidates are kept")
         remember_untracked(environment.store, log_ended(outbox, (), environment.blobs, outcome))
         return outcome
     finally:
+        store.note()
         gc.unfreeze()
 
 
-def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, started: float) -> SearchOutcome:
+def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock: Clock) -> SearchOutcome:
     store = environment.store
     torch.set_num_threads(environment.cpus)
     with _phase(store, "baseline", "accuracy of the original on the given data, latency on the target"):
-        setup = _in_time(lambda: prepare(spec, environment), spec, store)
+        setup = _in_time(lambda: prepare(spec, environment), spec, store, clock)
         store.save_candidate(setup.baseline, [_baseline_event(setup.baseline)])
     # Thousands of small graphs are priced from here on; what already stands is not looked through again for each of them.
     gc.collect()
@@ -67,7 +70,7 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, start
         tell_places(setup, sensitivity, environment)
 
     with _phase(store, "search", f"up to {spec.effort.max_trials} candidates"):
-        driver = make_driver(setup, sensitivity, environment, outbox, started)
+        driver = make_driver(setup, sensitivity, environment, outbox, clock)
         driver.restore(store.candidates())
         driver.require_time()
         store.record_process_group(os.getpgrp())
@@ -78,10 +81,10 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, start
                 raise SearchCancelledError("cancelled on request")
             driver.close()
         with _phase(store, "finalists", "exported, read on the selection split, measured on the target"):
-            finals = run_finals(setup, environment, ends_at=started + spec.effort.max_wall_time_s)
+            finals = run_finals(setup, environment, clock.ends_at)
 
     with _goes_on("report"):
-        outcome = conclude(setup, environment, outbox, finals, time.monotonic() - started)
+        outcome = conclude(setup, environment, outbox, finals, clock)
     shutil.rmtree(setup.evaluator.files.checkpoints, ignore_errors=True)
     return outcome
 
@@ -106,10 +109,10 @@ def _goes_on(name: str) -> Iterator[None]:
         raise UnexpectedError(unexpected(name, error)) from error
 
 
-def _in_time(prepare: Callable[[], Setup], spec: SearchSpec, store: CandidateStore) -> Setup:
+def _in_time(prepare: Callable[[], Setup], spec: SearchSpec, store: CandidateStore, clock: Clock) -> Setup:
     """What stands before the first trial; no more than the whole wall time."""
     try:
-        return supervised(prepare, store.should_stop, spec.effort.max_wall_time_s)
+        return supervised(prepare, store.should_stop, max(clock.left_s, 0.0))
     except TimeLimitError as error:
         limit = f"the wall time of {spec.effort.max_wall_time_s:.0f} s was up before the first candidate"
         message = f"{limit}: reading the original's accuracy and measuring it took all of it. Allow more time, or give fewer images"

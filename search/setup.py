@@ -7,13 +7,14 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from hw_models.predictor import Predictor
 from hw_models.targets import Target, builtin_targets
+from paretopress.runtime.measure import LIMIT_S
 from search.attempts import STEP_LIMIT_S, Attempts, attempt
 from search.baseline import (
     Original,
@@ -24,6 +25,7 @@ from search.baseline import (
     read_original,
     save_original_logits,
 )
+from search.clock import Clock
 from search.driver import SearchDriver
 from search.environment import SearchEnvironment
 from search.errors import FieldViolation, InvalidSpecError, OptionSkippedError
@@ -37,11 +39,12 @@ from search.evaluation.candidate import (
 )
 from search.evaluation.reading import Reading
 from search.execution.runner import RunnerSettings
+from search.finals_time import FinalsTime
 from search.moves import PROOF_S, Move, possible_moves, recipe_of
 from search.places import PHASE as PLACES_PHASE
 from search.places import Places, find_places
 from search.pricing import Pricer
-from search.protocols import CandidateRecord, Event
+from search.protocols import CandidateRecord, Event, Measurement
 from search.sampler import PolicySampler
 from search.sensitivity import Sensitivity, measure_sensitivity
 from search.space import Policy, search_space
@@ -57,8 +60,11 @@ from techniques.recipe import Recipe
 BATCH_SIZE = 128
 RUNG_SHARES = (0.0, 0.25, 0.75)
 SENSITIVITY_IMAGES = 256
-_FINALS_SHARE = 0.15
+GAP_IMAGES = 5000
+"""Of the train split, for the report's gap between training and validation."""
 _SENSITIVITY_SHARE = 0.1
+_BASELINE_SHARE = 0.1
+"""Of the wall time: how long rounds are added until the original's latency has settled."""
 _GRACE_SHARE = 0.05
 """Of the wall time: how long after the last promotion a trial that trains may go on before it is interrupted."""
 _UNTRAINED_FACTOR = 20
@@ -71,6 +77,7 @@ class Setup:
 
     Attributes:
         calibrated: whether anything was measured on the target; its predictions are a data sheet's otherwise.
+        finals_time: what the finals are expected to take.
     """
 
     spec: SearchSpec
@@ -85,6 +92,7 @@ class Setup:
     techniques: tuple[str, ...]
     runner: RunnerSettings
     calibrated: bool = True
+    finals_time: FinalsTime = field(default_factory=FinalsTime)
 
     @property
     def latency_source(self) -> str:
@@ -140,11 +148,32 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     context = technique_context(settings, original.data.split("train"), files.interrupt)
     pricer = Pricer(original.network, predictor, spec.budget.batch_size, context)
     predicted = pricer.price(Recipe()).latency
-    latency = measure_alone(original.onnx, target, spec.budget.batch_size) if target.attached else predicted
+    limit_s = min(LIMIT_S, spec.effort.max_wall_time_s * _BASELINE_SHARE)
+    latency = measure_alone(original.onnx, target, spec.budget.batch_size, limit_s) if target.attached else predicted
     record = replace(record, measurements={**record.measurements, "latency_ms": latency})
-    evaluator = CandidateEvaluator(files, settings)
     return Setup(
-        spec, target, original, reading, validation, record, evaluator, context, pricer, techniques, runner, predictor.calibrated
+        spec=spec,
+        target=target,
+        original=original,
+        reading=reading,
+        validation=validation,
+        baseline=record,
+        evaluator=CandidateEvaluator(files, settings),
+        context=context,
+        pricer=pricer,
+        techniques=techniques,
+        runner=runner,
+        calibrated=predictor.calibrated,
+        finals_time=_finals_time(original, image_s, latency),
+    )
+
+
+def _finals_time(original: Original, image_s: float, latency: Measurement) -> FinalsTime:
+    counts = {name: len(original.data.split(name)) for name in ("train", "selection", "test")}
+    return FinalsTime(
+        file_s=original.file_s + image_s * counts["selection"],
+        latency_ms=latency.value if latency.source == "measured" else 0.0,
+        closing_s=2 * image_s * (counts["test"] + min(counts["train"], GAP_IMAGES)),
     )
 
 
@@ -282,10 +311,10 @@ def _content_key(setup: Setup, environment: SearchEnvironment) -> str:
 
 
 def make_driver(
-    setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment, outbox: Outbox, started: float
+    setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment, outbox: Outbox, clock: Clock
 ) -> SearchDriver:
     """The driver over this search; trials stop early enough to leave time for the finalists."""
-    spec = setup.spec
+    spec, limit_s = setup.spec, setup.spec.effort.max_wall_time_s
     meta = setup.original.network.to_meta()
     distils = setup.rungs > 1
     usable = [name for name in setup.techniques if name not in sensitivity.skipped]
@@ -303,7 +332,7 @@ def make_driver(
         pricer=setup.pricer,
         make_recipe=make_recipe,
         rungs=setup.rungs,
-        deadline=started + spec.effort.max_wall_time_s * (1 - _FINALS_SHARE),
-        grace_s=spec.effort.max_wall_time_s * _GRACE_SHARE,
+        deadline=clock.ends_at - setup.finals_time.reserved_s(limit_s) - limit_s * _GRACE_SHARE,
+        grace_s=limit_s * _GRACE_SHARE,
         interrupt=setup.evaluator.files.interrupt,
     )

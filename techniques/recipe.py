@@ -73,7 +73,9 @@ class Recipe:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def flat(self) -> dict[str, str]:
-        """Flat parameters for a tracker: ``0.structured_pruning.ratios.stage1`` -> ``0.25``."""
+        """Flat parameters for a tracker: ``structured_pruning.ratios.stage1`` -> ``0.25``, whatever the step's place is, for one thing
+        is one column. ``steps`` has the order; a technique that comes again is ``structured_pruning#2``.
+        """
         flat: dict[str, str] = {}
 
         def walk(prefix: str, value: Any) -> None:
@@ -83,7 +85,9 @@ class Recipe:
             else:
                 flat[prefix] = json.dumps(value) if isinstance(value, list) else str(value)
 
-        for index, step in enumerate(self.steps):
-            flat[f"{index}.technique"] = step.technique
-            walk(f"{index}.{step.technique}", step.config)
-        return flat
+        names: list[str] = []
+        for step in self.steps:
+            again = names.count(step.technique)
+            names.append(step.technique)
+            walk(f"{step.technique}#{again + 1}" if again else step.technique, step.config)
+        return {"steps": ", ".join(names) or "original", **flat}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from search.errors import SearchError
 from search.protocols import CandidateRecord
+
+EndState = Literal["SUCCEEDED", "INFEASIBLE", "CANCELLED", "FAILED"]
 
 
 class TrackingError(SearchError):
@@ -39,6 +41,6 @@ class Tracker(Protocol):
         """Attach a file to a candidate's run, or to the parent run where there is no candidate."""
         ...
 
-    def end_search(self, search_name: str, metrics: Mapping[str, float], succeeded: bool) -> None:
-        """Close the parent run."""
+    def end_search(self, search_name: str, metrics: Mapping[str, float], state: EndState) -> None:
+        """Close the parent run, so that how the search ended can be seen in a list."""
         ...

@@ -28,7 +28,7 @@ def log_ended(outbox: Outbox, records: Iterable[CandidateRecord], blobs: BlobSto
     for record in listed.values():
         outbox.candidate(record)
     if outcome is None:
-        return outbox.end({}, succeeded=False)
+        return outbox.end({}, "FAILED")
     with tempfile.TemporaryDirectory(prefix="paretopress-tracking-") as folder:
         for name in outcome.front:
             digest = listed[name].artifacts["model.onnx"]
@@ -37,7 +37,7 @@ def log_ended(outbox: Outbox, records: Iterable[CandidateRecord], blobs: BlobSto
             outbox.artifact(None, _named(blobs, outcome.report_sha256, Path(folder) / "report.json"), "report.json")
         best = listed[outcome.best] if outcome.best else None
         metrics = {f"best_{name}": value for name, value in _summary(best).items()} if best else {}
-        return outbox.end(metrics, succeeded=outcome.state != "CANCELLED")
+        return outbox.end(metrics, outcome.state)
 
 
 def remember_untracked(store: CandidateStore, entries: int) -> None:

@@ -15,12 +15,15 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow.utils.time import get_current_time_millis
 
 from search.protocols import CandidateRecord
-from search.tracking.base import TrackingError, TrackingRefusedError
+from search.tracking.base import EndState, TrackingError, TrackingRefusedError
 from techniques.recipe import Recipe
 
 SEARCH_TAG, CANDIDATE_TAG = "paretopress.search", "paretopress.candidate"
 _MAX_PARAM_LENGTH, _MAX_TAG_LENGTH = 6000, 5000
 _BATCH = 100
+STATE_TAG = "paretopress.state"
+_STATUS: Mapping[EndState, str] = {"SUCCEEDED": "FINISHED", "INFEASIBLE": "FAILED", "CANCELLED": "KILLED", "FAILED": "FAILED"}
+"""MLflow shows these by colour: only what found something is green."""
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 # MLflow's client tries for minutes by default, and the search waits with it; and it sends a request that creates a run again as it
 # is, which may make two. The outbox tries later instead, and looks for the run first.
@@ -64,15 +67,20 @@ class MlflowTracker:
         with _translated():
             parent = self.parent_run(search_name)
             tags = {MLFLOW_PARENT_RUN_ID: parent}
-            run_id = self._find_or_create(search_name, record.candidate_id, record.candidate_id, tags)
+            began = get_current_time_millis() - round(1000 * record.duration_s)
+            run_id = self._find_or_create(search_name, record.candidate_id, record.candidate_id, tags, began)
             parameters = {**Recipe.from_json(record.recipe_json).flat(), "seed": str(record.seed)}
             parameters |= {f"policy.{name}": str(value) for name, value in record.policy.items()}
             self._log(run_id, parameters, candidate_metrics(record))
-            for name, value in (("paretopress.state", record.state), ("paretopress.feasible", str(record.feasible))):
+            shown = f"{record.candidate_id} (best)" if record.state == "best" else record.candidate_id
+            tags = {STATE_TAG: record.state, "paretopress.feasible": str(record.feasible), MLFLOW_RUN_NAME: shown}
+            for name, value in tags.items():
                 self._client.set_tag(run_id, name, value)
             recipe = json.dumps({**json.loads(record.recipe_json), "rung": record.rung, "seed": record.seed}, indent=1)
             self._client.log_text(run_id, recipe, "recipe.json")
-            self._client.set_terminated(run_id, "FAILED" if record.state == "failed" else "FINISHED")
+            began = self._client.get_run(run_id).info.start_time
+            ended = began + round(1000 * record.duration_s) or None
+            self._client.set_terminated(run_id, "FAILED" if record.state == "failed" else "FINISHED", ended)
             return run_id
 
     def log_artifact(self, search_name: str, candidate_id: str | None, path: Path, artifact_name: str) -> None:
@@ -87,24 +95,27 @@ class MlflowTracker:
                 raise ValueError(f"artifact file {path.name!r} must be called {leaf!r}")
             self._client.log_artifact(run_id, str(path), folder or None)
 
-    def end_search(self, search_name: str, metrics: Mapping[str, float], succeeded: bool) -> None:
+    def end_search(self, search_name: str, metrics: Mapping[str, float], state: EndState) -> None:
         """Close the parent run with the best candidate's numbers."""
         with _translated():
             run_id = self.parent_run(search_name)
             self._log(run_id, {}, metrics)
-            self._client.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
+            self._client.set_tag(run_id, STATE_TAG, state)
+            self._client.set_terminated(run_id, _STATUS[state])
 
     def parent_run(self, search_name: str) -> str:
         """The id of the search's run as it is, created if there is none."""
         return self._find_or_create(search_name, "", search_name.rpartition("/")[2], {})
 
-    def _find_or_create(self, search_name: str, candidate_id: str, run_name: str, tags: Mapping[str, str]) -> str:
+    def _find_or_create(
+        self, search_name: str, candidate_id: str, run_name: str, tags: Mapping[str, str], began: int | None = None
+    ) -> str:
         key = (search_name, candidate_id)
         if key not in self._run_ids:
             experiment = self._experiment()
             found = self._find(experiment, search_name, candidate_id)
             all_tags = {**tags, SEARCH_TAG: search_name, CANDIDATE_TAG: candidate_id, MLFLOW_RUN_NAME: run_name}
-            run = found or self._client.create_run(experiment, tags=all_tags, run_name=run_name)
+            run = found or self._client.create_run(experiment, began, all_tags, run_name)
             self._run_ids[key] = run.info.run_id
         return self._run_ids[key]
 

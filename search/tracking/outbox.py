@@ -9,7 +9,7 @@ from pathlib import Path
 
 from search.errors import SearchError
 from search.protocols import CandidateRecord
-from search.tracking.base import Tracker, TrackingRefusedError
+from search.tracking.base import EndState, Tracker, TrackingRefusedError
 
 _LOG = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
@@ -45,9 +45,9 @@ class Outbox:
         """A file of a candidate, or of the search."""
         self._send(lambda: self._tracker.log_artifact(self._search_name, candidate_id, path, name))
 
-    def end(self, metrics: Mapping[str, float], succeeded: bool) -> int:
+    def end(self, metrics: Mapping[str, float], state: EndState) -> int:
         """The parent run's end, tried at once; returns how many entries could not be delivered."""
-        self._queue.append(lambda: self._tracker.end_search(self._search_name, metrics, succeeded))
+        self._queue.append(lambda: self._tracker.end_search(self._search_name, metrics, state))
         self._deliver()
         return self.behind
 

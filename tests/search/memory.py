@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from search.protocols import CandidateRecord, Event
+from search.tracking.base import EndState
 
 
 class FolderBlobs:
@@ -88,5 +89,5 @@ class SilentTracker:
     def log_artifact(self, search_name: str, candidate_id: str | None, path: Path, artifact_name: str) -> None:
         self.calls.append(f"{candidate_id}/{artifact_name}")
 
-    def end_search(self, search_name: str, metrics: Mapping[str, float], succeeded: bool) -> None:
+    def end_search(self, search_name: str, metrics: Mapping[str, float], state: EndState) -> None:
         self.calls.append("end")

@@ -8,7 +8,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from search.protocols import CandidateRecord, Measurement
-from search.tracking.base import TrackingError, TrackingRefusedError
+from search.tracking.base import EndState, TrackingError, TrackingRefusedError
 from search.tracking.mlflow_tracker import MlflowTracker, candidate_metrics
 from search.tracking.outbox import Outbox
 from tests.search.records import candidate
@@ -37,7 +37,7 @@ def test_one_parent_and_one_child_per_candidate_however_often_it_is_logged(uri: 
     path = tmp_path / "model.onnx"
     path.write_bytes(b"onnx")
     restarted.log_artifact(SEARCH, "c0002", path, "model.onnx")
-    restarted.end_search(SEARCH, {"best_latency_ms": 0.9}, succeeded=True)
+    restarted.end_search(SEARCH, {"best_latency_ms": 0.9}, state="SUCCEEDED")
 
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_run(parent).info.experiment_id])
@@ -46,8 +46,10 @@ def test_one_parent_and_one_child_per_candidate_however_often_it_is_logged(uri: 
     assert len(children) == 2
     best = client.get_run(child)
     assert best.data.metrics["latency_ms"] == 0.9
-    assert best.data.params["0.structured_pruning.ratios.stem"] == "0.02"
+    assert best.data.params["structured_pruning.ratios.stem"] == "0.02"
     assert best.data.tags["paretopress.state"] == "best"
+    assert best.info.run_name == "c0002 (best)"
+    assert best.info.end_time - best.info.start_time == pytest.approx(1000 * candidate(2, 0.4, 0.9).duration_s, abs=1)
     assert {f.path for f in client.list_artifacts(child)} == {"model.onnx", "recipe.json"}
 
 
@@ -80,7 +82,7 @@ class FlakyTracker:
     def log_artifact(self, search_name: str, candidate_id: str | None, path: Path, artifact_name: str) -> None:
         self._note(artifact_name)
 
-    def end_search(self, search_name: str, metrics: Mapping[str, float], succeeded: bool) -> None:
+    def end_search(self, search_name: str, metrics: Mapping[str, float], state: EndState) -> None:
         self._note("end")
 
 
@@ -90,7 +92,7 @@ def test_the_outbox_delivers_late_and_in_order() -> None:
     outbox.start({})
     outbox.candidate(candidate(1, 0.0, 1.0))
     assert tracker.log == []
-    assert outbox.end({}, succeeded=True) == 0
+    assert outbox.end({}, state="SUCCEEDED") == 0
     assert tracker.log == ["start", "c0001", "end"]
 
 
@@ -113,14 +115,14 @@ def test_a_tracker_that_is_away_is_left_alone_for_longer_and_longer(monkeypatch:
 def test_the_end_is_tried_at_once_and_says_what_is_left() -> None:
     outbox = Outbox(FlakyTracker(failures=2), SEARCH)
     outbox.start({})
-    assert outbox.end({}, succeeded=True) == 2
+    assert outbox.end({}, state="SUCCEEDED") == 2
 
 
 def test_the_run_of_a_search_that_goes_on_is_open_again(uri: str, tmp_path: Path) -> None:
     tracker, client, name = _tracker(uri, tmp_path), MlflowClient(uri), "projects/default/searches/extended"
     long = "x" * 10_000
     parent = tracker.start_search(name, {"spec": "4 trials", "target": "cpu-ort-1t", "long": long})
-    tracker.end_search(name, {}, succeeded=False)
+    tracker.end_search(name, {}, state="FAILED")
     assert client.get_run(parent).info.status == "FAILED"
     tracker.start_search(name, {"spec": "6 trials", "target": "cpu-ort-1t", "long": long, "new": "1"})
     run = client.get_run(parent)
@@ -128,9 +130,20 @@ def test_the_run_of_a_search_that_goes_on_is_open_again(uri: str, tmp_path: Path
     assert (run.data.params["spec"], run.data.params["new"]) == ("4 trials", "1")
     assert run.data.tags["paretopress.spec"] == "6 trials"
     assert {"paretopress.target", "paretopress.long"}.isdisjoint(run.data.tags)
-    tracker.end_search(name, {}, succeeded=True)
+    tracker.end_search(name, {}, state="SUCCEEDED")
     assert tracker.parent_run(name) == parent
     assert client.get_run(parent).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("SUCCEEDED", "FINISHED"), ("INFEASIBLE", "FAILED"), ("CANCELLED", "KILLED"), ("FAILED", "FAILED")]
+)
+def test_only_what_found_something_is_shown_as_finished(state: EndState, status: str, uri: str, tmp_path: Path) -> None:
+    tracker, client, name = _tracker(uri, tmp_path), MlflowClient(uri), f"projects/default/searches/{state.lower()}"
+    parent = tracker.start_search(name, {})
+    tracker.end_search(name, {}, state)
+    run = client.get_run(parent)
+    assert (run.info.status, run.data.tags["paretopress.state"]) == (status, state)
 
 
 def test_what_the_tracker_will_never_take_holds_nothing_up(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -140,7 +153,7 @@ def test_what_the_tracker_will_never_take_holds_nothing_up(uri: str, tmp_path: P
     outbox.candidate(candidate(1, 0.0, 1.0))
     outbox.candidate(dataclasses.replace(candidate(1, 0.0, 1.0), seed=99))  # a parameter cannot change
     outbox.candidate(candidate(2, 0.0, 1.0))
-    assert outbox.end({}, succeeded=True) == 0
+    assert outbox.end({}, state="SUCCEEDED") == 0
     assert "an entry of projects/default/searches/refused is not tracked: MLflow refuses it: Changing param" in caplog.text
     with pytest.raises(TrackingRefusedError):
         tracker.log_candidate("projects/default/searches/refused", dataclasses.replace(candidate(1, 0.0, 1.0), seed=99))

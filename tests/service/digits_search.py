@@ -63,10 +63,11 @@ def search(
     trials: int = 3,
     epochs: float = 0.0,
     techniques: tuple[str, ...] = NO_TRAINING,
+    wall_time_s: int = 200,
 ) -> search_pb2.Search:
     """A search of a few trials."""
     effort = search_pb2.Effort(max_trials=trials, max_epochs=epochs, seed=1)
-    effort.max_wall_time.FromSeconds(200)
+    effort.max_wall_time.FromSeconds(wall_time_s)
     return search_pb2.Search(model=model, dataset=dataset, target=TARGET, budget=budget, effort=effort, techniques=techniques)
 
 

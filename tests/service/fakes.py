@@ -18,7 +18,7 @@ from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import SearchError
 from search.protocols import BlobStore, CandidateRecord, Event, Measurement
 from search.spec import SearchSpec
-from search.tracking.base import Tracker
+from search.tracking.base import EndState, Tracker
 from search.tracking.registry import ModelRegistry, OnnxModel, RegistryRefusedError
 from service.calibrating import Calibrate, Progress, ShouldStop
 from service.converters.inputs import DatasetRequest, ModelUpload
@@ -119,7 +119,7 @@ class NoTracker(Tracker):
     def log_artifact(self, search_name: str, candidate_id: str | None, path: Path, artifact_name: str) -> None:
         return None
 
-    def end_search(self, search_name: str, metrics: Mapping[str, float], succeeded: bool) -> None:
+    def end_search(self, search_name: str, metrics: Mapping[str, float], state: EndState) -> None:
         return None
 
 

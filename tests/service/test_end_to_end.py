@@ -67,7 +67,9 @@ def killed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Killed:
         with Client(address) as client:
             model, dataset = upload(client, inputs)
             budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=20.0)
-            client.create_search(search(model, dataset, budget, trials=3, epochs=2.0, techniques=ALL), search_id="digits")
+            client.create_search(
+                search(model, dataset, budget, trials=3, epochs=2.0, techniques=ALL, wall_time_s=400), search_id="digits"
+            )
             candidates = (event for event in client.watch(SEARCH) if event.kind == search_pb2.SearchEvent.CANDIDATE)
             return Killed(folder, model, dataset, frozenset({str(next(candidates).payload["candidate"])}))
     finally:

@@ -14,7 +14,7 @@ from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import SearchError
 from search.protocols import CandidateRecord
 from search.spec import SearchSpec
-from search.tracking.base import Tracker
+from search.tracking.base import EndState, Tracker
 from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
 from service.store.database import Database
@@ -36,7 +36,7 @@ ALL_OF_IT = [
     "c0001/model.onnx",
     "c0000/model.onnx",
     "None/report.json",
-    "end True",
+    "end SUCCEEDED",
 ]
 
 
@@ -59,9 +59,9 @@ class AwayTracker(Tracker):
         assert path.read_bytes()
         self._note(search_name, f"{candidate_id}/{artifact_name}")
 
-    def end_search(self, search_name: str, metrics: Mapping[str, float], succeeded: bool) -> None:
-        assert not succeeded or "best_latency_ms" in metrics
-        self._note(search_name, f"end {succeeded}")
+    def end_search(self, search_name: str, metrics: Mapping[str, float], state: EndState) -> None:
+        assert state != "SUCCEEDED" or "best_latency_ms" in metrics
+        self._note(search_name, f"end {state}")
 
     def _note(self, search_name: str, what: str) -> str:
         if self.is_away:
@@ -142,7 +142,7 @@ def test_the_run_of_a_failed_search_is_closed(world: World) -> None:
     name = world.search()
     assert world.client.get_search(name).state == search_pb2.Search.FAILED
     assert world.send()
-    assert world.tracker.log[name][-1] == "end False"
+    assert world.tracker.log[name][-1] == "end FAILED"
 
 
 def test_the_run_of_a_cancelled_search_keeps_what_was_found(world: World) -> None:
@@ -157,7 +157,7 @@ def test_the_run_of_a_cancelled_search_keeps_what_was_found(world: World) -> Non
     name = world.search()
     world.tracker.is_away = False
     assert world.send()
-    assert world.tracker.log[name] == ["start", "baseline", "c0000", "c0001", "c0002", "end False"]
+    assert world.tracker.log[name] == ["start", "baseline", "c0000", "c0001", "c0002", "end CANCELLED"]
 
 
 def test_a_search_that_the_tracker_chokes_on_keeps_no_other_one_back(world: World, caplog: pytest.LogCaptureFixture) -> None:

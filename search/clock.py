@@ -1,0 +1,82 @@
+"""The time of a search: what it has worked so far, over all the workers that it had, against its wall time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search.protocols import CandidateRecord, CandidateStore, Event
+
+PHASE = "clock"
+_NOTED_EVERY_S = 5.0
+
+
+class Clock:
+    """Seconds of one search. What an earlier worker has noted counts; what passes while nobody works on it does not.
+
+    Args:
+        began: of `time.monotonic`: when this worker took the search.
+    """
+
+    def __init__(self, store: CandidateStore, limit_s: float, began: float) -> None:
+        self._before_s = float((store.phase(PHASE) or {}).get("spent_s", 0.0))
+        self._began, self._limit_s = began, limit_s
+
+    @property
+    def spent_s(self) -> float:
+        """Worked so far."""
+        return self._before_s + time.monotonic() - self._began
+
+    @property
+    def left_s(self) -> float:
+        """Until the wall time is up; negative behind it."""
+        return self._limit_s - self.spent_s
+
+    @property
+    def ends_at(self) -> float:
+        """When the wall time is up, of `time.monotonic`."""
+        return time.monotonic() + self.left_s
+
+
+class ClockedStore:
+    """A `CandidateStore` that notes the clock every few seconds, whenever it is asked whether to stop: in every phase, that is."""
+
+    def __init__(self, store: CandidateStore, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._noted_at = time.monotonic()
+
+    def should_stop(self) -> bool:
+        """As the store says; may be asked from another thread."""
+        if time.monotonic() - self._noted_at > _NOTED_EVERY_S:
+            self.note()
+        return self._store.should_stop()
+
+    def note(self) -> None:
+        """Write down how long the search has worked, for whoever takes it over."""
+        self._noted_at = time.monotonic()
+        self._store.save_phase(PHASE, {"spent_s": self._clock.spent_s})
+
+    def save_candidate(self, record: CandidateRecord, events: Sequence[Event] = ()) -> None:
+        """As the store does."""
+        self._store.save_candidate(record, events)
+
+    def candidates(self) -> Sequence[CandidateRecord]:
+        """As the store does."""
+        return self._store.candidates()
+
+    def append(self, event: Event) -> None:
+        """As the store does."""
+        self._store.append(event)
+
+    def save_phase(self, name: str, value: Mapping[str, Any]) -> None:
+        """As the store does."""
+        self._store.save_phase(name, value)
+
+    def phase(self, name: str) -> Mapping[str, Any] | None:
+        """As the store does."""
+        return self._store.phase(name)
+
+    def record_process_group(self, pgid: int) -> None:
+        """As the store does."""
+        self._store.record_process_group(pgid)

@@ -1,0 +1,48 @@
+"""How long the finals of a search will take, from what was seen of its original: the trials have to leave that much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paretopress.runtime.measure import LIMIT_S, ROUNDS
+
+EXPECTED_FINALISTS = 4
+MOST_SHARE = 0.5
+"""Of the wall time; a search that has less than it takes gets fewer finalists and fewer rounds."""
+_ROUND_S, _RUNS_A_ROUND, _PAUSE_S, _START_S = 0.5, 40, 0.5, 2.0
+_CLOSING_S = 3.0
+_LEAST_MEASURING_S = 5.0
+
+
+@dataclass(frozen=True)
+class FinalsTime:
+    """Seconds that were measured on the original.
+
+    Attributes:
+        file_s: to export it, prove the file and read its accuracy on the selection split.
+        latency_ms: of one run on the target; 0 where nothing is measured.
+        closing_s: to read the splits that only the report needs.
+    """
+
+    file_s: float = 0.0
+    latency_ms: float = 0.0
+    closing_s: float = 0.0
+
+    def measuring_s(self, models: int) -> float:
+        """The least rounds of so many files."""
+        if not self.latency_ms:
+            return 0.0
+        return _START_S + ROUNDS * (models * max(_ROUND_S, _RUNS_A_ROUND * self.latency_ms / 1000) + _PAUSE_S)
+
+    def after_export_s(self, models: int) -> float:
+        """From the last export to the report."""
+        return self.measuring_s(models) + self.closing_s + _CLOSING_S
+
+    def reserved_s(self, limit_s: float) -> float:
+        """What trials leave of a wall time for the finals."""
+        expected = EXPECTED_FINALISTS * self.file_s + self.after_export_s(EXPECTED_FINALISTS + 1)
+        return min(expected, MOST_SHARE * limit_s)
+
+    def measuring_limit_s(self, left_s: float) -> float:
+        """How long rounds may be added, with so much of the wall time left."""
+        return min(LIMIT_S, max(left_s - self.closing_s - _CLOSING_S, _LEAST_MEASURING_S))
