@@ -73,8 +73,8 @@ class Recipe:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def flat(self) -> dict[str, str]:
-        """Flat parameters for a tracker: ``structured_pruning.ratios.stage1`` -> ``0.25``, whatever the step's place is, for one thing
-        is one column. ``steps`` has the order; a technique that comes again is ``structured_pruning#2``.
+        """Flat parameters for a tracker: ``structured_pruning.ratios.stage1`` -> ``0.25``, wherever its step stands, so that one
+        thing is one column. ``steps`` has the order; a technique that comes again is ``structured_pruning#2``.
         """
         flat: dict[str, str] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from paretopress.cli import tables
 from paretopress.cli.context import print_json, to_dict
 from paretopress.cli.live import BASELINE
 from paretopress.client import Client
+from paretopress.errors import RequestRefusedError
 from paretopress.v1 import search_pb2
 
 EXIT_CODES = {search_pb2.Search.FAILED: 1, search_pb2.Search.CANCELLED: 1, search_pb2.Search.INFEASIBLE: 3}
@@ -27,11 +29,16 @@ def show_search(client: Client, search: search_pb2.Search, as_json: bool) -> Non
     console.print(f"  {search.candidate_count} candidates, target {tables.short(search.target)}, {budget_words(search.budget)}")
     if places:
         console.print(f"  {places}", markup=False)
+    note = _split_note(client, search)
+    if note:
+        console.print(f"  {note}", markup=False)
     for limit in search.broken_limits:
         console.print(f"  the nearest, {tables.short(search.nearest)}, breaks {limit.limit} by {limit.excess:.4g}")
     if shown or baseline:
         best = search.best or search.nearest
-        console.print(tables.CandidateTable("* best" if search.best else "* nearest", shown, baseline, best), soft_wrap=False)
+        split = _split_of([*shown, *([baseline] if baseline else [])])
+        title = f"* {'best' if search.best else 'nearest'}; accuracy on the {split} split"
+        console.print(tables.CandidateTable(title, shown, baseline, best), soft_wrap=False)
     if search.best:
         console.print(f"next: paretopress candidates download {search.best}")
     return None
@@ -42,6 +49,20 @@ def _candidates(client: Client, search: search_pb2.Search) -> tuple[search_pb2.C
     baseline = every.get(f"{search.name}/candidates/{BASELINE}")
     names = list(search.front) or ([search.nearest] if search.nearest else [])
     return baseline, [every[name] for name in names if name in every]
+
+
+def _split_of(candidates: Sequence[search_pb2.Candidate]) -> str:
+    """The split that a table's accuracies are of: selection once anything was read on it."""
+    return next((split for split in tables.DECIDING_SPLITS if any(split in one.accuracies for one in candidates)), "validation")
+
+
+def _split_note(client: Client, search: search_pb2.Search) -> str:
+    """What concerns every accuracy of a data set that the server has split; empty where its owner did, or it is gone."""
+    try:
+        note = client.get_dataset(search.dataset).split_note
+    except RequestRefusedError:
+        return ""
+    return f"accuracies: {note}" if "server" in note else ""
 
 
 def _places(client: Client, search: search_pb2.Search) -> str:

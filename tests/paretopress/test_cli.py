@@ -23,6 +23,7 @@ from paretopress.cli.tables import CandidateTable
 from paretopress.v1 import search_pb2
 from service.converters.candidates import candidate_to_proto
 from service.testing import InProcessServer
+from tests.service import fakes
 from tests.service.fakes import PLACES, FakeImporter, FakeTools, finds_three, record
 
 RUNNER = CliRunner(env={"COLUMNS": "200"})
@@ -69,6 +70,22 @@ def test_search_uploads_follows_and_shows_the_table(server: InProcessServer, fil
     assert result.exit_code == 0, result.output
     for words in (PLACES, "SUCCEEDED", "accuracy", "speed-up", "ratio", "c0002", "+0.40 (+0.20..+0.60)", "90.00%"):
         assert words in result.output
+
+
+@pytest.mark.parametrize(
+    ("note", "shown"),
+    [("split chosen by the server: the model may have seen it", True), ("split chosen by the dataset", False)],
+)
+def test_a_split_that_the_server_chose_stands_beside_the_accuracies(
+    note: str, shown: bool, server: InProcessServer, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {**fakes.dataset_facts(), "split_note": note}
+    monkeypatch.setattr(fakes, "dataset_facts", lambda: facts)
+    (files / "data.npz").write_bytes(note.encode())
+    limits = ("--latency-ms", 1.5, "--max-drop", 1.0)
+    result = invoke(server, "search", files / "net.onnx", files / "data.npz", *limits)
+    assert (f"accuracies: {note}" in result.output) == shown
+    assert "accuracy on the selection split" in result.output
 
 
 def test_search_as_json_has_baseline_best_and_front(server: InProcessServer, files: Path) -> None:
