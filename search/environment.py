@@ -23,6 +23,7 @@ class SearchEnvironment:
         ray_address: an existing cluster; None starts an embedded one.
         parallel_trials: one makes a search repeatable (contract 7); more share the CPUs.
         dataset_notes: what the report must say about the data (who chose the split).
+        measure_limit_s: for which rounds of measuring are added while latencies have not settled.
         began: of `time.monotonic`: when the worker took the search up; its wall time counts from here.
     """
 
@@ -36,6 +37,7 @@ class SearchEnvironment:
     cpus: int = 2
     parallel_trials: int = 1
     dataset_notes: tuple[str, ...] = ()
+    measure_limit_s: float = 60.0
     began: float = field(default_factory=time.monotonic)
 
 

@@ -21,12 +21,14 @@ class FinalsTime:
     Attributes:
         file_s: to export it, prove the file and read its accuracy on the selection split.
         latency_ms: of one run on the target; 0 where nothing is measured.
+        measure_limit_s: for which rounds are added at most.
         closing_s: to read the splits that only the report needs.
     """
 
     file_s: float = 0.0
     latency_ms: float = 0.0
     closing_s: float = 0.0
+    measure_limit_s: float = LIMIT_S
 
     def measuring_s(self, models: int) -> float:
         """The least rounds of so many files."""
@@ -45,4 +47,4 @@ class FinalsTime:
 
     def measuring_limit_s(self, left_s: float) -> float:
         """How long rounds may be added, with so much of the wall time left."""
-        return min(LIMIT_S, max(left_s - self.closing_s - _CLOSING_S, _LEAST_MEASURING_S))
+        return min(self.measure_limit_s, max(left_s - self.closing_s - _CLOSING_S, _LEAST_MEASURING_S))

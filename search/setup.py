@@ -14,7 +14,6 @@ import torch
 
 from hw_models.predictor import Predictor
 from hw_models.targets import Target, builtin_targets
-from paretopress.runtime.measure import LIMIT_S
 from search.attempts import STEP_LIMIT_S, Attempts, attempt
 from search.baseline import (
     Original,
@@ -148,7 +147,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     context = technique_context(settings, original.data.split("train"), files.interrupt)
     pricer = Pricer(original.network, predictor, spec.budget.batch_size, context)
     predicted = pricer.price(Recipe()).latency
-    limit_s = min(LIMIT_S, spec.effort.max_wall_time_s * _BASELINE_SHARE)
+    limit_s = min(environment.measure_limit_s, spec.effort.max_wall_time_s * _BASELINE_SHARE)
     latency = measure_alone(original.onnx, target, spec.budget.batch_size, limit_s) if target.attached else predicted
     record = replace(record, measurements={**record.measurements, "latency_ms": latency})
     return Setup(
@@ -164,15 +163,16 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         techniques=techniques,
         runner=runner,
         calibrated=predictor.calibrated,
-        finals_time=_finals_time(original, image_s, latency),
+        finals_time=_finals_time(original, image_s, latency, environment.measure_limit_s),
     )
 
 
-def _finals_time(original: Original, image_s: float, latency: Measurement) -> FinalsTime:
+def _finals_time(original: Original, image_s: float, latency: Measurement, measure_limit_s: float) -> FinalsTime:
     counts = {name: len(original.data.split(name)) for name in ("train", "selection", "test")}
     return FinalsTime(
         file_s=original.file_s + image_s * counts["selection"],
         latency_ms=latency.value if latency.source == "measured" else 0.0,
+        measure_limit_s=measure_limit_s,
         closing_s=2 * image_s * (counts["test"] + min(counts["train"], GAP_IMAGES)),
     )
 

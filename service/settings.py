@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     embedded_worker: bool = Field(
         default=True, description="Start and supervise a worker; otherwise run `python -m service.worker`."
     )
+    measure_limit_s: float = Field(
+        default=60.0, gt=0, description="Seconds for which rounds of measuring are added while latencies have not settled."
+    )
     calibration_s: float = Field(default=40.0, gt=0, description="Seconds that the short calibration measures.")
     lease_s: float = Field(default=15.0, gt=1, description="Seconds after which a silent worker has lost its search.")
     cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0, description="CPUs that a search may use.")

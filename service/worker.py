@@ -280,6 +280,7 @@ class Worker:
             work_dir=self._settings.work_dir / work_folder_name(claimed.name),
             ray_address=self._settings.ray_address,
             cpus=self._settings.cpus,
+            measure_limit_s=self._settings.measure_limit_s,
             dataset_notes=claimed.dataset_notes,
         )
 

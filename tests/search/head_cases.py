@@ -133,4 +133,4 @@ def environment(
     asked = SearchSpec(model, data, target.name, budget, effort, **spec)
     predictor = Predictor.uncalibrated(target).to_json()
     name = "projects/default/searches/heads"
-    return asked, SearchEnvironment(name, MemoryStore(), blobs, SilentTracker(), predictor, folder / "work")
+    return asked, SearchEnvironment(name, MemoryStore(), blobs, SilentTracker(), predictor, folder / "work", measure_limit_s=4.0)

@@ -130,7 +130,7 @@ def test_an_original_whose_file_differs_is_refused(monkeypatch: pytest.MonkeyPat
     view = SimpleNamespace(batches=lambda size: iter([(None, IMAGES[:size])]))
     spec = SimpleNamespace(budget=SimpleNamespace(batch_size=1), target="cpu-ort-1t")
     with pytest.raises(BaselineError, match="exported faithfully"):
-        baseline._proven_file(spec, original, SimpleNamespace(split=lambda name: view))  # type: ignore[arg-type]
+        baseline._proven_file(spec, original, SimpleNamespace(split=lambda name: view), get_target("cpu-ort-1t"))  # type: ignore[arg-type]
 
 
 def test_a_recipe_without_integers_has_nothing_to_keep_in_float() -> None:

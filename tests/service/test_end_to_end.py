@@ -79,7 +79,7 @@ def killed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Killed:
 
 def _serve(data_dir: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
     command = [str(Path(sys.executable).with_name("paretopress")), "serve", "--port", "0", "--data-dir", str(data_dir)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PARETOPRESS_LEASE_S": "4"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PARETOPRESS_LEASE_S": "4", "PARETOPRESS_MEASURE_LIMIT_S": "5"}
     with log.open("wb") as file:
         process = subprocess.Popen([*command, "--no-mlflow-ui"], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 90
@@ -92,7 +92,7 @@ def _serve(data_dir: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 @pytest.fixture(scope="module")
 def server(killed: Killed) -> Iterator[InProcessServer]:
-    with InProcessServer(killed.folder, embedded_worker=True) as running:
+    with InProcessServer(killed.folder, embedded_worker=True, measure_limit_s=5.0) as running:
         yield running
 
 
