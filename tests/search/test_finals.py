@@ -22,6 +22,7 @@ from search.errors import SearchCancelledError, SearchError
 from search.evaluation.latency import LatencyError, LatencyResult
 from search.evaluation.reading import Reading
 from search.finalists import MAX_FINALISTS, Exported, read_selection
+from search.finals_time import FinalsTime
 from search.protocols import BASELINE, CandidateRecord, Measurement
 from search.spec import Budget, SearchSpec
 from techniques.head import Head
@@ -81,6 +82,7 @@ class Finals:
             original=SimpleNamespace(onnx=b"onnx", data=SimpleNamespace(split=lambda name: None)),
             runner=SimpleNamespace(cpus=1),
             target=get_target("cpu-ort-1t"),
+            finals_time=FinalsTime(file_s=1.0, latency_ms=1.0),
             reading=None,
             baseline=_record(-1, BASELINE),
             pricer=None,
@@ -104,6 +106,7 @@ class Finals:
 
     def _measure(self, function: object, runner: object, files: Mapping[str, bytes], *_: object, **named: Any) -> Any:
         self.measured.append(sorted(files))
+        assert 0 < named["limit_s"] <= 60
         if named["should_stop"]():
             raise SearchCancelledError("cancelled on request")
         if self.unmeasurable in files:
@@ -172,6 +175,12 @@ def test_behind_the_wall_time_no_further_finalist_is_begun(tmp_path: Path, monke
     found = finals.run(ends_at=time.monotonic() - 1)
     assert [r.candidate_id for r in found.finalists] == ["c0000"]
     assert "the wall time was up: 1 of 8 finalists are exported" in [e.message for e in finals.store.events]
+
+
+def test_a_finalist_leaves_time_for_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finals = Finals(tmp_path, monkeypatch)
+    found = finals.run(ends_at=time.monotonic() + 4.0)
+    assert [r.candidate_id for r in found.finalists] == ["c0000"], "two files take five rounds of half a second each, and more"
 
 
 def test_what_ended_the_trials_does_not_end_the_finals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
