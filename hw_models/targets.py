@@ -192,6 +192,11 @@ def builtin_targets() -> tuple[Target, ...]:
     )
 
 
+def is_builtin(name: str) -> bool:
+    """Whether it names a target of this machine."""
+    return any(target.name == name for target in builtin_targets())
+
+
 def get_target(name: str) -> Target:
     """The built-in target of that name.
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from paretopress.runtime.settled import has_settled
 from search.attempts import Attempts, attempt, supervised
 from search.baseline import onnx_accuracy
 from search.clock import Clock
@@ -28,8 +29,6 @@ from search.spec import SearchSpec
 from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
 
-UNSETTLED = 0.15
-"""Of a latency: what its 95% interval may be, for a speed-up to be claimed from it."""
 GAPS_LIMIT_S, _GAPS_AT_LEAST_S = 300.0, 5.0
 
 
@@ -309,7 +308,7 @@ def _notes(setup: Setup, store: CandidateStore) -> list[str]:
 
 def _speed_up(before: Measurement, after: Measurement) -> str:
     """In words; measurements that did not settle are no ground for a number."""
-    doubtful = [one for one in (before, after) if one.source == "measured" and one.spread > UNSETTLED * one.value]
+    doubtful = [one for one in (before, after) if one.source == "measured" and not has_settled(one.value, one.spread)]
     if doubtful:
         return f"the original's {before.value:.3f} ±{before.spread:.2g} ms beside it did not settle enough to say how much faster"
     return f"{before.value / after.value:.2f}x faster"

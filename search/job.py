@@ -44,13 +44,14 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
     store = ClockedStore(environment.store, clock)
 
     try:
-        return _run(spec, replace(environment, store=store), outbox, clock)
+        outcome = _run(spec, replace(environment, store=store), outbox, clock)
+        store.note()
+        return outcome
     except SearchCancelledError as error:
         outcome = SearchOutcome("CANCELLED", f"{error}; finished candidates are kept")
         remember_untracked(environment.store, log_ended(outbox, (), environment.blobs, outcome))
         return outcome
     finally:
-        store.note()
         gc.unfreeze()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hw_models.targets import builtin_targets
+from hw_models.targets import is_builtin
 from search.spec import Effort, SearchSpec
 from service.predictors import PredictorFiles
 from service.store.input_store import StoredInput
@@ -52,7 +52,7 @@ class Estimator:
     def duration_s(self, spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> float:
         """Expected seconds of a search."""
         splits = dataset.facts["split_sizes"]
-        measured_first = spec.target in {one.name for one in builtin_targets()} and not self.predictors.exists(spec.target)
+        measured_first = is_builtin(spec.target) and not self.predictors.exists(spec.target)
         workload = Workload(
             macs=model.facts["macs"],
             train_images=splits.get("train", 0),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 MARKER = "PARETOPRESS_WORKER_OF"
 """Environment variable that a worker hands down to all that it starts; its value is the data directory."""
-WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
+WAIT_POLICY = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Environment variable, to be set before torch is loaded, and its value: threads of a training step that wait for each other sleep.
 They spin otherwise, and beside one other busy process a step on two processors then takes forty times as long."""
 _PR_SET_PDEATHSIG = 1

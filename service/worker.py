@@ -23,7 +23,7 @@ from typing import Protocol
 from opentelemetry.trace import SpanKind
 
 from hw_models.errors import HardwareModelError
-from hw_models.targets import Target, builtin_targets
+from hw_models.targets import Target, is_builtin
 from search.attempts import unexpected
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import RuntimeLostError, SearchError
@@ -287,7 +287,7 @@ class Worker:
     def _predictor(self, claimed: ClaimedSearch, store: SqlCandidateStore) -> str:
         """What was measured on a target of this machine, measured now if need be; of any other, what its data sheet says."""
         target, predictors = claimed.spec.target, self._calibrator.predictors
-        if target not in {one.name for one in builtin_targets()}:
+        if not is_builtin(target):
             directory = TargetDirectory(predictors, TargetStore(self._database))
             known = directory.get(TargetName(project_of(claimed.name) or "", target))
             return directory.predictor(known).to_json()
@@ -345,7 +345,7 @@ def main(arguments: list[str] | None = None) -> int:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     os.environ[MARKER] = str(settings.data_dir.absolute())
-    os.environ.setdefault(*WAIT_POLICY)
+    os.environ.update({**WAIT_POLICY, **os.environ})
     database = Database(settings.resolved_database_url, patience_s=_STORE_PATIENCE_S)
     database.migrate()
     worker = Worker(settings, database)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-# As the worker does: see `service.processes.WAIT_POLICY`.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from service.processes import WAIT_POLICY
+
+os.environ.update({**WAIT_POLICY, **os.environ})
 # For `pytest --hypothesis-profile long`: minutes instead of seconds.
 settings.register_profile("long", max_examples=400, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
 

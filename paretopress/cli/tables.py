@@ -15,14 +15,13 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from paretopress.runtime.settled import has_settled
 from paretopress.v1 import search_pb2
 
 DECIDING_SPLITS = ("selection", "validation")
 _WIDE = 110
 _PIPE_WIDTH = 500
 _FRAMELESS = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0), "pad_edge": False}
-_SETTLED = 0.15
-"""A speed-up is only claimed from latencies whose interval is at most this share of them."""
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -156,5 +155,5 @@ def _ratio(baseline: search_pb2.Candidate | None, name: str, value: Any) -> str:
     # A prediction against a measurement compares two scales: no ratio is shown.
     if original.source != value.source:
         return ""
-    settled = all(one.spread <= _SETTLED * one.value for one in (original, value))
+    settled = all(has_settled(one.value, one.spread) for one in (original, value))
     return f"{original.value / value.value:.2f}x" if settled or value.source != value.MEASURED else "unsettled"

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from paretopress.runtime.session import ModelFile, RuntimeModelError, input_spec, open_session, random_input, run_classifier
 
-__all__ = ["LatencyMeasurement", "RuntimeModelError", "measure_latency", "run_classifier", "time_round", "time_turns"]
+__all__ = ["LatencyMeasurement", "RuntimeModelError", "measure_latency", "run_classifier", "time_round"]
 
 MIN_ROUNDS, ROUNDS, MAX_ROUNDS = 3, 5, 60
 LIMIT_S = 60.0
@@ -109,7 +109,7 @@ def measure_latency(
         if taken:
             time.sleep(pause_s)
         order = names if len(taken) % 2 == 0 else names[::-1]
-        taken.append(time_turns({name: models[name] for name in order}, threads, runs_per_round, batch, optimization))
+        taken.append(time_round({name: models[name] for name in order}, threads, runs_per_round, batch, optimization))
     return {name: _summary(taken, name, reference, threads, batch) for name in models}
 
 
@@ -123,19 +123,6 @@ def _settled(taken: Sequence[Mapping[str, Times]], reference: str) -> bool:
 
 
 def time_round(
-    models: Mapping[str, ModelFile],
-    threads: int,
-    runs_per_round: int | None = None,
-    batch: int = 1,
-    optimization: str = "all",
-    fill_s: float = 0.4,
-) -> dict[str, Times]:
-    """One round: milliseconds of every timed run per model, each model in a new session, taking turns."""
-    turns = time_turns(models, threads, runs_per_round, batch, optimization, fill_s)
-    return {name: times.ravel() for name, times in turns.items()}
-
-
-def time_turns(
     models: Mapping[str, ModelFile],
     threads: int,
     runs_per_round: int | None = None,

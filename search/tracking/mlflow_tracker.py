@@ -79,7 +79,7 @@ class MlflowTracker:
             recipe = json.dumps({**json.loads(record.recipe_json), "rung": record.rung, "seed": record.seed}, indent=1)
             self._client.log_text(run_id, recipe, "recipe.json")
             began = self._client.get_run(run_id).info.start_time
-            ended = began + round(1000 * record.duration_s) or None
+            ended = began + round(1000 * record.duration_s)
             self._client.set_terminated(run_id, "FAILED" if record.state == "failed" else "FINISHED", ended)
             return run_id
 

@@ -38,7 +38,7 @@ from service.processes import WAIT_POLICY
 PRELOAD = ("service.intake.preload",)
 MAX_RESULT_BYTES = 64 << 20
 _KEPT_ENVIRONMENT = (
-    "PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", WAIT_POLICY[0], "COVERAGE_PROCESS_START",
+    "PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", *WAIT_POLICY, "COVERAGE_PROCESS_START",
 )  # fmt: skip
 _SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/opt", "/nix", "/proc", "/sys", "/etc/ld.so.cache", "/etc/localtime", "/etc/passwd")
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -170,7 +170,7 @@ def _clean_environment() -> Iterator[None]:
     kept = {name: saved[name] for name in _KEPT_ENVIRONMENT if name in saved}
     try:
         os.environ.clear()
-        os.environ.update({**dict([WAIT_POLICY]), **kept, "PYTHONPATH": search_path})
+        os.environ.update({**WAIT_POLICY, **kept, "PYTHONPATH": search_path})
         yield
     finally:
         os.environ.clear()

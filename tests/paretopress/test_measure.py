@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from paretopress.runtime import measure
 from paretopress.runtime.kit.sampling import sample_networks
-from paretopress.runtime.measure import RuntimeModelError, measure_latency, run_classifier, time_round, time_turns
+from paretopress.runtime.measure import RuntimeModelError, measure_latency, run_classifier, time_round
 
 NETWORKS = sorted(islice(sample_networks(("fp32",), 9), 18), key=lambda n: sum(math.prod(op["output_shape"]) for op in n.operators))
 SMALL, LARGE = NETWORKS[0].onnx_model, NETWORKS[-1].onnx_model
@@ -63,7 +63,7 @@ def test_models_take_as_many_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[int] = []
     real = measure._Timer.turn
     monkeypatch.setattr(measure._Timer, "turn", lambda self: turns.append(id(self)) or real(self))
-    times = time_turns({"a": SMALL, "b": LARGE}, 1)
+    times = time_round({"a": SMALL, "b": LARGE}, 1)
     assert [len(t) for t in times.values()] == [measure.TURNS] * 2
     assert all(t.size >= 24 for t in times.values())
     assert turns == turns[:2] * measure.TURNS
@@ -79,7 +79,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, slowness: Iterator[Sequence[float]
         slow = np.repeat(np.asarray(next(slowness))[:, None], 3, axis=1)
         return {"ref": slow, "other": slow * next(ratios)}
 
-    monkeypatch.setattr(measure, "time_turns", turns)
+    monkeypatch.setattr(measure, "time_round", turns)
 
 
 def measured(**options: Any) -> dict[str, measure.LatencyMeasurement]:
