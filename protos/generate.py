@@ -11,7 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import google.api.field_behavior_pb2
 import grpc_tools
 
 PROTO_ROOT = Path(__file__).resolve().parent
@@ -39,10 +38,9 @@ def generate(output_root: Path) -> None:
 
 
 def include_options(root: Path) -> list[str]:
-    """Where the compiler finds our protos below ``root`` and, in installed packages, Google's."""
-    google_protos = Path(google.api.field_behavior_pb2.__file__).parents[2]
+    """Where the compiler finds the protos below ``root`` and what they import: ours, which has Google's, and its own."""
     well_known = Path(grpc_tools.__file__).parent / "_proto"
-    return [f"-I{path}" for path in (root, google_protos, well_known)]
+    return [f"-I{path}" for path in dict.fromkeys((root, PROTO_ROOT, well_known))]
 
 
 def _plugin(name: str) -> str:
