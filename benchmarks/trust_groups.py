@@ -183,7 +183,7 @@ def _compared(network: Network, graph: Any, root: str) -> str:
 
 def run(results: Results) -> None:
     """Measure the models that have no row yet, and again those that failed."""
-    for name in sorted(MODELS, key=lambda name: (_LARGE.index(name) + 1 if name in _LARGE else 0)):
+    for name in sorted(MODELS, key=lambda name: _LARGE.index(name) + 1 if name in _LARGE else 0):
         again = "error" in (results.find(name) or {})
         results.cell(name, lambda name=name: measured_apart(measure, name, limit_s=_LIMIT_S), again=again)  # type: ignore[misc]
 

@@ -12,6 +12,7 @@ from paretopress.runtime.settled import has_settled
 from search.attempts import Attempts, attempt, supervised
 from search.baseline import onnx_accuracy
 from search.clock import Clock
+from search.effort_plan import effort_notes
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import OptionSkippedError, SearchError
 from search.evaluation.accuracy import AccuracyResult, drop_points
@@ -219,6 +220,7 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
             data_sha256=setup.original.data.metadata.data_sha256,
             duration_s=clock.spent_s,
             places=store.phase(PLACES_PHASE),
+            rung_steps=setup.evaluator.settings.effort.rung_steps,
             notes=_once(environment.dataset_notes, _notes(setup, store), finals.notes, gaps_note),
         )
     )
@@ -300,6 +302,7 @@ def _notes(setup: Setup, store: CandidateStore) -> list[str]:
     found = store.phase(PLACES_PHASE)
     return [
         *_latency_notes(setup),
+        *effort_notes(store),
         *setup.original.data.metadata.notes,
         *network_notes(setup),
         *([Places.from_json(found).sentence] if found else []),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search.allocation import Allocation, MakeRecipe, aims_of, allocate
+from search.effort_plan import FIRST_PEERS, PROMOTED_SHARE
 from search.errors import OptionSkippedError, SearchCancelledError, SearchError
 from search.execution.trial import TrialPlan
 from search.pareto import non_dominated_ranks, objectives
@@ -22,8 +23,6 @@ from search.spec import SearchSpec
 from search.tracking.outbox import Outbox
 from techniques.recipe import Recipe
 
-PROMOTED_SHARE = 0.5
-_FIRST_PEERS = 3
 _ASKS_PER_TRIAL = 8
 _TIGHTENING = 0.93
 _STOP_POLL_S = 0.3
@@ -220,7 +219,7 @@ class SearchDriver:
         The first few have nothing to be compared with and go on.
         """
         peers = list(self._by_rung[rung].values())
-        if len(peers) <= _FIRST_PEERS:
+        if len(peers) <= FIRST_PEERS:
             return True
         ranks = non_dominated_ranks([objectives(r, "validation") for r in peers])
         limit = self._spec.budget.max_accuracy_drop_points

@@ -26,6 +26,7 @@ class ReportInputs:
     Attributes:
         gaps: ``baseline`` and ``best`` -> train accuracy minus validation accuracy, in points.
         places: `search.places.Places` as JSON: what can be made smaller, and why the rest cannot; None where it is not known.
+        rung_steps: of training at each rung; fewer than asked for where the wall time would not hold them.
         notes: what a reader must know about the data and the search.
     """
 
@@ -42,6 +43,7 @@ class ReportInputs:
     duration_s: float
     notes: Sequence[str] = field(default=())
     places: Mapping[str, Any] | None = None
+    rung_steps: Sequence[int] = ()
 
 
 def build_report(inputs: ReportInputs) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "front": [entry(record, "selection") for record in inputs.front],
         "candidates_evaluated": inputs.candidates_evaluated,
         "budget": json.loads(spec.to_json())["budget"],
-        "effort": json.loads(spec.to_json())["effort"],
+        "effort": {**json.loads(spec.to_json())["effort"], "rung_steps": list(inputs.rung_steps)},
         "target": spec.target,
         "metric": spec.metric,
         "preference": spec.preference,

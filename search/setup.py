@@ -26,6 +26,7 @@ from search.baseline import (
 )
 from search.clock import Clock
 from search.driver import SearchDriver
+from search.effort_plan import EffortCosts, plan_effort, remember_effort, remembered_effort, training_step_s
 from search.environment import SearchEnvironment
 from search.errors import FieldViolation, InvalidSpecError, OptionSkippedError
 from search.evaluation.accuracy import AccuracyResult
@@ -66,6 +67,7 @@ _BASELINE_SHARE = 0.1
 """Of the wall time: how long rounds are added until the original's latency has settled."""
 _GRACE_SHARE = 0.05
 """Of the wall time: how long after the last promotion a trial that trains may go on before it is interrupted."""
+_BUILD_S, _RAY_START_S = 1.0, 20.0
 _UNTRAINED_FACTOR = 20
 """A candidate is built on some hundred images and read on the validation split; so many times what the original needs for these."""
 
@@ -122,13 +124,18 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     reading, validation = read_original(spec, original)
     image_s = (time.monotonic() - began) / max(len(original.data.split("validation")), 1)
     runner = RunnerSettings(environment.cpus, environment.work_dir / "tune", environment.ray_address, environment.parallel_trials)
+    limit_s = min(environment.measure_limit_s, spec.effort.max_wall_time_s * _BASELINE_SHARE)
+    latency = measure_alone(original.onnx, target, spec.budget.batch_size, limit_s) if target.attached else None
+    finals_time = _finals_time(original, image_s, latency, environment.measure_limit_s)
     files = _files(spec, environment)
     save_original_logits(validation, files.original_logits)
-    effort = training_effort(spec, len(original.data.split("train")), "distillation" in techniques)
+    asked = training_effort(spec, len(original.data.split("train")), "distillation" in techniques)
+    effort = _affordable(asked, spec, original, reading, image_s, finals_time, environment)
     views = 1
     if effort.rung_steps[-1]:
         stop = environment.store.should_stop
-        views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, spec.effort.max_epochs, stop, reading)
+        epochs = spec.effort.max_epochs * sum(effort.rung_steps) / sum(asked.rung_steps)
+        views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, epochs, stop, reading)
     settings = EvaluationSettings(
         metric=spec.metric,
         effort=effort,
@@ -146,10 +153,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     record = baseline_record(spec, original, validation, environment.blobs.put_bytes(original.onnx))
     context = technique_context(settings, original.data.split("train"), files.interrupt)
     pricer = Pricer(original.network, predictor, spec.budget.batch_size, context)
-    predicted = pricer.price(Recipe()).latency
-    limit_s = min(environment.measure_limit_s, spec.effort.max_wall_time_s * _BASELINE_SHARE)
-    latency = measure_alone(original.onnx, target, spec.budget.batch_size, limit_s) if target.attached else predicted
-    record = replace(record, measurements={**record.measurements, "latency_ms": latency})
+    record = replace(record, measurements={**record.measurements, "latency_ms": latency or pricer.price(Recipe()).latency})
     return Setup(
         spec=spec,
         target=target,
@@ -163,18 +167,47 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         techniques=techniques,
         runner=runner,
         calibrated=predictor.calibrated,
-        finals_time=_finals_time(original, image_s, latency, environment.measure_limit_s),
+        finals_time=finals_time,
     )
 
 
-def _finals_time(original: Original, image_s: float, latency: Measurement, measure_limit_s: float) -> FinalsTime:
+def _finals_time(original: Original, image_s: float, latency: Measurement | None, measure_limit_s: float) -> FinalsTime:
     counts = {name: len(original.data.split(name)) for name in ("train", "selection", "test")}
     return FinalsTime(
         file_s=original.file_s + image_s * counts["selection"],
-        latency_ms=latency.value if latency.source == "measured" else 0.0,
+        latency_ms=latency.value if latency else 0.0,
         measure_limit_s=measure_limit_s,
         closing_s=2 * image_s * (counts["test"] + min(counts["train"], GAP_IMAGES)),
     )
+
+
+def _affordable(
+    asked: TrainingEffort,
+    spec: SearchSpec,
+    original: Original,
+    reading: Reading,
+    image_s: float,
+    finals_time: FinalsTime,
+    environment: SearchEnvironment,
+) -> TrainingEffort:
+    """The effort asked for, or what of it the wall time holds; decided once in the life of a search."""
+    remembered = remembered_effort(environment.store)
+    if remembered is not None or not asked.rung_steps[-1]:
+        return remembered or asked
+    train, limit_s = original.data.split("train"), spec.effort.max_wall_time_s
+    batch = train.images(np.arange(min(len(train), asked.batch_size)))
+    left_s = limit_s * (1 - _SENSITIVITY_SHARE - _GRACE_SHARE) - (time.monotonic() - environment.began)
+    costs = EffortCosts(
+        step_s=training_step_s(original.network, batch, reading.task),
+        untrained_s=_BUILD_S + image_s * len(original.data.split("validation")) * len(asked.rung_steps),
+        left_s=left_s
+        - finals_time.reserved_s(limit_s)
+        - _RAY_START_S
+        - image_s * len(train) * max(1, round(spec.effort.max_epochs)),
+    )
+    planned = plan_effort(asked, spec.effort.max_trials, costs)
+    remember_effort(environment.store, asked, planned, spec.effort.max_epochs, spec.effort.max_trials, costs)
+    return planned
 
 
 def searched_target(name: str, predictor: Predictor) -> Target:

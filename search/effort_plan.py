@@ -1,0 +1,103 @@
+"""How long a candidate is trained, so that all that are asked for come to their turn within the wall time on this machine.
+
+Epochs and trials are what a request allows at most. Where a measured step of training says that the time does not hold both,
+each candidate is trained for less, down to a stated share; what still does not fit is left out by the wall time.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from search.protocols import CandidateStore, Event
+from techniques.base import Effort
+from techniques.head import Task, training_logits
+from techniques.network import Network
+
+PHASE = "effort"
+LEAST_SHARE = 0.25
+"""Of the epochs asked for; fewer would rank candidates by noise."""
+FIRST_PEERS = 3
+PROMOTED_SHARE = 0.5
+_STEPS, _ENOUGH_S = 3, 5.0
+
+
+@dataclass(frozen=True)
+class EffortCosts:
+    """Seconds on this machine, measured on the original.
+
+    Attributes:
+        step_s: one step of training.
+        untrained_s: a trial without its training: building it, and reading it at every rung.
+        left_s: what the wall time leaves for trials.
+    """
+
+    step_s: float
+    untrained_s: float
+    left_s: float
+
+
+def training_step_s(network: Network, images: torch.Tensor, task: Task) -> float:
+    """Seconds of one step of training on ``images`` ``(n, channels, height, width)``; a slow one is not repeated."""
+    student = network.clone()
+    student.graph.requires_grad_(True)
+    student.train()
+    logits = training_logits(student, task)
+    taken: list[float] = []
+    with torch.enable_grad():
+        while len(taken) < _STEPS and sum(taken) < _ENOUGH_S:
+            began = time.perf_counter()
+            logits(images).square().mean().backward()  # type: ignore[no-untyped-call]
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:] or taken)
+
+
+def expected_trials(trials: int, rungs: int) -> list[float]:
+    """How many of so many trials reach each rung by successive halving; the first few always do."""
+    counts = [float(trials)]
+    while len(counts) < rungs:
+        first = min(counts[-1], FIRST_PEERS)
+        counts.append(first + (counts[-1] - first) * PROMOTED_SHARE)
+    return counts
+
+
+def plan_effort(asked: Effort, trials: int, costs: EffortCosts) -> Effort:
+    """The effort asked for, or a smaller one with which ``trials`` fit into the time that is left."""
+    counts = expected_trials(trials, len(asked.rung_steps))
+    training_s = costs.step_s * sum(count * steps for count, steps in zip(counts, asked.rung_steps, strict=True))
+    free_s = costs.left_s - trials * costs.untrained_s
+    if training_s <= max(free_s, 0.0):
+        return asked
+    share = max(free_s / training_s, LEAST_SHARE)
+    return Effort(tuple(math.ceil(steps * share) for steps in asked.rung_steps), asked.batch_size)
+
+
+def remembered_effort(store: CandidateStore) -> Effort | None:
+    """The effort of an earlier life of this search: its candidates are compared with those to come."""
+    found = store.phase(PHASE)
+    return None if found is None else Effort(tuple(found["rung_steps"]), found["batch_size"])
+
+
+def remember_effort(store: CandidateStore, asked: Effort, planned: Effort, epochs: float, trials: int, costs: EffortCosts) -> None:
+    """Write the effort down; say so where it is less than was asked for."""
+    note = ""
+    if planned != asked:
+        share = sum(planned.rung_steps) / sum(asked.rung_steps)
+        note = (
+            f"candidates are trained for at most {epochs * share:.2g} epochs instead of {epochs:.2g}: a step of training takes "
+            f"{costs.step_s:.2g} s here, and the wall time leaves {max(costs.left_s, 0.0):.0f} s for {trials} trials. More time "
+            "allows more epochs"
+        )
+        store.append(Event("warning", note))
+    store.save_phase(PHASE, {"rung_steps": list(planned.rung_steps), "batch_size": planned.batch_size, "note": note})
+
+
+def effort_notes(store: CandidateStore) -> Sequence[str]:
+    """For the report: that less was trained than asked for."""
+    note = (store.phase(PHASE) or {}).get("note", "")
+    return [note] if note else []

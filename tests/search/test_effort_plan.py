@@ -1,0 +1,76 @@
+"""Epochs that the wall time does not hold are not planned; what is planned is kept for the life of a search."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from search.effort_plan import (
+    LEAST_SHARE,
+    EffortCosts,
+    effort_notes,
+    expected_trials,
+    plan_effort,
+    remember_effort,
+    remembered_effort,
+    training_step_s,
+)
+from techniques import lift
+from techniques.base import Effort
+from tests.search.memory import MemoryStore
+from tests.techniques.small_networks import BakedView
+
+ASKED = Effort((0, 30, 90), 128)
+
+
+def test_what_fits_is_trained_as_asked() -> None:
+    assert plan_effort(ASKED, 14, EffortCosts(step_s=0.1, untrained_s=2.0, left_s=400.0)) is ASKED
+
+
+def test_a_slow_machine_trains_less_so_that_all_trials_fit() -> None:
+    costs = EffortCosts(step_s=0.5, untrained_s=3.0, left_s=300.0)
+    planned = plan_effort(ASKED, 14, costs)
+    counts = expected_trials(14, 3)
+    spent_s = 14 * 3.0 + 0.5 * sum(count * steps for count, steps in zip(counts, planned.rung_steps, strict=True))
+    assert planned.rung_steps[0] == 0
+    assert 0 < planned.rung_steps[1] < 30
+    assert planned.rung_steps[2] < 90
+    assert spent_s == pytest.approx(300.0, rel=0.03)
+
+
+@pytest.mark.parametrize("left_s", [-50.0, 0.0, 40.0])
+def test_training_is_never_cut_to_noise(left_s: float) -> None:
+    planned = plan_effort(ASKED, 14, EffortCosts(step_s=5.0, untrained_s=3.0, left_s=left_s))
+    assert planned.rung_steps == (0, 8, 23)
+    assert sum(planned.rung_steps) / sum(ASKED.rung_steps) == pytest.approx(LEAST_SHARE, rel=0.05)
+
+
+def test_the_first_few_reach_every_rung_and_half_of_the_others() -> None:
+    assert expected_trials(2, 3) == [2, 2, 2]
+    assert expected_trials(13, 3) == [13, 8, 5.5]
+
+
+def test_the_plan_is_kept_and_said() -> None:
+    store, costs = MemoryStore(), EffortCosts(0.5, 3.0, 300.0)
+    assert remembered_effort(store) is None
+    assert not effort_notes(store)
+    remember_effort(store, ASKED, Effort((0, 15, 45), 128), 1.5, 14, costs)
+    assert remembered_effort(store) == Effort((0, 15, 45), 128)
+    (note,) = effort_notes(store)
+    assert "0.75 epochs instead of 1.5" in note
+    assert "300 s for 14 trials" in note
+    assert [event.message for event in store.events] == [note]
+
+
+def test_an_effort_as_asked_has_no_note() -> None:
+    store = MemoryStore()
+    remember_effort(store, ASKED, ASKED, 1.5, 14, EffortCosts(0.01, 3.0, 300.0))
+    assert not effort_notes(store)
+    assert not store.events
+
+
+def test_a_step_is_timed_and_leaves_the_network_as_it_was() -> None:
+    network = lift.from_module(BakedView().eval(), (1, 14, 14))
+    before = {name: value.clone() for name, value in network.graph.state_dict().items()}
+    assert training_step_s(network, torch.randn(8, *network.input_shape), "classes") > 0
+    assert all(torch.equal(value, before[name]) for name, value in network.graph.state_dict().items())
