@@ -190,12 +190,18 @@ def _decided(record: CandidateRecord, setup: Setup, on_front: bool) -> Candidate
     return replace(record, feasible=feasible, state="front" if on_front else "finalist")
 
 
-def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, finals: Finals, clock: Clock) -> SearchOutcome:
-    """Decide the best, read the test split once, write the report, log the front."""
+def conclude(
+    setup: Setup, environment: SearchEnvironment, outbox: Outbox, finals: Finals, clock: Clock, out_of_reach: str = ""
+) -> SearchOutcome:
+    """Decide the best, read the test split once, write the report, log the front.
+
+    Args:
+        out_of_reach: why there are no finalists: the answer; the original is then the nearest.
+    """
     spec, store = setup.spec, environment.store
     members = front(finals.finalists, spec.budget)
     best = best_of(finals, spec)
-    closest = None if best else nearest(finals.finalists, spec.budget)
+    closest = None if best else nearest(finals.finalists or [finals.baseline], spec.budget)
     broken = broken_limits(closest, spec.budget) if closest else {}
     baseline = finals.baseline
     if best is not None:
@@ -226,7 +232,7 @@ def conclude(setup: Setup, environment: SearchEnvironment, outbox: Outbox, final
     )
     text = json.dumps(report, indent=1, sort_keys=True)
     digest = environment.blobs.put_bytes(text.encode())
-    message = message_of(best, closest, broken, baseline, setup)
+    message = out_of_reach or message_of(best, closest, broken, baseline, setup)
     outcome = SearchOutcome(
         state="SUCCEEDED" if best else "INFEASIBLE",
         message=message,

@@ -14,12 +14,12 @@ import torch
 
 from search.attempts import ON_PURPOSE, supervised, unexpected
 from search.clock import Clock, ClockedStore
-from search.conclusion import conclude, run_finals
+from search.conclusion import Finals, conclude, run_finals
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import OutsideError, SearchCancelledError, SearchError, TimeLimitError, UnexpectedError
 from search.execution.runner import ray_runtime, run_trials
 from search.protocols import CandidateRecord, CandidateStore, Event
-from search.setup import Setup, find_sensitivity, make_driver, prepare, tell_places
+from search.setup import Setup, find_sensitivity, make_driver, prepare, reach_of, tell_places
 from search.spec import SearchSpec
 from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
@@ -69,6 +69,10 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
     with _phase(store, "sensitivity", "what each single compression costs and saves"):
         sensitivity = find_sensitivity(setup, environment)
         tell_places(setup, sensitivity, environment)
+        out_of_reach = reach_of(setup, sensitivity, environment).sentence(spec.budget)
+    if out_of_reach and len(store.candidates()) == 1:
+        with _goes_on("report"):
+            return conclude(setup, environment, outbox, Finals(setup.baseline, (), {}), clock, out_of_reach)
 
     with _phase(store, "search", f"up to {spec.effort.max_trials} candidates"):
         driver = make_driver(setup, sensitivity, environment, outbox, clock)

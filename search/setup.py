@@ -45,9 +45,10 @@ from search.places import PHASE as PLACES_PHASE
 from search.places import Places, find_places
 from search.pricing import Pricer
 from search.protocols import CandidateRecord, Event, Measurement
+from search.reach import Reach, find_reach
 from search.sampler import PolicySampler
 from search.sensitivity import Sensitivity, measure_sensitivity
-from search.space import Policy, search_space
+from search.space import RESOLUTION_SCALES, Policy, search_space
 from search.spec import SearchSpec
 from search.tracking.outbox import Outbox
 from techniques import registry
@@ -341,6 +342,21 @@ def _content_key(setup: Setup, environment: SearchEnvironment) -> str:
     facts += [spec.effort.seed, spec.effort.max_wall_time_s, environment.predictor_json]
     facts += [[t.name, t.version] for t in registry.all_techniques()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def reach_of(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment) -> Reach:
+    """The lowest prices that the allowed techniques can give this network."""
+    meta = setup.original.network.to_meta()
+    scales = RESOLUTION_SCALES if setup.original.network.size_is_free and "input_resolution" in setup.techniques else (1.0,)
+    ends = (max(scales), min(scales))
+    policies = [
+        Policy(precision=precision, resolution_scale=scale) for precision in sensitivity.saved for scale in sorted(set(ends))
+    ]
+
+    def make_recipe(moves: Sequence[Move], policy: Policy) -> Recipe:
+        return recipe_of(moves, policy, meta, setup.context, distil=False)
+
+    return find_reach(sensitivity.moves, policies, make_recipe, setup.pricer.price, environment.store.should_stop)
 
 
 def make_driver(

@@ -16,6 +16,8 @@ Preference = Literal["fastest", "smallest", "most_accurate", "balanced"]
 MAX_TRIALS = 10_000
 MAX_WALL_TIME_S = 7 * 24 * 3600.0
 MAX_BATCH_SIZE = 1024
+LEAST_LATENCY_MS, LEAST_SIZE_BYTES = 0.001, 100
+"""No runtime answers within a microsecond, and no model file is smaller: what is below is a wrong unit, and told at once."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Budget:
         for name, value in positive.items():
             if value is not None and not (math.isfinite(value) and value > 0):
                 found.append(FieldViolation(f"budget.{name}", f"must be a finite number above 0, got {value}"))
+        for name, least in (("latency_ms", LEAST_LATENCY_MS), ("size_bytes", LEAST_SIZE_BYTES)):
+            value = positive[name]
+            if value is not None and 0 < value < least:
+                words = f"{value} is below what any network takes, {least} ({name.rpartition('_')[2]}): is the unit right?"
+                found.append(FieldViolation(f"budget.{name}", words))
         drop = self.max_accuracy_drop_points
         if drop is not None and not (math.isfinite(drop) and 0 <= drop <= 100):
             found.append(FieldViolation("budget.max_accuracy_drop_points", f"must be between 0 and 100 points, got {drop}"))

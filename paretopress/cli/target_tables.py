@@ -21,21 +21,25 @@ _GAP, _WIDE_LAYER = 2, 40
 
 @dataclass(frozen=True)
 class TargetTable:
-    """All targets; their titles where the console is wide."""
+    """All targets, and what a search for one can say; their runtimes and titles where the console is wide."""
 
     targets: Sequence[target_pb2.Target]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """What rich prints."""
         wide = tables.is_wide(options)
-        columns = ("target", "origin", "runtime", "threads", "precisions", "predictor", *(("title",) if wide else ()))
+        more = ("runtime", "title") if wide else ()
+        columns = ("target", "origin", "threads", "precisions", "predictor", "a search", *more)
         justified: dict[str, JustifyMethod] = {column: "right" if column == "threads" else "left" for column in columns}
         table = tables.narrow_table("targets", justified, folds="title" if wide else "target")
         for target in self.targets:
-            facts = (target.runtime, str(target.threads), ", ".join(target.precisions), predictor_words(target))
-            title = (target.display_name,) if wide else ()
-            table.add_row(tables.short(target.name), origin_word(target), *facts, *title)
+            facts = (str(target.threads), ", ".join(target.precisions), predictor_words(target), search_word(target))
+            more = (target.runtime, target.display_name) if wide else ()
+            table.add_row(tables.short(target.name), origin_word(target), *facts, *more)
         yield table
+        yield Text(
+            "a search measures its finalists on this machine's targets; for any other it predicts and decides by the upper bound"
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,8 @@ def show_target(target: target_pb2.Target, as_json: bool) -> None:
             lines.append(f"  that was the short kit; `paretopress targets calibrate {name}` takes longer and predicts better")
     elif target.attached:
         lines.append(f"  not calibrated yet; `paretopress targets calibrate {name}` does it")
+    if not target.attached:
+        lines.append("  a search for it predicts latencies, and decides by the upper bound; nothing is measured")
     if target.HasField("peaks"):
         peaks = target.peaks
         lines += [
@@ -137,6 +143,11 @@ def show_target(target: target_pb2.Target, as_json: bool) -> None:
         ]
     Console(highlight=False, soft_wrap=True, markup=False).print("\n".join(lines))
     return None
+
+
+def search_word(target: target_pb2.Target) -> str:
+    """What the latencies of a search for it are."""
+    return "measures" if target.attached else "predicts"
 
 
 def predictor_words(target: target_pb2.Target) -> str:

@@ -325,7 +325,9 @@ class Search(_message.Message):
     dataset: _builtins.str
     """`projects/{project}/datasets/{dataset}`."""
     target: _builtins.str
-    """`projects/{project}/targets/{target}`; it must be attached, since finalists are measured."""
+    """`projects/{project}/targets/{target}`. Finalists are measured on an attached one; for any other, latencies are predicted, and a
+    limit is met by the upper bound.
+    """
     metric: Global___Metric.ValueType
     """How accuracy is measured."""
     preference: Global___Preference.ValueType

@@ -139,7 +139,10 @@ def test_models_and_datasets(server: InProcessServer, files: Path) -> None:
     assert "train 70" in invoke(server, "datasets", "show", "data").output
     for noun, name in (("models", "net"), ("datasets", "data")):
         assert invoke_json(server, noun, "delete", name)["deleted"].endswith(name)
-    assert "cpu-ort-1t" in invoke(server, "targets", "list").output
+    listed = invoke(server, "targets", "list").output
+    lines = {line.split()[0]: line for line in listed.splitlines() if line.strip()}
+    assert " measures " in lines["cpu-ort-1t"]
+    assert " predicts " in lines["raspberry-pi-5"]
 
 
 def test_names_of_classes_come_with_commas_or_from_a_file(tmp_path: Path) -> None:
