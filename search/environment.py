@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from search.protocols import BlobStore, CandidateStore
 from search.tracking.base import Tracker
+from search.tracking.described import SearchOrigin
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class SearchEnvironment:
         parallel_trials: one makes a search repeatable (contract 7); more share the CPUs.
         dataset_notes: what the report must say about the data (who chose the split).
         measure_limit_s: for which rounds of measuring are added while latencies have not settled.
+        origin: what the request called model, dataset and itself; for the tracker.
         began: of `time.monotonic`: when the worker took the search up; its wall time counts from here.
     """
 
@@ -38,6 +40,7 @@ class SearchEnvironment:
     parallel_trials: int = 1
     dataset_notes: tuple[str, ...] = ()
     measure_limit_s: float = 60.0
+    origin: SearchOrigin = field(default_factory=SearchOrigin)
     began: float = field(default_factory=time.monotonic)
 
 

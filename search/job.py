@@ -21,6 +21,7 @@ from search.execution.runner import ray_runtime, run_trials
 from search.protocols import CandidateRecord, CandidateStore, Event
 from search.setup import Setup, find_sensitivity, make_driver, prepare, reach_of, tell_places
 from search.spec import SearchSpec
+from search.tracking.described import search_parameters
 from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
 
@@ -39,7 +40,7 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
     spec.validated()
     environment.work_dir.mkdir(parents=True, exist_ok=True)
     outbox = Outbox(environment.tracker, environment.search_name)
-    outbox.start({"spec": spec.to_json(), "target": spec.target})
+    outbox.start(search_parameters(spec, environment.origin))
     clock = Clock(environment.store, spec.effort.max_wall_time_s, environment.began)
     store = ClockedStore(environment.store, clock)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from search.protocols import BlobStore
 from search.tracking.base import Tracker
+from search.tracking.described import search_parameters
 from search.tracking.ended import log_ended
 from search.tracking.outbox import Outbox
 from service.errors import StoreUnavailableError
@@ -70,7 +71,7 @@ class LateTracking:
     def _sent(self, search: UntrackedSearch) -> bool:
         outbox = Outbox(self._tracker(), search.name)
         try:
-            outbox.start({"spec": search.spec.to_json(), "target": search.spec.target})
+            outbox.start(search_parameters(search.spec, search.origin))
             if outbox.behind:
                 return False  # away: nothing has to be fetched for it, and it need not be waited for again
             left = log_ended(outbox, self._untracked.candidates(search.search_id), self._blobs, search.outcome)

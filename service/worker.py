@@ -282,6 +282,7 @@ class Worker:
             cpus=self._settings.cpus,
             measure_limit_s=self._settings.measure_limit_s,
             dataset_notes=claimed.dataset_notes,
+            origin=claimed.origin,
         )
 
     def _predictor(self, claimed: ClaimedSearch, store: SqlCandidateStore) -> str:

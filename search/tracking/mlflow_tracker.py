@@ -11,11 +11,12 @@ from pathlib import Path
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 from mlflow.utils.time import get_current_time_millis
 
 from search.protocols import CandidateRecord
 from search.tracking.base import EndState, TrackingError, TrackingRefusedError
+from search.tracking.described import TITLE, search_description
 from techniques.recipe import Recipe
 
 SEARCH_TAG, CANDIDATE_TAG = "paretopress.search", "paretopress.candidate"
@@ -50,8 +51,8 @@ class MlflowTracker:
         self._run_ids: dict[tuple[str, str], str] = {}
 
     def start_search(self, search_name: str, parameters: Mapping[str, str]) -> str:
-        """Create or find the parent run; returns its id. MLflow's parameters stay what they were first, so those of an extended
-        search become tags."""
+        """Create or find the parent run; returns its id. It is called by the search's title where there is one, and described.
+        MLflow's parameters stay what they were first, so those of an extended search become tags."""
         with _translated():
             run_id = self.parent_run(search_name)
             known = self._client.get_run(run_id).data.params
@@ -59,6 +60,10 @@ class MlflowTracker:
             for name, value in parameters.items():
                 if name in known and known[name] != value[:_MAX_PARAM_LENGTH]:
                     self._client.set_tag(run_id, f"paretopress.{name}", value[:_MAX_TAG_LENGTH])
+            shown = {MLFLOW_RUN_NAME: parameters.get(TITLE, ""), MLFLOW_RUN_NOTE: search_description(parameters)}
+            for name, value in shown.items():
+                if value:
+                    self._client.set_tag(run_id, name, value[:_MAX_TAG_LENGTH])
             self._client.update_run(run_id, "RUNNING")  # one that goes on may have been closed
             return run_id
 

@@ -11,7 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from search.protocols import CandidateRecord, Measurement
-from service.store.schema import CandidateRow
+from search.tracking.described import SearchOrigin
+from service.store.schema import CandidateRow, SearchRow
 
 
 def candidate_to_json(record: CandidateRecord) -> str:
@@ -39,3 +40,8 @@ def candidates_of(session: Session, search_id: int) -> Sequence[CandidateRecord]
     query = select(CandidateRow.record_json).filter_by(search_id=search_id)
     texts = session.scalars(query.order_by(CandidateRow.trial_number, CandidateRow.candidate_id))
     return [candidate_from_json(text) for text in texts]
+
+
+def origin_of(row: SearchRow) -> SearchOrigin:
+    """What its request called a search, its model and its dataset."""
+    return SearchOrigin(row.display_name, row.model, row.dataset)

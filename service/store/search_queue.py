@@ -17,9 +17,11 @@ from sqlalchemy.orm import Session
 from search.environment import SearchOutcome
 from search.protocols import Event
 from search.spec import SearchSpec
+from search.tracking.described import SearchOrigin
 from search.tracking.ended import UNTRACKED
 from service.store.database import Database
 from service.store.events import append_events
+from service.store.records import origin_of
 from service.store.schema import PhaseRow, ProcessGroupRow, SearchRow
 from service.store.search_store import boot_id
 
@@ -38,6 +40,7 @@ class ClaimedSearch:
     dataset_notes: tuple[str, ...]
     process_groups: tuple[int, ...]
     resumed: bool
+    origin: SearchOrigin
 
 
 def process_identity() -> str:
@@ -95,7 +98,8 @@ class SearchQueue:
             boot = boot_id()
             groups = session.scalars(select(ProcessGroupRow.pgid).filter_by(search_id=row.id, boot_id=boot)).all()
             notes = tuple(json.loads(row.dataset_notes_json))
-            return ClaimedSearch(row.id, row.name, SearchSpec.from_json(row.spec_json), notes, tuple(groups), resumed)
+            spec = SearchSpec.from_json(row.spec_json)
+            return ClaimedSearch(row.id, row.name, spec, notes, tuple(groups), resumed, origin_of(row))
 
     def waiting_targets(self) -> frozenset[str]:
         """Targets of the searches that wait for a worker, or have lost theirs."""

@@ -12,9 +12,10 @@ from sqlalchemy import Select, delete, select
 from search.environment import SearchOutcome
 from search.protocols import CandidateRecord
 from search.spec import SearchSpec
+from search.tracking.described import SearchOrigin
 from search.tracking.ended import UNTRACKED
 from service.store.database import Database
-from service.store.records import candidates_of
+from service.store.records import candidates_of, origin_of
 from service.store.schema import PhaseRow, SearchRow
 from service.store.search_catalogue import ENDED
 
@@ -26,6 +27,7 @@ class UntrackedSearch:
     search_id: int
     name: str
     spec: SearchSpec
+    origin: SearchOrigin
     outcome: SearchOutcome | None
 
 
@@ -60,4 +62,4 @@ def pending(columns: Any) -> Select[Any]:
 def _untracked(row: SearchRow) -> UntrackedSearch:
     failed = row.state == "FAILED" or not row.outcome_json
     outcome = None if failed else SearchOutcome(**json.loads(row.outcome_json))
-    return UntrackedSearch(row.id, row.name, SearchSpec.from_json(row.spec_json), outcome)
+    return UntrackedSearch(row.id, row.name, SearchSpec.from_json(row.spec_json), origin_of(row), outcome)

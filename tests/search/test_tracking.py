@@ -8,7 +8,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from search.protocols import CandidateRecord, Measurement
+from search.spec import Budget, Effort, SearchSpec
 from search.tracking.base import EndState, TrackingError, TrackingRefusedError
+from search.tracking.described import SearchOrigin, search_parameters
 from search.tracking.mlflow_tracker import MlflowTracker, candidate_metrics
 from search.tracking.outbox import Outbox
 from tests.search.records import candidate
@@ -51,6 +53,21 @@ def test_one_parent_and_one_child_per_candidate_however_often_it_is_logged(uri: 
     assert best.info.run_name == "c0002 (best)"
     assert best.info.end_time - best.info.start_time == pytest.approx(1000 * candidate(2, 0.4, 0.9).duration_s, abs=1)
     assert {f.path for f in client.list_artifacts(child)} == {"model.onnx", "recipe.json"}
+
+
+def test_a_search_is_called_and_described_as_it_was_asked_for(uri: str, tmp_path: Path) -> None:
+    budget = Budget(latency_ms=4.5, max_accuracy_drop_points=1.0)
+    spec = SearchSpec("m", "d", "raspberry-pi-5", budget, Effort(max_trials=7), techniques=("low_rank", "distillation"))
+    origin = SearchOrigin("Digits for the kiosk", "projects/default/models/digits", "projects/default/datasets/photos")
+    client = MlflowClient(uri)
+    run = client.get_run(_tracker(uri, tmp_path).start_search("projects/default/searches/named", search_parameters(spec, origin)))
+    assert run.info.run_name == "Digits for the kiosk"
+    wanted = {"budget.latency_ms": "4.5", "effort.max_trials": "7", "techniques": "low_rank, distillation"}
+    assert wanted.items() <= run.data.params.items()
+    assert {"budget.size_name", "budget.macs", "expected_accuracy"}.isdisjoint(run.data.params)
+    note = run.data.tags["mlflow.note.content"]
+    assert "- dataset: projects/default/datasets/photos" in note
+    assert "- budget: latency_ms 4.5, batch_size 1, max_accuracy_drop_points 1.0" in note
 
 
 def test_a_predicted_latency_never_carries_the_measured_name() -> None:
