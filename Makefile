@@ -30,6 +30,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python -m protos.generate --check
 	$(BIN)/python -m protos.compatibility
+	$(BIN)/hadolint deploy/Dockerfile
 
 proto: $(STAMP)
 	$(BIN)/python -m protos.generate

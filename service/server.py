@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -96,6 +97,10 @@ class AddressInUseError(ServiceError):
     """The port is taken."""
 
 
+class DataDirError(ServiceError):
+    """The data directory cannot be written to."""
+
+
 @dataclass
 class RunningServer:
     """A server that answers. ``address`` is ``host:port``; ``mlflow_address`` is empty where no page is shown."""
@@ -151,11 +156,12 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
         AddressInUseError: the port is taken.
         InsecureSettingsError: others could reach the server unprotected, and nobody said that they may.
         ContradictingSettingsError, TlsFilesError: the settings of access or its files cannot be used.
+        DataDirError: the data directory is somebody else's.
     """
     for warning in check_exposure(settings):
         _LOG.warning(warning)
     keep_freed_memory()
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_data_dir(settings.data_dir)
     database = Database(settings.resolved_database_url)
     await asyncio.to_thread(database.migrate)
     blobs = blob_store(settings)
@@ -183,9 +189,17 @@ async def start(settings: Settings, importer: Importer | None = None, worker_com
     if settings.run_schedules:
         scheduler.start()
     readiness.start()
-    mlflow_address = f"http://127.0.0.1:{settings.mlflow_port}" if any(p.name == "mlflow" for p in processes) else ""
+    mlflow_address = f"http://{settings.mlflow_host}:{settings.mlflow_port}" if settings.shows_mlflow else ""
     own = (server, health_servicer, processes, settings.shutdown_grace_s, upkeep, scheduler, gate, events, readiness, monitoring)
     return RunningServer(address, mlflow_address, database, *own)
+
+
+def _make_data_dir(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        words = "run as its owner (a container: `--user`), give it to that user, or set PARETOPRESS_DATA_DIR"
+        raise DataDirError(f"{folder} cannot be written to by user {os.getuid()}: {words}")
 
 
 def _readiness(
@@ -284,9 +298,9 @@ def _processes(settings: Settings, worker_command: Sequence[str] | None) -> list
     if settings.embedded_worker:
         command = worker_command or [sys.executable, "-m", "service.worker", "--parent-pid", str(os.getpid())]
         processes.append(SupervisedProcess("worker", command, environment, settings.data_dir / "worker.log"))
-    if settings.mlflow_ui and not settings.mlflow_tracking_uri:
+    if settings.shows_mlflow:
         artifacts = ["--artifacts-destination", settings.mlflow_artifacts or ""]
-        page = ["--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"]
+        page = ["--host", settings.mlflow_host, "--port", str(settings.mlflow_port), "--workers", "1"]
         store = ["--backend-store-uri", settings.resolved_tracking_uri]
         command = [sys.executable, "-m", "service.supervision", str(os.getpid()), sys.executable, "-m", "mlflow", "server"]
         # Five more processes for language-model evaluation jobs, which nobody has here.

@@ -101,7 +101,8 @@ class Settings(BaseSettings):
         description="Projects whose schedules may use the MLflow model registry (JSON list); all where there is no authentication, "
         "none where there is: the registry does not know projects.",
     )
-    mlflow_ui: bool = Field(default=False, description="Show the embedded MLflow in a web page on loopback.")
+    mlflow_ui: bool = Field(default=False, description="Show the embedded MLflow in a web page.")
+    mlflow_host: str = Field(default="127.0.0.1", description="Address of that page; nobody has to log in there.")
     mlflow_port: int = Field(default=5050, ge=1, le=65535, description="Port of that page.")
     shutdown_grace_s: float = Field(default=10.0, ge=0, description="Seconds that calls in progress get when the server stops.")
     log_level: str = Field(default="INFO", description="Python log level.")
@@ -130,6 +131,11 @@ class Settings(BaseSettings):
     def may_use_registry(self, project: str) -> bool:
         """Whether the schedules of a project may fetch models from the registry and register results there."""
         return self.auth == "none" if self.registry_projects is None else project in self.registry_projects
+
+    @property
+    def shows_mlflow(self) -> bool:
+        """Whether the embedded MLflow has a web page."""
+        return self.mlflow_ui and not self.mlflow_tracking_uri
 
     @property
     def mlflow_artifacts(self) -> str | None:

@@ -18,7 +18,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="address to listen on; beyond loopback, TLS and tokens must be set")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="where everything is kept")] = None,
     dataset_root: Annotated[list[Path] | None, typer.Option(help="folder that datasets may be read from; repeat")] = None,
-    mlflow_ui: Annotated[bool, typer.Option(help="show MLflow in a web page on loopback")] = True,
+    mlflow_ui: Annotated[bool, typer.Option(help="show MLflow in a web page")] = True,
     mlflow_port: Annotated[int | None, typer.Option(help="port of that page")] = None,
 ) -> None:
     """Run the server with its worker; stop it with Ctrl-C. Other settings come from PARETOPRESS_* variables."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -67,19 +67,28 @@ def check_exposure(settings: Settings) -> list[str]:
         ContradictingSettingsError: settings that cannot be together.
     """
     _check_pairs(settings)
-    if is_loopback(settings.host):
-        return []
-    found = []
-    if not settings.tls_certificate:
-        found.append("without TLS: tokens and models can be read on their way (PARETOPRESS_TLS_CERTIFICATE, _TLS_PRIVATE_KEY)")
-    if settings.auth == "none":
-        found.append("without authentication: everybody who reaches it may do everything (PARETOPRESS_AUTH=tokens)")
+    found = [*_unprotected_calls(settings), *_unprotected_page(settings)]
     if found and not settings.allow_insecure:
-        words = f"PARETOPRESS_HOST={settings.host} can be reached from other machines, {'; and '.join(found)}"
-        raise InsecureSettingsError(
-            f"{words}. Set what stands in brackets, or PARETOPRESS_ALLOW_INSECURE=true if a proxy does both"
-        )
-    return [f"INSECURE: listening on {settings.host} {words}" for words in found]
+        words = "Set what stands in brackets, or PARETOPRESS_ALLOW_INSECURE=true if only those get there who may"
+        raise InsecureSettingsError(f"{'; and '.join(found)}. {words}")
+    return [f"INSECURE: {words}" for words in found]
+
+
+def _unprotected_calls(settings: Settings) -> Iterator[str]:
+    if is_loopback(settings.host):
+        return
+    reached = f"PARETOPRESS_HOST={settings.host} can be reached from other machines"
+    if not settings.tls_certificate:
+        words = "tokens and models can be read on their way (PARETOPRESS_TLS_CERTIFICATE, _TLS_PRIVATE_KEY)"
+        yield f"{reached} without TLS: {words}"
+    if settings.auth == "none":
+        yield f"{reached} without authentication: everybody who gets there may do everything (PARETOPRESS_AUTH=tokens)"
+
+
+def _unprotected_page(settings: Settings) -> Iterator[str]:
+    if settings.shows_mlflow and not is_loopback(settings.mlflow_host):
+        words = "nobody has to log in there, whatever PARETOPRESS_AUTH says, and everybody may read and delete what is in it"
+        yield f"PARETOPRESS_MLFLOW_HOST={settings.mlflow_host} can be reached from other machines: {words} (an MLflow of your own)"
 
 
 def is_loopback(host: str) -> bool:

@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from paretopress.errors import RequestRefusedError
 from paretopress.v1 import model_pb2, model_pb2_grpc
 from service.intake.sandbox import run_in_sandbox
-from service.server import SERVICE_NAMES, AddressInUseError
+from service.server import SERVICE_NAMES, AddressInUseError, DataDirError
 from service.testing import InProcessServer
 from tests.service.fakes import FakeImporter
 
@@ -23,6 +23,12 @@ def test_health_and_reflection(server: InProcessServer) -> None:
             answer = stub.Check(health_pb2.HealthCheckRequest(service=name))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         assert set(SERVICE_NAMES) <= set(ProtoReflectionDescriptorDatabase(channel).get_services())
+
+
+def test_a_data_directory_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataDirError, match="PARETOPRESS_DATA_DIR"), InProcessServer(tmp_path / "file", FakeImporter()):
+        pass
 
 
 def test_it_listens_on_loopback_by_default(server: InProcessServer) -> None:

@@ -189,6 +189,16 @@ def test_a_protected_public_address_is_fine() -> None:
     assert check_exposure(Settings(host="::", auth="tokens", tls_certificate="c", tls_private_key="k")) == []
 
 
+def test_the_page_of_mlflow_beyond_loopback_is_asked_for_twice_and_loud() -> None:
+    safe = {"host": "0.0.0.0", "auth": "tokens", "tls_certificate": "c", "tls_private_key": "k", "mlflow_host": "0.0.0.0"}
+    with pytest.raises(InsecureSettingsError, match="MLFLOW_HOST"):
+        check_exposure(Settings(**safe, mlflow_ui=True))
+    (warning,) = check_exposure(Settings(**safe, mlflow_ui=True, allow_insecure=True))
+    assert "nobody has to log in" in warning
+    assert check_exposure(Settings(**safe)) == [], "no page is shown"
+    assert check_exposure(Settings(**safe, mlflow_ui=True, mlflow_tracking_uri="http://mlflow.example")) == [], "none of ours"
+
+
 def test_a_server_that_would_be_open_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(InsecureSettingsError), InProcessServer(tmp_path / "data", FakeImporter(), host="0.0.0.0"):
         pass
