@@ -179,9 +179,10 @@ def pages(root: BareRoot) -> Row:
     for name, port in ports.items():
         variables |= {f"PARETOPRESS_{name.upper()}_HOST": "0.0.0.0", f"PARETOPRESS_{name.upper()}_PORT": str(port)}
     outside = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=True).stdout.split()[0]
+    paths = {"mlflow": "/", "metrics": "/metrics"}
     with serving(root, variables):
-        wait_until(lambda: _fetch(outside, ports["mlflow"], "/") == 200, 120)
-        return {name: _fetch(outside, port, "/metrics" if name == "metrics" else "/") for name, port in ports.items()}
+        wait_until(lambda: all(_fetch(outside, ports[name], path) == 200 for name, path in paths.items()), 120)
+        return {name: _fetch(outside, ports[name], path) for name, path in paths.items()}
 
 
 def _fetch(host: str, port: int, path: str) -> int:
