@@ -24,6 +24,11 @@ class Batch:
     labels: Tensor | None = None
     teacher_logits: Tensor | None = None
 
+    def on(self, device: str) -> Batch:
+        """The same batch on a device."""
+        labels, teacher = (None if one is None else one.to(device) for one in (self.labels, self.teacher_logits))
+        return Batch(self.images.to(device), labels, teacher)
+
 
 class ImageSource(Protocol):
     """Preprocessed images in batches. ``epoch`` picks order and augmentation; the same epoch gives the same batches."""
@@ -58,6 +63,7 @@ class TechniqueContext:
         calibration: a few hundred training images without augmentation, for importance, statistics and ranges.
         cost: price of a network on the target, where the search has a predictor.
         interrupt: asked before every training step; once it answers True, training raises `InterruptedTrainingError`.
+        device: where training runs, such as ``cpu`` or ``cuda``; networks come and go on the CPU.
         task: what the network decides, and so what its outputs are trained and compared as (`techniques.head`).
     """
 
@@ -70,6 +76,7 @@ class TechniqueContext:
     cost: CostFunction | None = None
     interrupt: Callable[[], bool] | None = None
     task: Task = "classes"
+    device: str = "cpu"
 
     def in_scope(self, module_name: str) -> bool:
         """Whether the request allows compressing the module of this qualified name."""

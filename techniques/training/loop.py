@@ -17,6 +17,7 @@ from techniques.errors import DataRequiredError, InterruptedTrainingError, Techn
 from techniques.head import training_logits
 from techniques.network import Network
 from techniques.training.checkpoint import RungCheckpoint, peek_key, training_key
+from techniques.training.device import placed_on, random_devices
 
 Objective = Callable[[Tensor, Batch], Tensor]
 WARM_UP = 0.1
@@ -60,10 +61,11 @@ def train(
     if checkpoint is not None and found is not None and found[1] < len(keys) and found[0] == keys[found[1]]:
         held = RungCheckpoint.load(checkpoint, student)
         rung, epoch = held.rung, held.next_epoch
-    for index in range(rung + 1, len(keys)):
-        epoch = _run_rung(student, data, effort, index, epoch, objective, optimizer, context)
-        if checkpoint is not None and effort.rung_steps[index]:
-            RungCheckpoint(keys[index], index, epoch).save(checkpoint, student)
+    with placed_on(context.device, student):
+        for index in range(rung + 1, len(keys)):
+            epoch = _run_rung(student, data, effort, index, epoch, objective, optimizer, context)
+            if checkpoint is not None and effort.rung_steps[index]:
+                RungCheckpoint(keys[index], index, epoch).save(checkpoint, student)
     return student.eval()
 
 
@@ -89,10 +91,10 @@ def _run_rung(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cycle(step, steps))
     student.train()
     logits = training_logits(student, context.task)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(random_devices(context.device)), torch.enable_grad():
         torch.manual_seed(_rung_seed(context.seed, rung))
         batches = _Batches(data, epoch, effort.batch_size)
-        for step, batch in zip(range(steps), batches, strict=False):
+        for step, batch in zip(range(steps), (one.on(context.device) for one in batches), strict=False):
             if context.interrupt is not None and context.interrupt():
                 raise InterruptedTrainingError(f"training was interrupted at step {step} of {steps} of rung {rung}")
             loss = objective(logits(batch.images), batch)

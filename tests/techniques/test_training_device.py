@@ -1,0 +1,106 @@
+"""Training on another device. Without a GPU, torch's fake tensors stand in for one: their devices are checked at every operation,
+forward and in the loss; torch's own backward is left out, since it asks the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from techniques import lift
+from techniques.base import Effort
+from techniques.context import Batch, TechniqueContext
+from techniques.distillation.soft_targets import Distillation, DistillationConfig
+from techniques.network import Network
+from techniques.training import loop
+from techniques.training.device import placed_on
+from tests.techniques.small_networks import BakedView, ShuffleBlock
+
+
+class Images:
+    """Two batches an epoch, made on the CPU as the service's are."""
+
+    def __init__(self, channels: int, side: int, classes: int) -> None:
+        self.shape, self.classes = (8, channels, side, side), classes
+
+    def __len__(self) -> int:
+        return 16
+
+    def batches(self, epoch: int, batch_size: int) -> Iterator[Batch]:
+        for _ in range(2):
+            yield Batch(torch.rand(self.shape), torch.zeros(8, dtype=torch.long), torch.zeros(8, self.classes))
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "classes"), [(BakedView(), (1, 14, 14), 5), (ShuffleBlock(), (3, 8, 8), 4)], ids=["view", "shuffle"]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_every_tensor_of_a_step_is_on_the_device(
+    module: nn.Module, shape: tuple[int, int, int], classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+
+    @contextmanager
+    def pretended(device: str, network: Network) -> Iterator[None]:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            network.graph.to(device)
+            yield
+
+    def item(tensor: torch.Tensor) -> float:
+        devices.append(tensor.device.type)
+        return 0.5
+
+    network, images = lift.from_module(module.eval(), shape), Images(shape[0], shape[1], classes)
+    monkeypatch.setattr(loop, "placed_on", pretended)
+    monkeypatch.setattr(torch.Tensor, "item", item)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda tensor: None)
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        trained = Distillation().fit(network, images, Effort((0, 2, 3), 8), DistillationConfig(), TechniqueContext(device="cuda"))
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    assert devices.count("cuda") == 5  # a loss for each step
+    assert {p.device.type for p in trained.graph.parameters()} == {"cuda"}
+    assert {p.device.type for p in network.graph.parameters()} == {"cpu"}
+
+
+def test_a_network_comes_back_whatever_happened_and_settings_with_it() -> None:
+    network = lift.from_module(BakedView().eval(), (1, 14, 14)).to_meta()
+
+    def fail() -> None:
+        with placed_on("meta", network):
+            assert torch.are_deterministic_algorithms_enabled()
+            assert not torch.backends.cudnn.benchmark
+            raise KeyError("stage")
+
+    with pytest.raises((KeyError, NotImplementedError)):  # values that are nowhere cannot come back
+        fail()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def _trained(network: Network, device: str) -> dict[str, torch.Tensor]:
+    torch.manual_seed(5)
+    context = TechniqueContext(device=device)
+    fitted = Distillation().fit(network, Images(1, 14, 5), Effort((0, 3), 8), DistillationConfig(), context)
+    return dict(fitted.graph.state_dict())
+
+
+def test_the_same_training_on_a_device_that_is_the_cpu_is_the_same() -> None:
+    torch.manual_seed(0)
+    network = lift.from_module(BakedView().eval(), (1, 14, 14))
+    here, there = _trained(network, "cpu"), _trained(network, "cpu:0")
+    assert all(torch.equal(value, there[name]) for name, value in here.items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_on_a_gpu_repeats_and_is_near_that_on_the_cpu() -> None:
+    torch.manual_seed(0)
+    network = lift.from_module(BakedView().eval(), (1, 14, 14))
+    first, second, cpu = _trained(network, "cuda"), _trained(network, "cuda"), _trained(network, "cpu")
+    assert all(value.device.type == "cpu" for value in first.values())
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert all(torch.allclose(value, cpu[name], atol=1e-3) for name, value in first.items() if "drop" not in name)
