@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from hw_models.errors import HardwareModelError
 from search.errors import OptionSkippedError, OutsideError, SearchCancelledError, SearchError, TimeLimitError
-from search.protocols import CandidateStore
+from search.protocols import CandidateStore, Progress
 from techniques.errors import TechniqueError
 
 STEP_LIMIT_S = 60.0
@@ -188,6 +188,10 @@ class Attempts:
             raise
         self._note("")
         return result
+
+    def show(self, phase: str, message: str) -> None:
+        """What is being tried, for whoever looks."""
+        self._store.show(Progress(phase, message))
 
     def done(self) -> None:
         """What comes now is no attempt: a death is nobody's fault."""

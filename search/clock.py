@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from search.protocols import CandidateRecord, CandidateStore, Event
+from search.protocols import CandidateRecord, CandidateStore, Event, Progress
 
 PHASE = "clock"
-_NOTED_EVERY_S = 5.0
+_NOTED_EVERY_S = 2.0
 
 
 class Clock:
@@ -21,7 +22,7 @@ class Clock:
 
     def __init__(self, store: CandidateStore, limit_s: float, began: float) -> None:
         self._before_s = float((store.phase(PHASE) or {}).get("spent_s", 0.0))
-        self._began, self._limit_s = began, limit_s
+        self._began, self.limit_s = began, limit_s
 
     @property
     def spent_s(self) -> float:
@@ -31,7 +32,7 @@ class Clock:
     @property
     def left_s(self) -> float:
         """Until the wall time is up; negative behind it."""
-        return self._limit_s - self.spent_s
+        return self.limit_s - self.spent_s
 
     @property
     def ends_at(self) -> float:
@@ -40,11 +41,13 @@ class Clock:
 
 
 class ClockedStore:
-    """A `CandidateStore` that notes the clock every few seconds, whenever it is asked whether to stop: in every phase, that is."""
+    """A `CandidateStore` that notes clock and progress every few seconds, whenever it is asked whether to stop: in every phase,
+    that is."""
 
     def __init__(self, store: CandidateStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self._noted_at = time.monotonic()
+        self._shown = Progress("start")
 
     def should_stop(self) -> bool:
         """As the store says; may be asked from another thread."""
@@ -53,9 +56,14 @@ class ClockedStore:
         return self._store.should_stop()
 
     def note(self) -> None:
-        """Write down how long the search has worked, for whoever takes it over."""
+        """Write down how long the search has worked, for whoever takes it over, and what it is at, for whoever looks."""
         self._noted_at = time.monotonic()
-        self._store.save_phase(PHASE, {"spent_s": self._clock.spent_s})
+        spent = {"spent_s": self._clock.spent_s, "limit_s": self._clock.limit_s}
+        self._store.save_phase(PHASE, {**spent, "noted": time.time(), "progress": asdict(self._shown)})
+
+    def show(self, progress: Progress) -> None:
+        """Kept, and noted with the clock."""
+        self._shown = progress
 
     def save_candidate(self, record: CandidateRecord, events: Sequence[Event] = ()) -> None:
         """As the store does."""

@@ -23,7 +23,7 @@ from search.finalists import MAX_FINALISTS, Exported, choose_finalists, export, 
 from search.pareto import broken_limits, front, nearest, pick
 from search.places import PHASE as PLACES_PHASE
 from search.places import Places
-from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
+from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement, Progress
 from search.report import ReportInputs, build_report
 from search.setup import GAP_IMAGES, Setup
 from search.spec import SearchSpec
@@ -102,6 +102,8 @@ def _exported(
             store.append(Event("warning", f"the wall time was up: {len(exported)} of {most} finalists are exported"))
             break
 
+        attempts.show("finalists", f"exporting {record.candidate_id}, the {len(exported) + 1}. of {most}")
+
         def finish(record: CandidateRecord = record) -> Exported:
             files = export(record, setup.evaluator, setup.pricer, environment.blobs, setup.target, batch)
             return read_selection(files, view, original, setup.reading, setup.target, threads)
@@ -149,6 +151,7 @@ def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore,
 
 def _measure(files: Mapping[str, bytes], setup: Setup, store: CandidateStore, limit_s: float) -> dict[str, Measurement]:
     asked = {"batch": setup.spec.budget.batch_size, "limit_s": limit_s}
+    store.show(Progress("finalists", f"measuring {len(files)} networks turn by turn, for {limit_s:.0f} s at most"))
     results = run_quietly(measure_candidates, setup.runner, files, setup.target, BASELINE, should_stop=store.should_stop, **asked)
     warning = noise_warning(results)
     if warning:

@@ -15,7 +15,7 @@ from search.errors import OptionSkippedError, SearchCancelledError, SearchError
 from search.execution.trial import TrialPlan
 from search.pareto import non_dominated_ranks, objectives
 from search.pricing import Price, Pricer, price_measurements
-from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event
+from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Progress
 from search.sampler import PolicySampler
 from search.sensitivity import Sensitivity
 from search.space import Policy
@@ -110,6 +110,7 @@ class SearchDriver:
     def _start(self, number: int, policy: Policy, allocation: Allocation) -> TrialPlan:
         self._recipes.add(allocation.recipe.digest)
         self._running[number] = _Running(policy, allocation)
+        self._show(number, 0)
         return TrialPlan(number, {"recipe": allocation.recipe.to_json()})
 
     def _allocate(self, policy: Policy) -> Allocation | None:
@@ -149,9 +150,15 @@ class SearchDriver:
         self._by_rung[rung][number] = record
         goes_on = rung + 1 < self._rungs and self._has_time() and self._is_promoted(record, rung)
         self._store.save_candidate(record, [_candidate_event(record, goes_on)])
-        if not goes_on:
+        if goes_on:
+            self._show(number, rung + 1)
+        else:
             self._finish(number, record)
         return goes_on
+
+    def _show(self, number: int, rung: int) -> None:
+        trial, trials = self._done + len(self._running), self._spec.effort.max_trials
+        self._store.show(Progress("search", f"trial {trial} of {trials}", f"c{number:04d}", rung, self._rungs))
 
     def failed(self, number: int, rung: int, message: str) -> None:
         """Store the failure; what the trial reached before stays."""

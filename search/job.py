@@ -18,7 +18,7 @@ from search.conclusion import Finals, conclude, run_finals
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import OutsideError, SearchCancelledError, SearchError, TimeLimitError, UnexpectedError
 from search.execution.runner import ray_runtime, run_trials
-from search.protocols import CandidateRecord, CandidateStore, Event
+from search.protocols import CandidateRecord, CandidateStore, Event, Progress
 from search.setup import Setup, find_sensitivity, make_driver, prepare, reach_of, tell_places
 from search.spec import SearchSpec
 from search.tracking.described import search_parameters
@@ -99,6 +99,7 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
 def _phase(store: CandidateStore, name: str, words: str) -> Iterator[None]:
     """A phase begins, is announced, and gives its name to what goes wrong in it."""
     store.append(Event("phase", f"{name}: {words}"))
+    store.show(Progress(name, words))
     with _goes_on(name):
         yield
 

@@ -67,6 +67,7 @@ def possible_moves(network: Network, context: TechniqueContext, techniques: Coll
     skipped: dict[str, str] = {}
     for technique, find in _FINDERS.items():
         if technique in techniques:
+            attempts.show("sensitivity", f"finding and proving what {technique} can do")
             try:
                 moves += attempts.attempt(f"places of {technique}", partial(find, network, context), PROOF_S)
             except OptionSkippedError as error:

@@ -69,6 +69,25 @@ class Event:
     payload: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What a search is at.
+
+    Attributes:
+        message: a few words for people; empty leaves the phase to speak for itself.
+        candidate: the one that is being worked at.
+        epoch, epochs: passes over the train split that it has had so far, and will have had by the end of all rungs.
+    """
+
+    phase: str
+    message: str = ""
+    candidate: str = ""
+    rung: int = 0
+    rungs: int = 0
+    epoch: float = 0.0
+    epochs: float = 0.0
+
+
 class BlobStore(Protocol):
     """Content-addressed bytes. Writing the same bytes twice is one blob. Safe across processes; picklable."""
 
@@ -126,6 +145,10 @@ class CandidateStore(Protocol):
 
     def should_stop(self) -> bool:
         """Whether the search was cancelled (or its lease lost); asked at least once a second."""
+        ...
+
+    def show(self, progress: Progress) -> None:
+        """What the search is at now, for whoever looks: replaces what was shown before, and may be written down later."""
         ...
 
     def record_process_group(self, pgid: int) -> None:

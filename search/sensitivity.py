@@ -131,7 +131,8 @@ class _Look:
 
     def at_moves(self, moves: Sequence[Move], deadline: float, last_call: float) -> None:
         """Losses until ``deadline``, prices until ``last_call``."""
-        for move in moves:
+        for number, move in enumerate(moves, 1):
+            self._attempts.show("sensitivity", f"{number} of {len(moves)}: {move.kind} {move.name}")
             if self._hangs[move.kind] >= MAX_HANGS:
                 self.skipped[move.move_id] = (
                     f"not tried: {MAX_HANGS} others of its kind took more than {self._attempts.limit_s:.0f} s"

@@ -170,12 +170,15 @@ def search(
 
 def follow(client: Client, search: search_pb2.Search, as_json: bool, after_sequence: int = 0) -> None:
     """Show a search until it has ended, then its result; ends the command with the exit code of the state."""
-    if not as_json:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"{search.name} (Ctrl-C leaves it running)")
+    events = client.watch(search.name, after_sequence)
     try:
-        with LiveSearch(client, search) as live:
-            for event in client.watch(search.name, after_sequence):
-                if not as_json:
+        if as_json:
+            for _ in events:
+                continue
+        else:
+            Console(stderr=True, highlight=False, soft_wrap=True).print(f"{search.name} (Ctrl-C leaves it running)")
+            with LiveSearch(client, search) as live:
+                for event in events:
                     live.show(event)
     except KeyboardInterrupt:
         words = f"still running; `paretopress searches watch {search.name}` follows it, `... cancel ...` stops it"

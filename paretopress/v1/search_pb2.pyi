@@ -316,6 +316,7 @@ class Search(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/searches/{search}`."""
     display_name: _builtins.str
@@ -392,6 +393,10 @@ class Search(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def progress(self) -> Global___SearchProgress:
+        """What a worker is at, while RUNNING; in answers to `GetSearch` only."""
+
     def __init__(
         self,
         *,
@@ -421,16 +426,81 @@ class Search(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        progress: Global___SearchProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy", "budget", b"budget", "create_time", b"create_time", "effort", b"effort", "end_time", b"end_time", "estimated_duration", b"estimated_duration", "expected_accuracy", b"expected_accuracy", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy", "budget", b"budget", "create_time", b"create_time", "effort", b"effort", "end_time", b"end_time", "estimated_duration", b"estimated_duration", "expected_accuracy", b"expected_accuracy", "progress", b"progress", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy", "artifacts", b"artifacts", "best", b"best", "broken_limits", b"broken_limits", "budget", b"budget", "candidate_count", b"candidate_count", "create_time", b"create_time", "dataset", b"dataset", "display_name", b"display_name", "effort", b"effort", "end_time", b"end_time", "estimated_duration", b"estimated_duration", "etag", b"etag", "expected_accuracy", b"expected_accuracy", "front", b"front", "last_sequence", b"last_sequence", "metric", b"metric", "model", b"model", "name", b"name", "nearest", b"nearest", "preference", b"preference", "scopes", b"scopes", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "target", b"target", "techniques", b"techniques"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy", "artifacts", b"artifacts", "best", b"best", "broken_limits", b"broken_limits", "budget", b"budget", "candidate_count", b"candidate_count", "create_time", b"create_time", "dataset", b"dataset", "display_name", b"display_name", "effort", b"effort", "end_time", b"end_time", "estimated_duration", b"estimated_duration", "etag", b"etag", "expected_accuracy", b"expected_accuracy", "front", b"front", "last_sequence", b"last_sequence", "metric", b"metric", "model", b"model", "name", b"name", "nearest", b"nearest", "preference", b"preference", "progress", b"progress", "scopes", b"scopes", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "target", b"target", "techniques", b"techniques"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_accuracy: _TypeAlias = _typing.Literal["expected_accuracy"]  # noqa: Y015
     _WhichOneofArgType__expected_accuracy: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_accuracy) -> _WhichOneofReturnType__expected_accuracy | None: ...
 
 Global___Search: _TypeAlias = Search  # noqa: Y015
+
+@_typing.final
+class SearchProgress(_message.Message):
+    """What a running search is at; changes every few seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CANDIDATE_FIELD_NUMBER: _builtins.int
+    RUNG_FIELD_NUMBER: _builtins.int
+    RUNGS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    ELAPSED_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    phase: _builtins.str
+    """Such as `baseline`, `sensitivity`, `search`, `finalists`, `report`."""
+    message: _builtins.str
+    """A few words for people."""
+    candidate: _builtins.str
+    """Last part of the name of the candidate that was begun last; empty outside of trials."""
+    rung: _builtins.int
+    """Its rung, from 0."""
+    rungs: _builtins.int
+    """How many rungs there are."""
+    epoch: _builtins.float
+    """Passes over the train split that it has had."""
+    epochs: _builtins.float
+    """Passes that it has by the end of the last rung."""
+    @_builtins.property
+    def elapsed(self) -> _duration_pb2.Duration:
+        """Worked so far, by all the workers that the search had."""
+
+    @_builtins.property
+    def remaining(self) -> _duration_pb2.Duration:
+        """Until the wall time is up; a search may end earlier."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When the worker last wrote this down."""
+
+    def __init__(
+        self,
+        *,
+        phase: _builtins.str = ...,
+        message: _builtins.str = ...,
+        candidate: _builtins.str = ...,
+        rung: _builtins.int = ...,
+        rungs: _builtins.int = ...,
+        epoch: _builtins.float = ...,
+        epochs: _builtins.float = ...,
+        elapsed: _duration_pb2.Duration | None = ...,
+        remaining: _duration_pb2.Duration | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "remaining", b"remaining", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "elapsed", b"elapsed", "epoch", b"epoch", "epochs", b"epochs", "message", b"message", "phase", b"phase", "remaining", b"remaining", "rung", b"rung", "rungs", b"rungs", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchProgress: _TypeAlias = SearchProgress  # noqa: Y015
 
 @_typing.final
 class Artifact(_message.Message):

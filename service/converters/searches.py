@@ -247,9 +247,20 @@ def search_to_proto(stored: StoredSearch) -> search_pb2.Search:
         etag=stored.etag,
     )
     result.MergeFrom(told)
+    if stored.state == "RUNNING" and "progress" in stored.clock:
+        result.progress.MergeFrom(_progress_to_proto(stored.clock))
     if outcome:
         _set_outcome(result, outcome)
     return result
+
+
+def _progress_to_proto(clock: Mapping[str, Any]) -> search_pb2.SearchProgress:
+    return search_pb2.SearchProgress(
+        **clock["progress"],
+        elapsed=duration(clock["spent_s"]),
+        remaining=duration(max(clock["limit_s"] - clock["spent_s"], 0.0)),
+        update_time=enums.timestamp(clock["noted"]),
+    )
 
 
 def _set_outcome(result: search_pb2.Search, outcome: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from search.clock import PHASE as CLOCK
 from search.protocols import BASELINE, CandidateRecord, Event
 from search.spec import SearchSpec
 from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
@@ -29,7 +30,8 @@ TRACE_PHASE = "trace"
 _CANDIDATES = select(func.count()).where(CandidateRow.search_id == SearchRow.id, CandidateRow.candidate_id != BASELINE)
 _STORED = select(*SearchRow.__table__.c, _CANDIDATES.scalar_subquery().label("candidate_count"))
 """Searches with the number of their candidates, the original apart."""
-_GET = _STORED.where(SearchRow.name == bindparam("name"))
+_CLOCK = select(PhaseRow.value_json).where(PhaseRow.search_id == SearchRow.id, PhaseRow.name == CLOCK)
+_GET = _STORED.add_columns(_CLOCK.scalar_subquery().label("clock_json")).where(SearchRow.name == bindparam("name"))
 _LIST = (
     _STORED.where(SearchRow.project == bindparam("project"), SearchRow.id < bindparam("before"))
     .order_by(SearchRow.id.desc())
@@ -56,7 +58,12 @@ class NewSearch:
 
 @dataclass(frozen=True)
 class StoredSearch(NewSearch):
-    """A snapshot of a stored search. ``outcome`` is the last `search.environment.SearchOutcome` as JSON, empty before."""
+    """A snapshot of a stored search.
+
+    Attributes:
+        outcome: the last `search.environment.SearchOutcome` as JSON, empty before.
+        clock: what `search.clock` noted last, of a single search that was asked for; empty before and in lists.
+    """
 
     search_id: int = 0
     state: str = "QUEUED"
@@ -68,6 +75,7 @@ class StoredSearch(NewSearch):
     start_time: float | None = None
     end_time: float | None = None
     outcome: Mapping[str, Any] = field(default_factory=dict)
+    clock: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def etag(self) -> str:
@@ -288,4 +296,5 @@ def _stored(row: AnyRow) -> StoredSearch:
         start_time=row.start_time,
         end_time=row.end_time,
         outcome=json.loads(row.outcome_json) if row.outcome_json else {},
+        clock=json.loads(getattr(row, "clock_json", None) or "{}"),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from search.errors import OutsideError
-from search.protocols import BASELINE, CandidateRecord, Event
+from search.protocols import BASELINE, CandidateRecord, Event, Progress
 from service.errors import ServiceError, StoreUnavailableError
 from service.store.database import Database
 from service.store.events import append_events
@@ -80,6 +80,9 @@ class SqlCandidateStore:
                 row = session.get(SearchRow, self._search_id)
                 self._stop = row is None or row.cancel_requested or row.lease_owner != self._owner
         return self._stop
+
+    def show(self, progress: Progress) -> None:
+        """Nothing by itself: progress is written with the search's clock (`search.clock.ClockedStore`)."""
 
     def record_process_group(self, pgid: int) -> None:
         """Remember a process group, so that a restarted worker can end it."""

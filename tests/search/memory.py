@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.protocols import CandidateRecord, Event
+from search.protocols import CandidateRecord, Event, Progress
 from search.tracking.base import EndState
 
 
@@ -47,6 +47,7 @@ class MemoryStore:
         self.events: list[Event] = []
         self.phases: dict[str, Mapping[str, Any]] = {}
         self.groups: list[int] = []
+        self.shown: list[Progress] = []
         self.stop = False
 
     def save_candidate(self, record: CandidateRecord, events: Sequence[Event] = ()) -> None:
@@ -67,6 +68,9 @@ class MemoryStore:
 
     def should_stop(self) -> bool:
         return self.stop
+
+    def show(self, progress: Progress) -> None:
+        self.shown.append(progress)
 
     def record_process_group(self, pgid: int) -> None:
         self.groups.append(pgid)

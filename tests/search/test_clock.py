@@ -9,6 +9,7 @@ import pytest
 from paretopress.runtime.measure import LIMIT_S
 from search.clock import PHASE, Clock, ClockedStore
 from search.finals_time import FinalsTime
+from search.protocols import Progress
 from tests.search.memory import MemoryStore
 
 
@@ -26,12 +27,15 @@ def test_it_is_noted_whenever_a_stop_is_asked_for(monkeypatch: pytest.MonkeyPatc
     store, now = MemoryStore(), 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     clocked = ClockedStore(store, Clock(store, 100.0, now))
-    now += 4.0
+    clocked.show(Progress("search", "trial 2 of 9", "c0001", 1, 3, 0.5, 2.0))
+    now += 1.5
     assert not clocked.should_stop()
     assert store.phase(PHASE) is None
-    now += 2.0
+    now += 1.0
     assert not clocked.should_stop()
-    assert store.phase(PHASE) == {"spent_s": 6.0}
+    noted = store.phase(PHASE) or {}
+    assert (noted["spent_s"], noted["limit_s"]) == (2.5, 100.0)
+    assert Progress(**noted["progress"]) == Progress("search", "trial 2 of 9", "c0001", 1, 3, 0.5, 2.0)
 
 
 def test_the_finals_get_what_they_took_for_the_original() -> None:
