@@ -33,9 +33,9 @@ class LiveSearch:
         self._progress = Progress(*columns, console=self._console)
         self._task = self._progress.add_task("queued", total=search.effort.max_trials)
         self._candidates: dict[str, search_pb2.Candidate] = {}
-        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
         self._at, self._at_time = search.progress, time.monotonic()
         self._over = threading.Event()
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveSearch:
         if self._console.is_terminal:

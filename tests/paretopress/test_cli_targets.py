@@ -60,8 +60,8 @@ def row(found: list[str], name: str) -> list[str]:
 
 def test_the_list_is_whole_at_80_columns(server: InProcessServer) -> None:
     found = lines(invoke(server, "list"))
-    assert row(found, "cpu-ort-1t") == ["cpu-ort-1t", "builtin", "onnxruntime", "1", "fp32,", "int8", "error", "3.5%"]
-    assert row(found, "nvidia-t4")[-2:] == ["data", "sheet"]
+    assert row(found, "cpu-ort-1t") == ["cpu-ort-1t", "builtin", "1", "fp32,", "int8", "error", "3.5%", "measures"]
+    assert row(found, "nvidia-t4")[-3:] == ["data", "sheet", "predicts"]
     assert {t["name"].rpartition("/")[2] for t in invoke_json(server, "list")} <= {line.split()[0] for line in found if line}
 
 
