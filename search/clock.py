@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from search.protocols import CandidateRecord, CandidateStore, Event, Progress
 
 PHASE = "clock"
-_NOTED_EVERY_S = 2.0
+NOTED_EVERY_S = 2.0
+_LOG = logging.getLogger("paretopress.search")
 
 
 class Clock:
@@ -41,23 +45,39 @@ class Clock:
 
 
 class ClockedStore:
-    """A `CandidateStore` that notes clock and progress every few seconds, whenever it is asked whether to stop: in every phase,
-    that is."""
+    """A `CandidateStore` that knows how long the search has worked and what it is at, and writes both down."""
 
     def __init__(self, store: CandidateStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
-        self._noted_at = time.monotonic()
         self._shown = Progress("start")
+
+    @contextmanager
+    def noting(self, every_s: float = NOTED_EVERY_S) -> Iterator[None]:
+        """Note every few seconds while inside, whatever this thread waits for, and once more at the end."""
+        over = threading.Event()
+
+        def note_on() -> None:
+            while not over.wait(every_s):
+                try:
+                    self.note()
+                except Exception as error:  # a store that is away, or a lost lease: whoever works with it hears of it
+                    _LOG.debug("the clock was not noted: %s", error)
+
+        thread = threading.Thread(target=note_on, name="clock", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        self.note()
 
     def should_stop(self) -> bool:
         """As the store says; may be asked from another thread."""
-        if time.monotonic() - self._noted_at > _NOTED_EVERY_S:
-            self.note()
         return self._store.should_stop()
 
     def note(self) -> None:
         """Write down how long the search has worked, for whoever takes it over, and what it is at, for whoever looks."""
-        self._noted_at = time.monotonic()
         spent = {"spent_s": self._clock.spent_s, "limit_s": self._clock.limit_s}
         self._store.save_phase(PHASE, {**spent, "noted": time.time(), "progress": asdict(self._shown)})
 

@@ -45,9 +45,8 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
     store = ClockedStore(environment.store, clock)
 
     try:
-        outcome = _run(spec, replace(environment, store=store), outbox, clock)
-        store.note()
-        return outcome
+        with store.noting():
+            return _run(spec, replace(environment, store=store), outbox, clock)
     except SearchCancelledError as error:
         outcome = SearchOutcome("CANCELLED", f"{error}; finished candidates are kept")
         remember_untracked(environment.store, log_ended(outbox, (), environment.blobs, outcome))

@@ -11,6 +11,7 @@ from search.clock import PHASE, Clock, ClockedStore
 from search.finals_time import FinalsTime
 from search.protocols import Progress
 from tests.search.memory import MemoryStore
+from tests.waiting import wait_until
 
 
 def test_what_an_earlier_worker_has_spent_counts() -> None:
@@ -23,19 +24,33 @@ def test_what_an_earlier_worker_has_spent_counts() -> None:
     assert later.ends_at - time.monotonic() == pytest.approx(65.0, abs=0.5)
 
 
-def test_it_is_noted_whenever_a_stop_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, now = MemoryStore(), 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    clocked = ClockedStore(store, Clock(store, 100.0, now))
-    clocked.show(Progress("search", "trial 2 of 9", "c0001", 1, 3, 0.5, 2.0))
-    now += 1.5
-    assert not clocked.should_stop()
-    assert store.phase(PHASE) is None
-    now += 1.0
-    assert not clocked.should_stop()
+def test_clock_and_progress_are_noted_whatever_the_search_waits_for() -> None:
+    store = MemoryStore()
+    clocked = ClockedStore(store, Clock(store, 100.0, time.monotonic() - 6.0))
+    with clocked.noting(every_s=0.02):
+        clocked.show(Progress("search", "trial 2 of 9", "c0001", 1, 3, 0.5, 2.0))
+        assert wait_until(lambda: "candidate" in str(store.phase(PHASE)) and "c0001" in str(store.phase(PHASE)))
+        clocked.show(Progress("report"))
     noted = store.phase(PHASE) or {}
-    assert (noted["spent_s"], noted["limit_s"]) == (2.5, 100.0)
-    assert Progress(**noted["progress"]) == Progress("search", "trial 2 of 9", "c0001", 1, 3, 0.5, 2.0)
+    assert noted["spent_s"] == pytest.approx(6.0, abs=5)
+    assert (noted["limit_s"], noted["progress"]["phase"]) == (100.0, "report"), "the last word is noted, too"
+
+
+def test_a_store_that_is_away_ends_no_search_from_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    clocked, asked = ClockedStore(store, Clock(store, 100.0, time.monotonic())), []
+
+    def away(name: str, value: object) -> None:
+        asked.append(name)
+        raise OSError("away")
+
+    def work() -> None:
+        with clocked.noting(every_s=0.01):
+            monkeypatch.setattr(store, "save_phase", away)
+            assert wait_until(lambda: len(asked) > 3), "it goes on trying"
+
+    with pytest.raises(OSError, match="away"):
+        work()
 
 
 def test_the_finals_get_what_they_took_for_the_original() -> None:
