@@ -144,7 +144,7 @@ def use(root: BareRoot, results: Results) -> None:
 
 def _commands() -> Iterator[Sequence[str]]:
     search = ["search", "/srv/digits.pt2", "/srv/digits.npz", "--mean", str(digits.MEAN), "--std", str(digits.STD)]
-    search += ["--latency-ms", "50", "--max-drop", "20", "--trials", "3", "--epochs", "0", "--wall-time-s", "300"]
+    search += ["--latency-ms", "50", "--max-drop", "20", "--trials", "3", "--epochs", "0"]
     yield ["targets", "list"]
     yield [*search, "--validate-only"]
     yield [*search, "--id", "small"]

@@ -35,7 +35,7 @@ CELLS = (
 )
 _SIDE, _HELD_OUT, _STEPS = 32, 400, 150
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-_SHORT = "--trials 3 --epochs 0 --wall-time-s 300"
+_SHORT = "--trials 3 --epochs 0"
 _SHORT_IN_PYTHON = {"target=": "effort=search_pb2.Effort(max_trials=3, max_epochs=0),\n            target="}
 
 
