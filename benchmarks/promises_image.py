@@ -56,7 +56,7 @@ def lint() -> Row:
     """hadolint, without exceptions but those that the file justifies."""
     program = Path(sys.executable).with_name("hadolint")
     done = subprocess.run([program, "--no-color", DOCKERFILE], capture_output=True, text=True, check=False)
-    return {"status": done.returncode, "said": (done.stdout + done.stderr).strip()}
+    return {"status": done.returncode, "said": (done.stdout + done.stderr).splitlines()}
 
 
 def build_and_weigh(root: BareRoot) -> Row:
@@ -136,7 +136,7 @@ def use(root: BareRoot, results: Results) -> None:
     with serving(root) as environment:
         seconds = round(time.monotonic() - began, 1)
         healthy = root.run(root.health, environment)
-        row = {"status": healthy[0], "status_before": before[0], "said": healthy[1].strip(), "seconds": seconds}
+        row = {"status": healthy[0], "status_before": before[0], "said": healthy[1].splitlines(), "seconds": seconds}
         results.cell("health", lambda: row, again=True)
         for cell, command in zip(CLI, _commands(), strict=True):
             results.cell(cell, lambda command=command: _timed(root, command, environment), again=True)  # type: ignore[misc]
@@ -154,7 +154,7 @@ def _commands() -> Iterator[Sequence[str]]:
 def _timed(root: BareRoot, command: Sequence[str], environment: Mapping[str, str], user: str = "") -> Row:
     began = time.monotonic()
     status, said = root.run(["paretopress", *command], environment, user)
-    return {"status": status, "seconds": round(time.monotonic() - began, 1), "said": said[-1500:]}
+    return {"status": status, "seconds": round(time.monotonic() - began, 1), "said": said.splitlines()[-12:]}
 
 
 def as_stranger(root: BareRoot, data: Path) -> Row:
@@ -167,7 +167,7 @@ def as_stranger(root: BareRoot, data: Path) -> Row:
     return {
         **row,
         "status_without_folder": refused[0],
-        "said_without_folder": refused[1][-300:],
+        "said_without_folder": refused[1].splitlines()[-1:],
         "kept": (data / "paretopress.db").exists(),
     }
 

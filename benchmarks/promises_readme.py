@@ -147,7 +147,7 @@ def _timed(action: Callable[[], object]) -> Row:
     try:
         action()
     except AssertionError as error:
-        return {"status": 1, "seconds": round(time.monotonic() - began, 1), "said": str(error)[-3000:]}
+        return {"status": 1, "seconds": round(time.monotonic() - began, 1), "said": str(error).splitlines()[-40:]}
     return {"status": 0, "seconds": round(time.monotonic() - began, 1)}
 
 
