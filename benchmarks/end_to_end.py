@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import ROOT, Check, Results, Row, run_tests, test_check
-from search.execution.runner import RunnerSettings, ray_runtime, run_trials
+from search.execution.runner import run_trials
+from search.execution.runtime import RunnerSettings, ray_runtime
 from search.execution.trial import TrialPlan
 
 NAME = "end_to_end"
@@ -167,6 +168,9 @@ class _Counting:
 
     def failed(self, number: int, rung: int, message: str) -> None:
         raise RuntimeError(message)
+
+    def note(self, message: str, facts: Mapping[str, Any] | None = None, warning: bool = False) -> None:
+        pass
 
     def should_stop(self) -> bool:
         return False

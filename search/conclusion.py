@@ -150,9 +150,18 @@ def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore,
 
 
 def _measure(files: Mapping[str, bytes], setup: Setup, store: CandidateStore, limit_s: float) -> dict[str, Measurement]:
-    asked = {"batch": setup.spec.budget.batch_size, "limit_s": limit_s}
     store.show(Progress("finalists", f"measuring {len(files)} networks turn by turn, for {limit_s:.0f} s at most"))
-    results = run_quietly(measure_candidates, setup.runner, files, setup.target, BASELINE, should_stop=store.should_stop, **asked)
+    results = run_quietly(
+        measure_candidates,
+        setup.runner,
+        files,
+        setup.target,
+        BASELINE,
+        should_stop=store.should_stop,
+        tell=lambda words: store.append(Event("warning", words)),
+        batch=setup.spec.budget.batch_size,
+        limit_s=limit_s,
+    )
     warning = noise_warning(results)
     if warning:
         store.append(Event("warning", warning))

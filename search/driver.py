@@ -206,6 +206,10 @@ class SearchDriver:
             self._interrupt.touch()
         return ends
 
+    def note(self, message: str, facts: Mapping[str, Any] | None = None, warning: bool = False) -> None:
+        """Tell the watchers."""
+        self._store.append(Event("warning" if warning else "phase", message, facts or {}))
+
     def _is_over(self) -> bool:
         return time.monotonic() > self._ends_at
 
@@ -254,6 +258,7 @@ class SearchDriver:
             drop_points={"validation": tuple(values["drop_points"])} if values else {},
             measurements=price_measurements(price),
             duration_s=(before.duration_s if before else 0.0) + values.get("duration_s", 0.0),
+            node=values.get("node", ""),
         )
 
     def _values(self, record: CandidateRecord) -> tuple[float, float, float]:

@@ -23,6 +23,8 @@ class SearchEnvironment:
         work_dir: a folder of this search's own for checkpoints; kept while the search may be resumed.
         ray_address: an existing cluster; None starts an embedded one.
         parallel_trials: one makes a search repeatable (contract 7); more share the CPUs.
+        trial_cpus: threads of a trial; 0 shares ``cpus`` between the parallel ones.
+        cluster_wait_s: how long a cluster may leave the search waiting without anything running.
         dataset_notes: what the report must say about the data (who chose the split).
         measure_limit_s: for which rounds of measuring are added while latencies have not settled.
         origin: what the request called model, dataset and itself; for the tracker.
@@ -38,6 +40,8 @@ class SearchEnvironment:
     ray_address: str | None = None
     cpus: int = 2
     parallel_trials: int = 1
+    trial_cpus: int = 0
+    cluster_wait_s: float = 300.0
     dataset_notes: tuple[str, ...] = ()
     measure_limit_s: float = 60.0
     origin: SearchOrigin = field(default_factory=SearchOrigin)

@@ -52,3 +52,7 @@ class UnexpectedError(SearchError):
 
 class RuntimeLostError(SearchError, OutsideError):
     """What the trials run in went away under them; all that is stored is kept, and the search can go on from there."""
+
+
+class ClusterError(SearchError, OutsideError):
+    """The Ray cluster cannot be used as things are, or gave nothing for too long; the message says what to change."""

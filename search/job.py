@@ -17,9 +17,10 @@ from search.clock import Clock, ClockedStore
 from search.conclusion import Finals, conclude, run_finals
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import OutsideError, SearchCancelledError, SearchError, TimeLimitError, UnexpectedError
-from search.execution.runner import ray_runtime, run_trials
+from search.execution.runner import run_trials
+from search.execution.runtime import ray_runtime
 from search.protocols import CandidateRecord, CandidateStore, Event, Progress
-from search.setup import Setup, find_sensitivity, make_driver, prepare, reach_of, tell_places
+from search.setup import Setup, find_sensitivity, make_driver, prepare, reach_of, runner_settings, tell_places
 from search.spec import SearchSpec
 from search.tracking.described import search_parameters
 from search.tracking.ended import log_ended, remember_untracked
@@ -58,6 +59,9 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
 def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock: Clock) -> SearchOutcome:
     store = environment.store
     torch.set_num_threads(environment.cpus)
+    if environment.ray_address:
+        with _goes_on("cluster"), ray_runtime(runner_settings(spec, environment)):
+            pass  # what keeps us out is told before anything is computed
     with _phase(store, "baseline", "accuracy of the original on the given data, latency on the target"):
         setup = _in_time(lambda: prepare(spec, environment), spec, store, clock)
         store.save_candidate(setup.baseline, [_baseline_event(setup.baseline)])

@@ -41,6 +41,7 @@ class CandidateRecord:
         measurements: ``latency_ms``, ``macs``, ``parameters``, ``onnx_size_bytes``, ``weight_size_bytes`` ...
         artifacts: artifact name to blob digest: ``model.onnx``, ``model.pt2``, ``recipe.json``.
         state: ``evaluated`` (stopped at its rung), ``finalist`` (exported and measured), ``front``, ``best``, ``failed``.
+        node: id of the cluster's node on which it reached its rung; empty where the search ran in a runtime of its own.
     """
 
     candidate_id: str
@@ -58,6 +59,7 @@ class CandidateRecord:
     feasible: bool | None = None
     error: str = ""
     duration_s: float = 0.0
+    node: str = ""
 
 
 @dataclass(frozen=True)

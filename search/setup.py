@@ -38,7 +38,7 @@ from search.evaluation.candidate import (
     technique_context,
 )
 from search.evaluation.reading import Reading
-from search.execution.runner import RunnerSettings
+from search.execution.runtime import RunnerSettings
 from search.finals_time import FinalsTime
 from search.moves import PROOF_S, Move, possible_moves, recipe_of
 from search.places import PHASE as PLACES_PHASE
@@ -68,6 +68,8 @@ _BASELINE_SHARE = 0.1
 """Of the wall time: how long rounds are added until the original's latency has settled."""
 _GRACE_SHARE = 0.05
 """Of the wall time: how long after the last promotion a trial that trains may go on before it is interrupted."""
+_WAIT_SHARE = 0.25
+"""Of the wall time: how long a search waits for a cluster that has no room for it."""
 _BUILD_S, _RAY_START_S = 1.0, 20.0
 _UNTRAINED_FACTOR = 20
 """A candidate is built on some hundred images and read on the validation split; so many times what the original needs for these."""
@@ -124,7 +126,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     began = time.monotonic()
     reading, validation = read_original(spec, original)
     image_s = (time.monotonic() - began) / max(len(original.data.split("validation")), 1)
-    runner = RunnerSettings(environment.cpus, environment.work_dir / "tune", environment.ray_address, environment.parallel_trials)
+    runner = runner_settings(spec, environment)
     limit_s = min(environment.measure_limit_s, spec.effort.max_wall_time_s * _BASELINE_SHARE)
     latency = measure_alone(original.onnx, target, spec.budget.batch_size, limit_s) if target.attached else None
     finals_time = _finals_time(original, image_s, latency, environment.measure_limit_s)
@@ -169,6 +171,18 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         runner=runner,
         calibrated=predictor.calibrated,
         finals_time=finals_time,
+    )
+
+
+def runner_settings(spec: SearchSpec, environment: SearchEnvironment) -> RunnerSettings:
+    """How Ray runs in this search; waiting for a cluster leaves most of the wall time."""
+    return RunnerSettings(
+        cpus=environment.cpus,
+        storage_path=environment.work_dir / "tune",
+        address=environment.ray_address,
+        parallel_trials=environment.parallel_trials,
+        trial_cpus=environment.trial_cpus,
+        wait_limit_s=min(environment.cluster_wait_s, spec.effort.max_wall_time_s * _WAIT_SHARE),
     )
 
 

@@ -81,10 +81,17 @@ class Settings(BaseSettings):
     calibration_s: float = Field(default=40.0, gt=0, description="Seconds that the short calibration measures.")
     lease_s: float = Field(default=15.0, gt=1, description="Seconds after which a silent worker has lost its search.")
     cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0, description="CPUs that a search may use.")
+    parallel_trials: int = Field(
+        default=1, gt=0, description="Trials of a search at once; one makes the same request and seed give the same candidates."
+    )
+    trial_cpus: int = Field(default=0, ge=0, description="Threads of a trial; 0: the CPUs shared by the parallel trials.")
     ray_address: str | None = Field(
         default=None,
         validation_alias=AliasChoices("PARETOPRESS_RAY_ADDRESS", "RAY_ADDRESS"),
         description="A Ray cluster; embedded if none.",
+    )
+    cluster_wait_s: float = Field(
+        default=300.0, gt=0, description="Seconds for which a search waits for a Ray cluster that has no room for it."
     )
     mlflow_tracking_uri: str = Field(
         default="",

@@ -53,6 +53,8 @@ def show(context: typer.Context, name: str, as_json: JsonOption = False) -> None
     console.print(tables.CandidateTable(title, [candidate], baseline))
     console.print_json(candidate.recipe_json)
     console.print(f"files: {', '.join(a.artifact for a in candidate.artifacts) or 'none'}")
+    if candidate.node:
+        console.print(f"node: {candidate.node}")
     if candidate.error:
         console.print(f"error: {candidate.error}", markup=False)
     return None

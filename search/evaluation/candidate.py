@@ -49,9 +49,25 @@ class EvaluationFiles:
     checkpoints: Path
     interrupt: Path
 
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """What trials read only."""
+        return (self.network, self.dataset, self.teacher_logits, self.original_logits)
+
     def checkpoint(self, number: int) -> Path:
         """The training state of one trial."""
         return self.checkpoints / f"c{number:04d}"
+
+    def moved(self, inputs: Mapping[Path, Path], checkpoints: Path, interrupt: Path) -> EvaluationFiles:
+        """The same files on another machine, which may lack the teacher's logits as this one does."""
+        return EvaluationFiles(
+            network=inputs[self.network],
+            dataset=inputs[self.dataset],
+            teacher_logits=inputs.get(self.teacher_logits, self.teacher_logits),
+            original_logits=inputs[self.original_logits],
+            checkpoints=checkpoints,
+            interrupt=interrupt,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,10 @@ class CandidateEvaluator:
     def __init__(self, files: EvaluationFiles, settings: EvaluationSettings) -> None:
         self.files, self.settings = files, settings
         self._loaded: _Loaded | None = None
+
+    def with_files(self, files: EvaluationFiles) -> CandidateEvaluator:
+        """The same evaluator on files that lie elsewhere."""
+        return CandidateEvaluator(files, self.settings)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"files": self.files, "settings": self.settings, "_loaded": None}

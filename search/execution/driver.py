@@ -27,6 +27,10 @@ class TrialDriver(Protocol):
         """Whether everything has to end now; asked several times a second."""
         ...
 
+    def note(self, message: str, facts: Mapping[str, Any] | None = None, warning: bool = False) -> None:
+        """What whoever watches should know of the cluster: its nodes, what is waited for, what was sent."""
+        ...
+
 
 class DriverBound:
     """Something of Tune's that carries the driver. Tune pickles it for a restore that is never used (contract 6); the driver,

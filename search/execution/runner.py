@@ -1,17 +1,9 @@
-"""Ray for one search: an embedded runtime or a cluster, trials through Tune, and exclusive calls under ``quiet``."""
+"""Trials of one search through Ray Tune, and exclusive calls while none of them can run. Needs `runtime.ray_runtime`."""
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-import signal
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -19,97 +11,21 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.error import TuneError
 from ray.tune.stopper import Stopper
+from ray.util import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from search.errors import RuntimeLostError, SearchCancelledError
+from search.errors import ClusterError, RuntimeLostError, SearchCancelledError
+from search.execution.cluster import claim_of, own_node
 from search.execution.driver import DriverBound, TrialDriver
+from search.execution.file_server import FileSource, start_file_server
+from search.execution.node_watch import NodeWatch, Patience
+from search.execution.runtime import RunnerSettings
 from search.execution.scheduler import DIED, RungScheduler
 from search.execution.searcher import DriverSearcher
-from search.execution.trial import RungEvaluator, TrialActor
+from search.execution.trial import MovableEvaluator, RungEvaluator, TrialActor
 
-QUIET = "quiet"
 _STOP_POLL_S = 0.5
-_OBJECT_STORE_BYTES = 256 * 2**20
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class RunnerSettings:
-    """How Ray runs here.
-
-    Attributes:
-        address: of a cluster; None starts an embedded runtime that ends with the search.
-        cpus: of the embedded runtime.
-        parallel_trials: one gives a repeatable search (contract 7); more share the CPUs.
-        storage_path: where Tune keeps its own files.
-    """
-
-    cpus: int
-    storage_path: Path
-    address: str | None = None
-    parallel_trials: int = 1
-
-    @property
-    def threads_per_trial(self) -> int:
-        """CPUs that one trial may use."""
-        return max(1, self.cpus // self.parallel_trials)
-
-
-@contextmanager
-def _own_signal_handler() -> Iterator[None]:
-    """`ray.init` makes SIGTERM raise SystemExit in the middle of whatever runs; the caller's handler is put back."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
-
-
-@contextmanager
-def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
-    """Connect to the cluster, or start an embedded runtime in the caller's process group and end it afterwards.
-
-    Raises:
-        RuntimeLostError: it did not start.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    # Tune's own state is never restored (contract 6), so nobody has to hear that it was not saved.
-    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
-    # Unix sockets allow about 100 characters, so the runtime's folder cannot lie under the data folder.
-    folder = None if settings.address else tempfile.mkdtemp(prefix="pp-ray-", dir="/tmp")
-    own = (
-        {}
-        if settings.address
-        else {
-            "num_cpus": settings.cpus,
-            "num_gpus": 0,
-            "resources": {QUIET: 1},
-            "object_store_memory": _OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-            "_temp_dir": folder,
-        }
-    )
-    try:
-        with _own_signal_handler(), _failed_start():
-            ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **own)
-        yield
-    finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _failed_start() -> Iterator[None]:
-    """Ray raises bare exceptions when one of its processes is killed while it starts."""
-    try:
-        yield
-    except Exception as error:
-        raise RuntimeLostError(f"Ray did not start: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
@@ -125,30 +41,68 @@ def _lost_runtime() -> Iterator[None]:
 
 
 class _DriverStopper(DriverBound, Stopper):  # type: ignore[misc]
-    def __init__(self, driver: TrialDriver) -> None:
-        self._driver = driver
+    def __init__(self, driver: TrialDriver, watch: NodeWatch | None) -> None:
+        self._driver, self._watch = driver, watch
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._driver.should_stop()
+        return self._driver.should_stop() or bool(self._watch and self._watch.gave_up)
 
 
 def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSettings) -> None:
-    """Run the driver's trials until it proposes no more or wants to stop. Needs `ray_runtime`.
+    """Run the driver's trials until it proposes no more or wants to stop.
+
+    Args:
+        evaluator: in a cluster, a `MovableEvaluator`.
 
     Raises:
         RuntimeLostError: Ray went away.
+        ClusterError: the cluster had no place for a trial for too long.
     """
+    if settings.address is None:
+        _run(driver, tune.with_parameters(TrialActor, evaluator=evaluator), settings, settings.threads_per_trial, None)
+        return
+    movable: MovableEvaluator = evaluator  # type: ignore[assignment]
+    with _lost_runtime():
+        watch = NodeWatch(driver, settings.threads_per_trial, settings.wait_limit_s)
+        source = start_file_server(movable.files)
+        trainable = tune.with_parameters(TrialActor, evaluator=movable, source=source)
+        _run(driver, trainable, settings, claim_of(settings.threads_per_trial), watch)
+        _tell_traffic(driver, source)
+
+
+def _run(driver: TrialDriver, trainable: Any, settings: RunnerSettings, claim: int, watch: NodeWatch | None) -> None:
     searcher = DriverSearcher(driver)
-    trainable = tune.with_parameters(TrialActor, evaluator=evaluator)
-    trainable = tune.with_resources(trainable, {"cpu": settings.threads_per_trial})
-    tuner = tune.Tuner(
+    scheduler, stopper = RungScheduler(driver, searcher, watch), _DriverStopper(driver, watch)
+    while True:
+        with _lost_runtime():
+            _tuner(tune.with_resources(trainable, {"cpu": claim}), searcher, scheduler, stopper, settings, watch).fit()
+        if watch and watch.gave_up:
+            raise ClusterError(
+                f"{watch.gave_up}. Give the cluster more room, or let trials take fewer CPUs (PARETOPRESS_TRIAL_CPUS)"
+            )
+        # A process that died after Tune had been told that there are no more trials is handed out in another round.
+        if not searcher.again or driver.should_stop():
+            break
+    for plan in searcher.again:
+        driver.failed(plan.number, plan.rung, DIED)
+
+
+def _tuner(
+    trainable: Any,
+    searcher: DriverSearcher,
+    scheduler: RungScheduler,
+    stopper: Stopper,
+    settings: RunnerSettings,
+    watch: NodeWatch | None,
+) -> tune.Tuner:
+    return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=RungScheduler(driver, searcher),
+            scheduler=scheduler,
             num_samples=-1,
             max_concurrent_trials=settings.parallel_trials,
             reuse_actors=True,
@@ -156,15 +110,19 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
         run_config=tune.RunConfig(
             name="trials",
             storage_path=str(settings.storage_path.resolve()),
-            stop=_DriverStopper(driver),
+            stop=stopper,
             verbose=0,
+            callbacks=[watch] if watch else None,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    with _lost_runtime():
-        tuner.fit()
-    for plan in searcher.again:  # Tune had been told that there are no more
-        driver.failed(plan.number, 0, DIED)
+
+
+def _tell_traffic(driver: TrialDriver, source: FileSource) -> None:
+    """What was sent to which node."""
+    for node_id, facts in source.server.traffic().items():
+        sent, received = facts["sent_bytes"] / 1e6, facts["received_bytes"] / 1e6
+        driver.note(f"files: {sent:.1f} MB sent to node {node_id[:8]}, {received:.1f} MB back", {"node": node_id, **facts})
 
 
 def run_quietly(
@@ -172,25 +130,48 @@ def run_quietly(
     settings: RunnerSettings,
     *arguments: Any,
     should_stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[str], None] = lambda _: None,
     **named: Any,
 ) -> Result:
-    """Call a function while no trial can run: it takes all CPUs and the ``quiet`` token (contract 4).
+    """Call a function while no trial can run on the worker's own machine: it takes all CPUs there (contract 4).
 
     A fresh process imports the function's module first, so a function of a light module starts seconds earlier.
 
     Args:
         should_stop: asked twice a second; the process that runs the function is then ended, with what it has started.
+        tell: takes a sentence on what is waited for.
 
     Raises:
         RuntimeLostError: Ray, or the process that ran the function, went away.
         SearchCancelledError: ``should_stop`` said so.
+        ClusterError: others kept the CPUs of this machine for too long.
     """
-    remote = ray.remote(num_cpus=settings.cpus, resources={QUIET: 1}, max_retries=0)(function)
-    with _lost_runtime():
-        reference = remote.remote(*arguments, **named)
+    with _lost_runtime(), _machine(settings, should_stop, tell) as options:
+        reference = ray.remote(max_retries=0, **options)(function).remote(*arguments, **named)
         while not ray.wait([reference], timeout=_STOP_POLL_S)[0]:
             if should_stop():
                 ray.cancel(reference, force=True)
                 raise SearchCancelledError("cancelled on request")
         result: Result = ray.get(reference)
     return result
+
+
+@contextmanager
+def _machine(settings: RunnerSettings, should_stop: Callable[[], bool], tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """Options of a call that has the worker's machine for itself, as far as Ray gives it away."""
+    if settings.address is None:
+        yield {"num_cpus": settings.cpus}
+        return
+    node = own_node()
+    cpus = {"CPU": node.cpus} if node.cpus else {}
+    group = placement_group([{f"node:{node.address}": 0.001, **cpus}])
+    try:
+        patience = Patience(f"measuring has waited for all of node {node}", settings.wait_limit_s, tell)
+        while not group.wait(_STOP_POLL_S):
+            if should_stop():
+                raise SearchCancelledError("cancelled on request")
+            if patience.is_over():
+                raise ClusterError(f"{patience.words}. Others use the machine of this worker: latencies need it alone")
+        yield {"num_cpus": node.cpus, "scheduling_strategy": PlacementGroupSchedulingStrategy(group)}
+    finally:
+        remove_placement_group(group)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from search.execution.driver import DriverBound, TrialDriver
+from search.execution.node_watch import NodeWatch
 from search.execution.searcher import DriverSearcher
 from search.execution.trial import TrialPlan
 
@@ -19,14 +22,16 @@ class RungScheduler(DriverBound, FIFOScheduler):  # type: ignore[misc]
     """First in, first out; after each rung the driver says whether the trial goes on.
 
     Args:
-        searcher: hands out a trial once more whose process died before it said anything.
+        searcher: hands out a trial once more whose process died.
+        nodes: counts those that were lost: no trial fails for these.
     """
 
-    def __init__(self, driver: TrialDriver, searcher: DriverSearcher) -> None:
+    def __init__(self, driver: TrialDriver, searcher: DriverSearcher, nodes: NodeWatch | None = None) -> None:
         super().__init__()
         self._driver = driver
         self._searcher = searcher
-        self._died: set[int] = set()
+        self._nodes = nodes
+        self._deaths: Counter[int] = Counter()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Report the rung and return the driver's decision."""
@@ -38,10 +43,14 @@ class RungScheduler(DriverBound, FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The actor itself died: killed by somebody, which says nothing about the candidate, or for the memory that it takes."""
-        plan, rung = TrialPlan.of(trial.config), int((trial.last_result or {}).get("rung", -1)) + 1
-        if rung or plan.number in self._died:
-            self._driver.failed(plan.number, rung, DIED)
+        """The actor itself died: with its node or killed by somebody, which says nothing about the candidate, or for the memory
+        that it takes. It goes on once at the rung where it was; once more for every node that was lost meanwhile.
+        """
+        plan = TrialPlan.of(trial.config)
+        result = trial.last_result or {}
+        plan = replace(plan, rung=int(result["rung"]) + 1 if "rung" in result else plan.rung)
+        self._deaths[plan.number] += 1
+        if self._deaths[plan.number] > 1 + (self._nodes.lost if self._nodes else 0):
+            self._driver.failed(plan.number, plan.rung, DIED)
             return
-        self._died.add(plan.number)
         self._searcher.again.append(plan)

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import ray
 from ray import tune
+
+from search.execution.file_server import FileSource, TrialFiles
+from search.execution.node_files import NodeFiles
 
 _KEY = "plan"
 
@@ -19,10 +23,12 @@ class TrialPlan:
     Attributes:
         number: the sampler's number; unique in the search.
         payload: JSON object for the evaluator (recipe, seed).
+        rung: the first one to evaluate; more than 0 where the process before died there.
     """
 
     number: int
     payload: Mapping[str, Any] = field(default_factory=dict)
+    rung: int = 0
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> TrialPlan:
@@ -31,7 +37,7 @@ class TrialPlan:
 
     def to_config(self) -> dict[str, Any]:
         """As a Tune trial's config."""
-        return {_KEY: {"number": self.number, "payload": dict(self.payload)}}
+        return {_KEY: {"number": self.number, "payload": dict(self.payload), "rung": self.rung}}
 
 
 class RungEvaluator(Protocol):
@@ -42,12 +48,58 @@ class RungEvaluator(Protocol):
         ...
 
 
+class MovableEvaluator(RungEvaluator, Protocol):
+    """One that can run on another machine than the worker's."""
+
+    files: Any
+    """`TrialFiles`"""
+
+    def with_files(self, files: Any) -> RungEvaluator:
+        """The same evaluator on files that lie elsewhere."""
+        ...
+
+
+class AwayEvaluator:
+    """A `RungEvaluator` on another machine: brings the files here, and what the trial wrote back."""
+
+    def __init__(self, evaluator: MovableEvaluator, files: NodeFiles) -> None:
+        self._evaluator, self._files = evaluator, files
+        self._here: RungEvaluator | None = None
+        self._number = -1
+
+    def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
+        """As the evaluator does it."""
+        if self._here is None:
+            files: TrialFiles = self._evaluator.files
+            self._here = self._evaluator.with_files(self._files.place(files))
+        if plan.number != self._number:
+            self._files.end(self._number)
+            self._number = plan.number
+            if rung:
+                self._files.begin(plan.number)
+        try:
+            return self._here.evaluate(plan, rung)
+        finally:
+            self._files.hand_in(plan.number)
+
+    def close(self) -> None:
+        """Nothing more is evaluated."""
+        self._files.close()
+
+
 class TrialActor(tune.Trainable):  # type: ignore[misc]
     """Adapts a `RungEvaluator` to Ray Tune: one training iteration is one rung."""
 
-    def setup(self, config: dict[str, Any], evaluator: RungEvaluator) -> None:
-        """Called once per actor; ``evaluator`` comes through the object store."""
-        self._evaluator = evaluator
+    def setup(self, config: dict[str, Any], evaluator: MovableEvaluator, source: FileSource | None = None) -> None:
+        """Called once per actor; ``evaluator`` comes through the object store.
+
+        Args:
+            source: of files, in a cluster.
+        """
+        self._node_id = ray.get_runtime_context().get_node_id() if source else ""
+        self._evaluator: RungEvaluator = evaluator
+        if source and source.node_id != self._node_id:
+            self._evaluator = AwayEvaluator(evaluator, NodeFiles(source.server, self._node_id))
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -60,12 +112,17 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
         A candidate that fails is a value too: an actor must survive it.
         """
-        rung = int(self.iteration)
+        rung = self._plan.rung + int(self.iteration)
         try:
-            values = dict(self._evaluator.evaluate(self._plan, rung))
+            values = {**self._evaluator.evaluate(self._plan, rung), "node": self._node_id}
             return {"rung": rung, "values": json.dumps(values), "error": ""}
         except Exception as error:
             return {"rung": rung, "values": "{}", "error": f"{type(error).__name__}: {error}"}
+
+    def cleanup(self) -> None:
+        """The actor ends."""
+        if isinstance(self._evaluator, AwayEvaluator):
+            self._evaluator.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: checkpoints are the evaluator's own, keyed by trial (contract 6)."""

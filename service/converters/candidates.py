@@ -23,6 +23,7 @@ def candidate_to_proto(search_name: str, record: CandidateRecord) -> search_pb2.
         feasible=record.feasible,
         error=record.error,
         duration=duration(record.duration_s),
+        node=record.node,
     )
 
 

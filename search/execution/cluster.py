@@ -1,0 +1,117 @@
+"""A Ray cluster that is there already: getting in, with the code, and what its nodes have."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray._private.state import available_resources_per_node
+
+from search.errors import ClusterError, RuntimeLostError
+
+_ANSWER_S = 10.0
+_PACKAGES = ("paretopress", "hw_models", "techniques", "search")
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "RAY_AIR_NEW_OUTPUT": "0"}
+"""Of the trials' processes; an embedded runtime inherits it from the worker (`service.processes.WAIT_POLICY`)."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node.
+
+    Attributes:
+        node_id: Ray's, hexadecimal.
+        cpus: that Ray may give away on it.
+    """
+
+    node_id: str
+    address: str
+    cpus: int
+
+    def __str__(self) -> str:
+        return f"{self.node_id[:8]} ({self.address}, {self.cpus} CPU{'s' if self.cpus != 1 else ''})"
+
+
+def connect(address: str) -> None:
+    """Become a driver of the cluster at ``host:port`` or ``auto``; trials get our packages from here, by content.
+
+    Raises:
+        RuntimeLostError: nobody answers; it may come back.
+        ClusterError: there is a cluster, but it cannot be used as things are.
+    """
+    if "://" in address:
+        raise ClusterError(
+            f"{address}: clients of Ray cannot run a search; start a node on the worker's machine (ray start --address=HOST:PORT) "
+            "and set PARETOPRESS_RAY_ADDRESS to HOST:PORT"
+        )
+    _knock(address)
+    environment = {
+        "py_modules": [_folder(name) for name in _PACKAGES],
+        "excludes": ["**/__pycache__", "*.pyc"],
+        "env_vars": _ENVIRONMENT,
+    }
+    try:
+        ray.init(
+            address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True
+        )
+    except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"the cluster at {address} does not let this worker in: {_first_line(error)}. Three things must agree: the token "
+            "(RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN of the worker, or its ~/.ray/auth_token), the versions of "
+            "Ray and Python, and a node of the cluster must run on the worker's own machine"
+        ) from error
+
+
+def _folder(package: str) -> str:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ClusterError(f"the package {package} has no folder that could be sent to a cluster")
+    return str(Path(spec.origin).parent)
+
+
+def _knock(address: str) -> None:
+    """Ask for a connection first: Ray itself tries for ten minutes to reach a machine that is not there, without a word."""
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return
+    try:
+        with contextlib.closing(socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S)):
+            return
+    except (OSError, ValueError) as error:
+        raise RuntimeLostError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def living_nodes() -> list[Node]:
+    """All nodes that Ray takes for alive; it notices a lost one after some seconds."""
+    return [
+        Node(one["NodeID"], one["NodeManagerAddress"], int(one["Resources"].get("CPU", 0))) for one in ray.nodes() if one["Alive"]
+    ]
+
+
+def own_node() -> Node:
+    """The node on the driver's own machine."""
+    own_id = ray.get_runtime_context().get_node_id()
+    return next(node for node in living_nodes() if node.node_id == own_id)
+
+
+def claim_of(threads: int) -> int:
+    """CPUs that a trial of so many threads asks Ray for: what fits on the largest node. Its threads stay what they are."""
+    return min(threads, max((node.cpus for node in living_nodes()), default=0)) or threads
+
+
+def free_cpus() -> str:
+    """What is free on which node, in words."""
+    free: dict[str, dict[str, float]] = available_resources_per_node()
+    return (
+        ", ".join(f"{free.get(node.node_id, {}).get('CPU', 0):g} free on {node}" for node in living_nodes()) or "there is no node"
+    )

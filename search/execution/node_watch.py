@@ -1,0 +1,98 @@
+"""Watching a cluster while trials run: which nodes come and go, what is waited for, and when that takes too long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from search.execution.cluster import Node, claim_of, free_cpus, living_nodes
+from search.execution.driver import DriverBound, TrialDriver
+
+TELL_AFTER_S = 20.0
+"""A process on a node needs so long to start, at most, where nothing stands in its way."""
+_LOOK_EVERY_S = 2.0
+
+
+class Patience:
+    """Says every `TELL_AFTER_S` what is waited for, and until when.
+
+    Args:
+        tell: takes a sentence.
+    """
+
+    def __init__(self, what: str, limit_s: float, tell: Callable[[str], None]) -> None:
+        self._what, self._limit_s, self._tell = what, limit_s, tell
+        self._since = self._told = time.monotonic()
+
+    @property
+    def words(self) -> str:
+        """What is waited for, and for how long."""
+        waited_s = time.monotonic() - self._since
+        return f"{self._what} for {waited_s:.0f} s, at most {self._limit_s:.0f} s: {free_cpus()}"
+
+    def is_over(self) -> bool:
+        """Whether it took too long; to be asked again and again."""
+        now = time.monotonic()
+        if now - self._told > min(TELL_AFTER_S, self._limit_s / 2):
+            self._told = now
+            self._tell(self.words)
+        return now - self._since > self._limit_s
+
+    def restart(self) -> None:
+        """Something happened."""
+        self._since = self._told = time.monotonic()
+
+
+class NodeWatch(DriverBound, Callback):  # type: ignore[misc]
+    """Tune asks it at every step.
+
+    Attributes:
+        lost: how many nodes were lost since it was made.
+        gave_up: what was waited for in vain; empty as long as there is patience.
+    """
+
+    def __init__(self, driver: TrialDriver, threads: int, limit_s: float) -> None:
+        self._driver, self._threads = driver, threads
+        self.lost, self.gave_up = 0, ""
+        self.nodes: dict[str, Node] = {}
+        self._looked = time.monotonic()
+        self._meet()
+        claim = claim_of(threads)
+        self._patience = Patience(
+            f"trials have waited for a node with {claim} free CPU{'s' if claim > 1 else ''}", limit_s, self._warn
+        )
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Look at nodes and trials."""
+        if time.monotonic() - self._looked > _LOOK_EVERY_S:
+            self._looked = time.monotonic()
+            self._meet()
+        states = {trial.status for trial in trials}
+        if Trial.RUNNING in states or Trial.PENDING not in states:
+            self._patience.restart()
+        elif self._patience.is_over():
+            self.gave_up = self._patience.words
+
+    def _meet(self) -> None:
+        now = {node.node_id: node for node in living_nodes()}
+        gone = [node for node_id, node in self.nodes.items() if node_id not in now]
+        new = [node for node_id, node in now.items() if node_id not in self.nodes]
+        self.nodes = now
+        self.lost += len(gone)
+        for node in gone:
+            self._warn(f"node {node} was lost; its trials go on elsewhere")
+        if new:
+            self._driver.note(f"nodes: {', '.join(str(node) for node in new)}", {"nodes": [node.node_id for node in new]})
+        small = [node for node in new if node.cpus < claim_of(self._threads)]
+        if small:
+            self._warn(
+                f"too small for a trial of {self._threads} CPUs: {', '.join(str(node) for node in small)}; set "
+                "PARETOPRESS_TRIAL_CPUS lower to use them, too"
+            )
+
+    def _warn(self, words: str) -> None:
+        self._driver.note(words, warning=True)
