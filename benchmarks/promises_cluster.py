@@ -27,7 +27,7 @@ from tests.service.digits_search import Inputs, make_inputs, place_predictors, s
 NAME = "promises_cluster"
 TECHNIQUES = ("structured_pruning", "distillation", "int8_quantization")
 CPUS, TRIALS, EPOCHS = 2, 4, 3.0
-WAIT_S, LIMIT_S = 30.0, 400
+WAIT_S, LIMIT_S = 30.0, 900
 _TOKEN_LIMIT_S = 120.0
 _HOLD = """
 import sys, time, ray
@@ -158,7 +158,7 @@ class _Place:
             "cpus": CPUS,
             "trial_cpus": CPUS,
             "measure_limit_s": 5.0,
-            "cluster_wait_s": WAIT_S,
+            "cluster_wait_s": LIMIT_S,
         }
         if cluster is not None:
             defaults |= {"ray_address": cluster.address, "parallel_trials": 2}
@@ -291,7 +291,7 @@ def _no_room(place: _Place) -> Row:
         try:
             assert holder.stdout is not None
             holder.stdout.readline()
-            ended = place.run(data, cluster)
+            ended = place.run(data, cluster, cluster_wait_s=WAIT_S)
         finally:
             holder.kill()
             holder.wait()

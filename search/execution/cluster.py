@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ray
 from ray._private.state import available_resources_per_node
+from ray.util import placement_group_table
 
 from search.errors import ClusterError, RuntimeLostError
 
@@ -107,6 +108,13 @@ def own_node() -> Node:
 def claim_of(threads: int) -> int:
     """CPUs that a trial of so many threads asks Ray for: what fits on the largest node. Its threads stay what they are."""
     return min(threads, max((node.cpus for node in living_nodes()), default=0)) or threads
+
+
+def has_room() -> bool:
+    """Whether Ray has given a node's CPUs to this search; their processes may still be starting."""
+    job_id = ray.get_runtime_context().get_job_id()
+    groups: dict[str, dict[str, object]] = placement_group_table()
+    return any(group_id.endswith(job_id) and group["state"] == "CREATED" for group_id, group in groups.items())
 
 
 def free_cpus() -> str:

@@ -9,12 +9,13 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from search.execution.cluster import Node, claim_of, free_cpus, living_nodes
+from search.execution.cluster import Node, claim_of, free_cpus, has_room, living_nodes
 from search.execution.driver import DriverBound, TrialDriver
 
 TELL_AFTER_S = 20.0
-"""A process on a node needs so long to start, at most, where nothing stands in its way."""
+"""A process on a quiet node has started by then."""
 _LOOK_EVERY_S = 2.0
+_STARTING = "trials have a node, and have waited for their processes to start there"
 
 
 class Patience:
@@ -25,14 +26,14 @@ class Patience:
     """
 
     def __init__(self, what: str, limit_s: float, tell: Callable[[str], None]) -> None:
-        self._what, self._limit_s, self._tell = what, limit_s, tell
+        self.what, self._limit_s, self._tell = what, limit_s, tell
         self._since = self._told = time.monotonic()
 
     @property
     def words(self) -> str:
         """What is waited for, and for how long."""
         waited_s = time.monotonic() - self._since
-        return f"{self._what} for {waited_s:.0f} s, at most {self._limit_s:.0f} s: {free_cpus()}"
+        return f"{self.what} for {waited_s:.0f} s, at most {self._limit_s:.0f} s: {free_cpus()}"
 
     def is_over(self) -> bool:
         """Whether it took too long; to be asked again and again."""
@@ -42,8 +43,9 @@ class Patience:
             self._tell(self.words)
         return now - self._since > self._limit_s
 
-    def restart(self) -> None:
-        """Something happened."""
+    def restart(self, what: str) -> None:
+        """Something happened, and what is waited for now is this."""
+        self.what = what
         self._since = self._told = time.monotonic()
 
 
@@ -62,19 +64,22 @@ class NodeWatch(DriverBound, Callback):  # type: ignore[misc]
         self._looked = time.monotonic()
         self._meet()
         claim = claim_of(threads)
-        self._patience = Patience(
-            f"trials have waited for a node with {claim} free CPU{'s' if claim > 1 else ''}", limit_s, self._warn
-        )
+        self._no_room = f"trials have waited for a node with {claim} free CPU{'s' if claim > 1 else ''}"
+        self._patience = Patience(self._no_room, limit_s, self._warn)
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Look at nodes and trials."""
-        if time.monotonic() - self._looked > _LOOK_EVERY_S:
+        looks = time.monotonic() - self._looked > _LOOK_EVERY_S
+        if looks:
             self._looked = time.monotonic()
             self._meet()
         states = {trial.status for trial in trials}
         if Trial.RUNNING in states or Trial.PENDING not in states:
-            self._patience.restart()
-        elif self._patience.is_over():
+            self._patience.restart(self._no_room)
+            return
+        if looks and (what := _STARTING if has_room() else self._no_room) != self._patience.what:
+            self._patience.restart(what)
+        if self._patience.is_over():
             self.gave_up = self._patience.words
 
     def _meet(self) -> None:

@@ -96,6 +96,19 @@ def test_what_trials_wait_for_is_told_and_not_for_ever(nodes: list[Node]) -> Non
     assert "0 free on bbbbbbbb" in watch.gave_up
 
 
+def test_processes_that_start_are_not_taken_for_a_want_of_room(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_watch, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(node_watch, "has_room", lambda: True)
+    listener = Listener()
+    watch = NodeWatch(listener, 2, 0.2)  # type: ignore[arg-type]
+    for _ in range(2):
+        watch.on_step_begin(1, trials(Trial.PENDING))
+        time.sleep(0.12)
+    watch.on_step_begin(2, trials(Trial.PENDING))
+    assert listener.heard("trials have a node, and have waited for their processes to start")
+    assert not listener.heard("waited for a node with")
+
+
 def test_nothing_is_waited_for_while_a_trial_runs(nodes: list[Node]) -> None:
     watch = NodeWatch(Listener(), 2, 0.05)  # type: ignore[arg-type]
     for states in ((Trial.RUNNING, Trial.PENDING), (), (Trial.PENDING,)):
