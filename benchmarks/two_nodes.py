@@ -91,9 +91,9 @@ def _started(
         place = folder.with_name(f"{folder.name}{attempt}")
         process = _start(place, environment, options, before)
         log = place / "start.log"
-        if wait_until(lambda log=log, process=process: _STARTED in log.read_text() or process.poll() is not None, _START_S):  # type: ignore[misc]
-            if process.poll() is None:
-                return process
+        wait_until(lambda log=log, process=process: _STARTED in log.read_text() or process.poll() is not None, _START_S)  # type: ignore[misc]
+        if process.poll() is None and _STARTED in log.read_text():
+            return process
         _end_children(place)
     raise RuntimeError(f"a node of Ray did not start: {log.read_text()[-2000:]}")
 
