@@ -62,7 +62,7 @@ def connect(address: str) -> None:
         )
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"the cluster at {address} does not let this worker in: {_first_line(error)}. Three things must agree: the token "
+            f"the cluster at {address} does not let this worker in: {_reason(error)}. Three things must agree: the token "
             "(RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN of the worker, or its ~/.ray/auth_token), the versions of "
             "Ray and Python, and a node of the cluster must run on the worker's own machine"
         ) from error
@@ -87,7 +87,10 @@ def _knock(address: str) -> None:
         raise RuntimeLostError(f"no Ray cluster answers at {address}: {error}") from error
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """One line; Ray hides what a token has to do with it in the cause."""
+    if "InvalidAuthToken" in f"{error} {error.__cause__}":
+        return "its authentication token is another one"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
 from ray import tune
 
-from search.execution.file_server import FileSource, TrialFiles
+from search.execution.file_server import FileSource
 from search.execution.node_files import NodeFiles
 
 _KEY = "plan"
@@ -60,31 +60,39 @@ class MovableEvaluator(RungEvaluator, Protocol):
 
 
 class AwayEvaluator:
-    """A `RungEvaluator` on another machine: brings the files here, and what the trial wrote back."""
+    """A `RungEvaluator` on another machine: brings the files here, and what the trial wrote back.
 
-    def __init__(self, evaluator: MovableEvaluator, files: NodeFiles) -> None:
-        self._evaluator, self._files = evaluator, files
-        self._here: RungEvaluator | None = None
+    Args:
+        open_files: called once, by the first trial: what goes wrong is then told with a reason.
+    """
+
+    def __init__(self, evaluator: MovableEvaluator, open_files: Callable[[], NodeFiles]) -> None:
+        self._evaluator, self._open_files = evaluator, open_files
+        self._opened: tuple[NodeFiles, RungEvaluator] | None = None
         self._number = -1
 
     def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         """As the evaluator does it."""
-        if self._here is None:
-            files: TrialFiles = self._evaluator.files
-            self._here = self._evaluator.with_files(self._files.place(files))
+        files, evaluator = self._opened or self._open()
         if plan.number != self._number:
-            self._files.end(self._number)
+            files.end(self._number)
             self._number = plan.number
             if rung:
-                self._files.begin(plan.number)
+                files.begin(plan.number)
         try:
-            return self._here.evaluate(plan, rung)
+            return evaluator.evaluate(plan, rung)
         finally:
-            self._files.hand_in(plan.number)
+            files.hand_in(plan.number)
+
+    def _open(self) -> tuple[NodeFiles, RungEvaluator]:
+        files = self._open_files()
+        self._opened = files, self._evaluator.with_files(files.place(self._evaluator.files))
+        return self._opened
 
     def close(self) -> None:
         """Nothing more is evaluated."""
-        self._files.close()
+        if self._opened:
+            self._opened[0].close()
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]
@@ -99,7 +107,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._node_id = ray.get_runtime_context().get_node_id() if source else ""
         self._evaluator: RungEvaluator = evaluator
         if source and source.node_id != self._node_id:
-            self._evaluator = AwayEvaluator(evaluator, NodeFiles(source.server, self._node_id))
+            self._evaluator = AwayEvaluator(evaluator, lambda: NodeFiles(source.server, self._node_id))
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

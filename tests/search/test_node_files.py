@@ -157,7 +157,7 @@ def test_an_evaluator_runs_on_copies_and_goes_on_where_another_process_died(file
             return {}
 
     (files.checkpoints / "c0003.step0").write_bytes(b"0")
-    evaluator = AwayEvaluator(Evaluator(files), away)
+    evaluator = AwayEvaluator(Evaluator(files), lambda: away)
     evaluator.evaluate(TrialPlan(3, rung=1), 1)
     evaluator.evaluate(TrialPlan(3, rung=1), 2)
     evaluator.evaluate(TrialPlan(4), 0)
