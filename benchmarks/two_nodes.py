@@ -66,7 +66,13 @@ def two_nodes(folder: Path, hidden: Sequence[Path], cpus: int = 2, second_cpus: 
         folder: short: Ray's sockets lie below.
         hidden: folders that the second node does not see, beside the checkouts.
     """
-    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray ends processes when the machine has little memory left, whoever took it.
+        "RAY_memory_monitor_refresh_ms": "0",
+    }
     address = f"{get_node_ip_address()}:{free_port()}"
     port = address.rpartition(":")[2]
     head = second = None
