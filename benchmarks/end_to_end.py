@@ -18,6 +18,7 @@ from benchmarks.harness import ROOT, Check, Results, Row, run_tests, test_check
 from search.execution.runner import run_trials
 from search.execution.runtime import RunnerSettings, ray_runtime
 from search.execution.trial import TrialPlan
+from search.execution.word import Word
 
 NAME = "end_to_end"
 DEMO = ROOT / "build" / "demo"
@@ -170,6 +171,9 @@ class _Counting:
         raise RuntimeError(message)
 
     def note(self, message: str, facts: Mapping[str, Any] | None = None, warning: bool = False) -> None:
+        pass
+
+    def heard(self, word: Word) -> None:
         pass
 
     def should_stop(self) -> bool:

@@ -13,6 +13,7 @@ from search.allocation import Allocation, MakeRecipe, aims_of, allocate
 from search.effort_plan import FIRST_PEERS, PROMOTED_SHARE
 from search.errors import OptionSkippedError, SearchCancelledError, SearchError
 from search.execution.trial import TrialPlan
+from search.execution.word import Word
 from search.pareto import non_dominated_ranks, objectives
 from search.pricing import Price, Pricer, price_measurements
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Progress
@@ -156,9 +157,14 @@ class SearchDriver:
             self._finish(number, record)
         return goes_on
 
-    def _show(self, number: int, rung: int) -> None:
-        trial, trials = self._done + len(self._running), self._spec.effort.max_trials
-        self._store.show(Progress("search", f"trial {trial} of {trials}", f"c{number:04d}", rung, self._rungs))
+    def heard(self, word: Word) -> None:
+        """Shown to whoever looks."""
+        if word.number in self._running:
+            self._show(word.number, word.rung, word.epoch, word.epochs)
+
+    def _show(self, number: int, rung: int, epoch: float = 0.0, epochs: float = 0.0) -> None:
+        words = f"trial {self._done + len(self._running)} of {self._spec.effort.max_trials}"
+        self._store.show(Progress("search", words, f"c{number:04d}", rung, self._rungs, epoch, epochs))
 
     def failed(self, number: int, rung: int, message: str) -> None:
         """Store the failure; what the trial reached before stays."""

@@ -18,6 +18,7 @@ from search.protocols import CandidateStore, Event
 from techniques.base import Effort
 from techniques.head import Task, training_logits
 from techniques.network import Network
+from techniques.training.device import CPU, placed_on
 
 PHASE = "effort"
 LEAST_SHARE = 0.25
@@ -42,17 +43,19 @@ class EffortCosts:
     left_s: float
 
 
-def training_step_s(network: Network, images: torch.Tensor, task: Task) -> float:
+def training_step_s(network: Network, images: torch.Tensor, task: Task, device: str = CPU) -> float:
     """Seconds of one step of training on ``images`` ``(n, channels, height, width)``; a slow one is not repeated."""
     student = network.clone()
     student.graph.requires_grad_(True)
     student.train()
-    logits = training_logits(student, task)
     taken: list[float] = []
-    with torch.enable_grad():
+    with placed_on(device, student), torch.enable_grad():
+        logits = training_logits(student, task)
         while len(taken) < _STEPS and sum(taken) < _ENOUGH_S:
             began = time.perf_counter()
-            logits(images).square().mean().backward()  # type: ignore[no-untyped-call]
+            loss = logits(images.to(device)).square().mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            loss.item()  # waits for the device
             taken.append(time.perf_counter() - began)
     return statistics.median(taken[1:] or taken)
 

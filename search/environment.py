@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from search.protocols import BlobStore, CandidateStore
+from search.protocols import BlobStore, CandidateStore, TrainDevice
 from search.tracking.base import Tracker
 from search.tracking.described import SearchOrigin
 
@@ -24,6 +24,7 @@ class SearchEnvironment:
         ray_address: an existing cluster; None starts an embedded one.
         parallel_trials: one makes a search repeatable (contract 7); more share the CPUs.
         trial_cpus: threads of a trial; 0 shares ``cpus`` between the parallel ones.
+        train_device: ``auto`` trains on GPUs where there are any.
         cluster_wait_s: how long a cluster may leave the search waiting without anything running.
         dataset_notes: what the report must say about the data (who chose the split).
         measure_limit_s: for which rounds of measuring are added while latencies have not settled.
@@ -41,6 +42,7 @@ class SearchEnvironment:
     cpus: int = 2
     parallel_trials: int = 1
     trial_cpus: int = 0
+    train_device: TrainDevice = "auto"
     cluster_wait_s: float = 300.0
     dataset_notes: tuple[str, ...] = ()
     measure_limit_s: float = 60.0

@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 BASELINE = "baseline"
 """Id of the original among the candidates."""
+TrainDevice = Literal["auto", "cpu", "cuda"]
+"""Where candidates are trained: on GPUs where Ray has any, never there, or nowhere else."""
 EventKind = Literal["state", "phase", "baseline", "sensitivity", "candidate", "front", "warning", "report"]
 
 

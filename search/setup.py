@@ -182,6 +182,8 @@ def runner_settings(spec: SearchSpec, environment: SearchEnvironment) -> RunnerS
         address=environment.ray_address,
         parallel_trials=environment.parallel_trials,
         trial_cpus=environment.trial_cpus,
+        gpus=torch.cuda.device_count() if environment.train_device != "cpu" else 0,
+        train_device=environment.train_device,
         wait_limit_s=min(environment.cluster_wait_s, spec.effort.max_wall_time_s * _WAIT_SHARE),
     )
 
@@ -207,13 +209,15 @@ def _affordable(
 ) -> TrainingEffort:
     """The effort asked for, or what of it the wall time holds; decided once in the life of a search."""
     remembered = remembered_effort(environment.store)
-    if remembered is not None or not asked.rung_steps[-1]:
+    # How fast the nodes of a cluster are is not known here.
+    if remembered is not None or environment.ray_address or not asked.rung_steps[-1]:
         return remembered or asked
+    device = "cuda" if environment.train_device != "cpu" and torch.cuda.is_available() else "cpu"
     train, limit_s = original.data.split("train"), spec.effort.max_wall_time_s
     batch = train.images(np.arange(min(len(train), asked.batch_size)))
     left_s = limit_s * (1 - _SENSITIVITY_SHARE - _GRACE_SHARE) - (time.monotonic() - environment.began)
     costs = EffortCosts(
-        step_s=training_step_s(original.network, batch, reading.task),
+        step_s=training_step_s(original.network, batch, reading.task, device),
         untrained_s=_BUILD_S + image_s * len(original.data.split("validation")) * len(asked.rung_steps),
         left_s=left_s
         - finals_time.reserved_s(limit_s)

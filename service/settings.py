@@ -10,6 +10,8 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from search.protocols import TrainDevice
+
 MIB = 1 << 20
 
 
@@ -89,6 +91,9 @@ class Settings(BaseSettings):
         default=None,
         validation_alias=AliasChoices("PARETOPRESS_RAY_ADDRESS", "RAY_ADDRESS"),
         description="A Ray cluster; embedded if none.",
+    )
+    train_device: TrainDevice = Field(
+        default="auto", description="Where candidates are trained: on GPUs where Ray has any, never there, or nowhere else."
     )
     cluster_wait_s: float = Field(
         default=300.0, gt=0, description="Seconds for which a search waits for a Ray cluster that has no room for it."

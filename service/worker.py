@@ -282,6 +282,7 @@ class Worker:
             cpus=self._settings.cpus,
             parallel_trials=self._settings.parallel_trials,
             trial_cpus=self._settings.trial_cpus,
+            train_device=self._settings.train_device,
             cluster_wait_s=self._settings.cluster_wait_s,
             measure_limit_s=self._settings.measure_limit_s,
             dataset_notes=claimed.dataset_notes,

@@ -63,6 +63,7 @@ class TechniqueContext:
         calibration: a few hundred training images without augmentation, for importance, statistics and ranges.
         cost: price of a network on the target, where the search has a predictor.
         interrupt: asked before every training step; once it answers True, training raises `InterruptedTrainingError`.
+        step_done: told after every training step: the rung, and how many of its steps are done.
         device: where training runs, such as ``cpu`` or ``cuda``; networks come and go on the CPU.
         task: what the network decides, and so what its outputs are trained and compared as (`techniques.head`).
     """
@@ -75,6 +76,7 @@ class TechniqueContext:
     calibration: ImageSource | None = None
     cost: CostFunction | None = None
     interrupt: Callable[[], bool] | None = None
+    step_done: Callable[[int, int], None] | None = None
     task: Task = "classes"
     device: str = "cpu"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from search.evaluation.accuracy import AccuracyResult, drop_points, evaluate, sc
 from search.evaluation.data import CalibrationSource, ImageData, SplitView, TrainingSource, open_teacher_logits
 from search.evaluation.reading import Reading
 from search.execution.trial import TrialPlan
+from search.execution.word import Word
 from search.spec import MetricName
 from techniques import lift
 from techniques.apply import compress
@@ -27,6 +28,8 @@ from techniques.network import Network
 from techniques.recipe import Recipe
 
 CALIBRATION_IMAGES = 512
+Tell = Callable[[Word], None]
+StepDone = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class EvaluationSettings:
     """How candidates are trained and scored; plain values only.
 
     Attributes:
+        device: where candidates are trained, ``cpu`` or ``cuda``; they are read on the CPU, as the files will be.
         untrained_limit_s: what building a candidate and reading it may take before anything is trained.
     """
 
@@ -90,21 +94,32 @@ class EvaluationSettings:
     task: Task = "classes"
     untrained_limit_s: float = math.inf
     labelled: bool = True
+    device: str = "cpu"
 
 
 class CandidateEvaluator:
     """A `RungEvaluator`; data and the original are opened once per actor and kept between trials."""
 
-    def __init__(self, files: EvaluationFiles, settings: EvaluationSettings) -> None:
-        self.files, self.settings = files, settings
+    def __init__(self, files: EvaluationFiles, settings: EvaluationSettings, tell: Tell | None = None) -> None:
+        """See the class.
+
+        Args:
+            tell: hears how far a trial is, after every step of training.
+        """
+        self.files, self.settings, self.tell = files, settings, tell
         self._loaded: _Loaded | None = None
+        self._number = -1
 
     def with_files(self, files: EvaluationFiles) -> CandidateEvaluator:
         """The same evaluator on files that lie elsewhere."""
-        return CandidateEvaluator(files, self.settings)
+        return CandidateEvaluator(files, self.settings, self.tell)
+
+    def on_device(self, device: str) -> CandidateEvaluator:
+        """The same evaluator, training elsewhere."""
+        return CandidateEvaluator(self.files, replace(self.settings, device=device), self.tell)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"files": self.files, "settings": self.settings, "_loaded": None}
+        return {"files": self.files, "settings": self.settings, "tell": None, "_loaded": None, "_number": -1}
 
     def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         """Accuracy and drop on the validation split after ``rung``; ended from outside when the search stops.
@@ -118,6 +133,7 @@ class CandidateEvaluator:
 
     def _evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         started = time.perf_counter()
+        self._number = plan.number
         network = self.build(Recipe.from_json(plan.payload["recipe"]), rung, self.files.checkpoint(plan.number))
         return {**self.read(network), "duration_s": time.perf_counter() - started}
 
@@ -145,8 +161,16 @@ class CandidateEvaluator:
     def loaded(self) -> _Loaded:
         """The opened files."""
         if self._loaded is None:
-            self._loaded = _open(self.files, self.settings)
+            self._loaded = _open(self.files, self.settings, self._step_done)
         return self._loaded
+
+    def _step_done(self, rung: int, steps: int) -> None:
+        if self.tell is None:
+            return
+        effort, images = self.settings.effort, len(self.loaded().training)
+        done = sum(effort.rung_steps[:rung]) + steps
+        epoch, epochs = (count * effort.batch_size / images for count in (done, sum(effort.rung_steps)))
+        self.tell(Word(self._number, rung, epoch, epochs))
 
 
 @dataclass(frozen=True)
@@ -159,7 +183,7 @@ class _Loaded:
     context: TechniqueContext
 
 
-def _open(files: EvaluationFiles, settings: EvaluationSettings) -> _Loaded:
+def _open(files: EvaluationFiles, settings: EvaluationSettings, step_done: StepDone) -> _Loaded:
     data = ImageData.open(files.dataset, settings.labelled)
     train, validation = data.split("train"), data.split("validation")
     logits: np.ndarray[Any, Any] = np.load(files.original_logits, allow_pickle=False)
@@ -171,7 +195,7 @@ def _open(files: EvaluationFiles, settings: EvaluationSettings) -> _Loaded:
         validation=validation,
         original=score(logits, validation.labels, settings.metric, logits, settings.task),
         reading=Reading(settings.metric, find_head(network), settings.task),
-        context=technique_context(settings, train, files.interrupt),
+        context=replace(technique_context(settings, train, files.interrupt), step_done=step_done),
     )
 
 
@@ -186,4 +210,5 @@ def technique_context(settings: EvaluationSettings, train: SplitView, interrupt:
         calibration=CalibrationSource(train, min(CALIBRATION_IMAGES, len(train)), settings.seed, settings.task),
         interrupt=interrupt.exists,
         task=settings.task,
+        device=settings.device,
     )

@@ -14,6 +14,7 @@ from ray._private.state import available_resources_per_node
 from ray.util import placement_group_table
 
 from search.errors import ClusterError, RuntimeLostError
+from search.protocols import TrainDevice
 
 _ANSWER_S = 10.0
 _PACKAGES = ("paretopress", "hw_models", "techniques", "search")
@@ -111,6 +112,21 @@ def own_node() -> Node:
 def claim_of(threads: int) -> int:
     """CPUs that a trial of so many threads asks Ray for: what fits on the largest node. Its threads stay what they are."""
     return min(threads, max((node.cpus for node in living_nodes()), default=0)) or threads
+
+
+def gpu_claim(device: TrainDevice, parallel_trials: int) -> float:
+    """GPUs that a trial asks Ray for: one, or a share where there are fewer than trials at once; none where it trains on the CPU.
+
+    Raises:
+        ClusterError: only GPUs will do, and there is none.
+    """
+    gpus = float(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0.0
+    if device == "cuda" and not gpus:
+        raise ClusterError(
+            "PARETOPRESS_TRAIN_DEVICE is cuda, and Ray knows of no GPU here: install the driver and a torch with CUDA, start the "
+            "cluster's nodes with --num-gpus, or leave it at auto"
+        )
+    return min(1.0, gpus / parallel_trials)
 
 
 def has_room() -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
 from search.execution.trial import TrialPlan
+from search.execution.word import Word
 
 
 class TrialDriver(Protocol):
@@ -21,6 +22,10 @@ class TrialDriver(Protocol):
 
     def failed(self, number: int, rung: int, message: str) -> None:
         """A trial gave no values."""
+        ...
+
+    def heard(self, word: Word) -> None:
+        """How far a trial is, while its rung goes on; about once a second."""
         ...
 
     def should_stop(self) -> bool:

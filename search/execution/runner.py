@@ -15,7 +15,7 @@ from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from search.errors import ClusterError, RuntimeLostError, SearchCancelledError
-from search.execution.cluster import claim_of, own_node
+from search.execution.cluster import claim_of, gpu_claim, own_node
 from search.execution.driver import DriverBound, TrialDriver
 from search.execution.file_server import FileSource, start_file_server
 from search.execution.node_watch import NodeWatch, Patience
@@ -23,6 +23,7 @@ from search.execution.runtime import RunnerSettings
 from search.execution.scheduler import DIED, RungScheduler
 from search.execution.searcher import DriverSearcher
 from search.execution.trial import MovableEvaluator, RungEvaluator, TrialActor
+from search.execution.word import Ear
 
 _STOP_POLL_S = 0.5
 Result = TypeVar("Result")
@@ -42,12 +43,15 @@ def _lost_runtime() -> Iterator[None]:
 
 class _DriverStopper(DriverBound, Stopper):  # type: ignore[misc]
     def __init__(self, driver: TrialDriver, watch: NodeWatch | None) -> None:
-        self._driver, self._watch = driver, watch
+        self._driver, self._watch, self._ear = driver, watch, Ear()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
+        word = self._ear.new_word()
+        if word is not None:
+            self._driver.heard(word)
         return self._driver.should_stop() or bool(self._watch and self._watch.gave_up)
 
 
@@ -73,12 +77,17 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
         _tell_traffic(driver, source)
 
 
-def _run(driver: TrialDriver, trainable: Any, settings: RunnerSettings, claim: int, watch: NodeWatch | None) -> None:
+def _run(driver: TrialDriver, trainable: Any, settings: RunnerSettings, cpus: int, watch: NodeWatch | None) -> None:
+    claim: dict[str, float] = {"cpu": cpus}
+    gpus = gpu_claim(settings.train_device, settings.parallel_trials)
+    if gpus:
+        claim["gpu"] = gpus
+        driver.note(f"candidates are trained on GPUs, {gpus:g} for each trial", {"gpus_per_trial": gpus})
     searcher = DriverSearcher(driver)
     scheduler, stopper = RungScheduler(driver, searcher, watch), _DriverStopper(driver, watch)
     while True:
         with _lost_runtime():
-            _tuner(tune.with_resources(trainable, {"cpu": claim}), searcher, scheduler, stopper, settings, watch).fit()
+            _tuner(tune.with_resources(trainable, claim), searcher, scheduler, stopper, settings, watch).fit()
         if watch and watch.gave_up:
             raise ClusterError(
                 f"{watch.gave_up}. Give the cluster more room, or let trials take fewer CPUs (PARETOPRESS_TRIAL_CPUS)"

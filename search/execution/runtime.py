@@ -17,6 +17,7 @@ import ray
 
 from search.errors import RuntimeLostError
 from search.execution.cluster import connect
+from search.protocols import TrainDevice
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _RAY_VARIABLES = {
@@ -36,6 +37,8 @@ class RunnerSettings:
         cpus: of the embedded runtime.
         parallel_trials: one gives a repeatable search (contract 7); more share the CPUs.
         storage_path: where Tune keeps its own files.
+        gpus: of the embedded runtime; a trial takes its share of them, and trains there.
+        train_device: ``cpu`` keeps trials off GPUs, ``cuda`` wants one, ``auto`` takes what there is.
         trial_cpus: threads of a trial; 0 shares ``cpus`` between the parallel trials. They decide the last bits of an accuracy, so
             they never depend on the node.
         wait_limit_s: how long a search waits for a cluster without anything running.
@@ -46,6 +49,8 @@ class RunnerSettings:
     address: str | None = None
     parallel_trials: int = 1
     trial_cpus: int = 0
+    gpus: int = 0
+    train_device: TrainDevice = "auto"
     wait_limit_s: float = 300.0
 
     @property
@@ -74,7 +79,7 @@ def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
             if settings.address:
                 connect(settings.address)
             else:
-                _start(settings.cpus, folder)
+                _start(settings.cpus, settings.gpus, folder)
         yield
     finally:
         ray.shutdown()
@@ -82,13 +87,13 @@ def ray_runtime(settings: RunnerSettings) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(cpus: int, folder: str | None) -> None:
+def _start(cpus: int, gpus: int, folder: str | None) -> None:
     with _failed_start():
         ray.init(
             # Nothing else would keep it from joining a cluster that happens to run on this machine.
             address="local",
             num_cpus=cpus,
-            num_gpus=0,
+            num_gpus=gpus,
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,

@@ -12,6 +12,7 @@ from ray import tune
 
 from search.execution.file_server import FileSource
 from search.execution.node_files import NodeFiles
+from search.execution.word import Mouth
 
 _KEY = "plan"
 
@@ -53,6 +54,12 @@ class MovableEvaluator(RungEvaluator, Protocol):
 
     files: Any
     """`TrialFiles`"""
+    tell: Any
+    """Hears a `Word` after every step of training."""
+
+    def on_device(self, device: str) -> MovableEvaluator:
+        """The same evaluator, training elsewhere than on the CPU."""
+        ...
 
     def with_files(self, files: Any) -> RungEvaluator:
         """The same evaluator on files that lie elsewhere."""
@@ -105,6 +112,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             source: of files, in a cluster.
         """
         self._node_id = ray.get_runtime_context().get_node_id() if source else ""
+        if ray.get_gpu_ids():
+            evaluator = evaluator.on_device("cuda")
+        evaluator.tell = Mouth().say
         self._evaluator: RungEvaluator = evaluator
         if source and source.node_id != self._node_id:
             self._evaluator = AwayEvaluator(evaluator, lambda: NodeFiles(source.server, self._node_id))

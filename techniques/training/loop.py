@@ -107,6 +107,8 @@ def _run_rung(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
+            if context.step_done is not None:
+                context.step_done(rung, step + 1)
     student.eval()
     return batches.epoch + 1
 

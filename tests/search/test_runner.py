@@ -3,23 +3,33 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from search.errors import RuntimeLostError
+from search.errors import ClusterError, RuntimeLostError
+from search.execution.cluster import gpu_claim
 from search.execution.runner import run_quietly, run_trials
 from search.execution.runtime import RunnerSettings, ray_runtime
 from search.execution.trial import TrialPlan
+from search.execution.word import Word
 
 
 class Evaluator:
+    device = "cpu"
+
+    def on_device(self, device: str) -> Evaluator:
+        self.device = device
+        return self
+
     def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         if plan.payload.get("fails"):
             raise ValueError("this recipe cannot be built")
-        return {"accuracy": plan.number / 10, "pid": os.getpid(), "rung": rung}
+        return {"accuracy": plan.number / 10, "pid": os.getpid(), "rung": rung, "device": self.device}
 
 
 class Driver:
@@ -30,6 +40,7 @@ class Driver:
         self.proposed = 0
         self.reports: list[tuple[int, int]] = []
         self.pids: set[int] = set()
+        self.devices: set[str] = set()
         self.failures: list[tuple[int, int, str]] = []
         self.database = threading.Lock()  # a driver holds what cannot be pickled
 
@@ -42,6 +53,7 @@ class Driver:
     def report(self, number: int, rung: int, values: Mapping[str, Any]) -> bool:
         self.reports.append((number, rung))
         self.pids.add(values["pid"])
+        self.devices.add(values["device"])
         return number != 1 and rung < 2
 
     def failed(self, number: int, rung: int, message: str) -> None:
@@ -50,13 +62,17 @@ class Driver:
     def note(self, message: str, facts: Mapping[str, Any] | None = None, warning: bool = False) -> None:
         raise AssertionError(f"there is no cluster, but: {message}")
 
+    def heard(self, word: Word) -> None:
+        raise AssertionError(f"nothing is trained, but: {word}")
+
     def should_stop(self) -> bool:
         return len(self.reports) >= self.stop_after
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    settings = RunnerSettings(cpus=2, storage_path=tmp_path_factory.mktemp("tune"), parallel_trials=1)
+    """One GPU, which nothing but Ray knows of: trials that are to keep off it compute nothing on it."""
+    settings = RunnerSettings(cpus=2, gpus=1, train_device="cpu", storage_path=tmp_path_factory.mktemp("tune"), parallel_trials=1)
     with ray_runtime(settings):
         yield settings
 
@@ -67,7 +83,48 @@ def test_trials_go_up_the_rungs_as_the_driver_says_on_one_reused_actor(settings:
     assert driver.reports == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1), (2, 2), (4, 0), (4, 1), (4, 2)]
     assert driver.failures == [(3, 0, "ValueError: this recipe cannot be built")]
     assert len(driver.pids) == 1
+    assert driver.devices == {"cpu"}
     assert os.getpid() not in driver.pids
+
+
+def test_trials_ask_for_the_gpu_that_ray_has_and_train_on_it(settings: RunnerSettings) -> None:
+    class Noting(Driver):
+        def note(self, message: str, facts: Mapping[str, Any] | None = None, warning: bool = False) -> None:
+            assert message == "candidates are trained on GPUs, 1 for each trial"
+
+    driver = Noting(1)
+    run_trials(driver, Evaluator(), replace(settings, train_device="auto"))
+    assert driver.devices == {"cuda"}
+    assert gpu_claim("auto", 4) == 0.25
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    assert gpu_claim("auto", 1) == 0.0
+    with pytest.raises(ClusterError, match="PARETOPRESS_TRAIN_DEVICE is cuda"):
+        gpu_claim("cuda", 1)
+
+
+def test_the_driver_hears_how_far_a_trial_is_while_its_rung_goes_on(settings: RunnerSettings) -> None:
+    class Talking(Evaluator):
+        tell: Any = None
+
+        def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
+            for step in range(8):
+                self.tell(Word(plan.number, rung, step / 4, 2.0))
+                time.sleep(0.5)
+            return super().evaluate(plan, rung)
+
+    class Hearing(Driver):
+        def heard(self, word: Word) -> None:
+            words.append(word)
+
+    words: list[Word] = []
+    driver = Hearing(1, stop_after=1)
+    run_trials(driver, Talking(), settings)
+    assert len(words) >= 2
+    assert {(word.number, word.rung, word.epochs) for word in words} == {(0, 0, 2.0)}
+    assert words[0].epoch < words[-1].epoch
 
 
 def test_a_driver_that_wants_to_stop_ends_the_run(settings: RunnerSettings) -> None:
