@@ -46,24 +46,28 @@ class Mouth:
 
 
 class Ear:
-    """Hears in the driver what trials say; asks once a second at most."""
+    """Hears in the driver what trials say from now on; asks once a second at most."""
 
     def __init__(self) -> None:
-        self._asked_at, self._heard = 0.0, b""
+        self._asked_at, self._heard = 0.0, _said()
 
     def new_word(self) -> Word | None:
         """The latest word, if it was not heard before."""
         if time.monotonic() - self._asked_at < _EVERY_S:
             return None
         self._asked_at = time.monotonic()
-        try:
-            said = internal_kv._internal_kv_get(_key(), namespace=_NAMESPACE)
-        except Exception:  # Ray is away: what runs the trials hears of it
-            return None
+        said = _said()
         if not said or said == self._heard:
             return None
         self._heard = said
         return Word(**json.loads(said))
+
+
+def _said() -> bytes:
+    try:
+        return internal_kv._internal_kv_get(_key(), namespace=_NAMESPACE) or b""
+    except Exception:  # Ray is away: what runs the trials hears of it
+        return b""
 
 
 def _key() -> bytes:
