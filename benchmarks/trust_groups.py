@@ -134,11 +134,9 @@ class _Pruned:
         self.smaller, self.zeroed = copy.deepcopy(network.graph), copy.deepcopy(network.graph)
         self.graph, self.images = _dependencies(self.smaller, network), network.example_input(2)
         self.names = {module: name for name, module in self.smaller.named_modules()}
-        self.is_fresh = True
 
     def holds(self, root: str) -> bool:
         """Prune channel 1 of the root; whether both copies still compute the same."""
-        self.is_fresh = False
         try:
             group = _group(self.graph, self.smaller.get_submodule(root))
             if not self.graph.check_pruning_group(group):
@@ -157,14 +155,17 @@ class _Pruned:
 def _right(network: Network, roots: Sequence[str]) -> list[str]:
     """The roots whose groups hold; what fails behind others is tried again alone."""
     right: list[str] = []
-    copies = _Pruned(network)
+    copies: _Pruned | None = None
     for root in roots:
-        was_fresh = copies.is_fresh
+        was_fresh = copies is None
+        copies = copies or _Pruned(network)
         holds = copies.holds(root)
         if not holds:
-            copies = _Pruned(network)
-            holds = not was_fresh and copies.holds(root)
-            copies = copies if holds or copies.is_fresh else _Pruned(network)
+            copies = None  # before there are others: large networks fill the memory
+            if not was_fresh:
+                copies = _Pruned(network)
+                holds = copies.holds(root)
+                copies = copies if holds else None
         right += [root] if holds else []
     return right
 
