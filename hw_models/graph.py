@@ -84,8 +84,21 @@ class Operator:
         if self.kind == "linear":
             return _product(self.output_shape) * self.weight_shape[1]
         if self.kind == "matmul":
-            return _product(self.output_shape) * self.input_shapes[0][-1]
+            return _product(self.output_shape) * self._summed()
         return 0
+
+    def _summed(self) -> int:
+        """Products that a matmul adds up for one output: of ``(..., m, k)`` and ``(..., k, n)``, ``k``. A constant has no shape
+        here: its side is told by what the output keeps of the other's."""
+        first = self.input_shapes[0]
+        if (
+            len(self.input_shapes) == 1
+            and len(first) > 1
+            and first[-1] == self.output_shape[-1]
+            and first[-2] != self.output_shape[-2]
+        ):
+            return first[-2]  # a constant on the left
+        return first[-1]
 
 
 @dataclass(frozen=True)

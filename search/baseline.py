@@ -78,6 +78,12 @@ def open_original(spec: SearchSpec, blobs: BlobStore, target: Target) -> Origina
             f"the labels name {classes} classes, but the network tells {known} apart; check the label column, or search with "
             "metric AGREEMENT, which leaves such labels aside"
         )
+    elif 1 < classes < known and known > 2 and not note:
+        names = ", ".join(f"{index} is {name!r}" for index, name in enumerate(data.metadata.class_names[:_TOLD]))
+        note = (
+            f"the labels name {classes} classes, and the network tells {known} apart: if a class in the middle has no images here, "
+            f"all behind it are counted as another ({names}). Give the names of all {known} classes in the network's order"
+        )
     began = time.monotonic()
     onnx = _proven_file(spec, network, data, target)
     return Original(network, data, onnx, note, time.monotonic() - began)

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from techniques.bounds import bounds_of, within
 from techniques.network import Network
 from techniques.shapes import node_shapes
 
@@ -99,6 +100,9 @@ def find_head(network: Network) -> Head:
     head = Head(tuple(shapes[_output(network).name][1:]))
     if head.outputs == 1 and _is_one_of_two(network):
         return Head(head.shape, "sigmoid")
+    if node is None and head.is_row and within(bounds_of(network.graph, _output(network))):
+        # Heads joined, clipped or averaged probabilities: those of labels are decided at 0.5 each.
+        return Head(head.shape, _joined_activation(network))
     if node is None or not head.is_row:
         return head
     return Head(head.shape, _activation_of(network, node))
@@ -161,6 +165,24 @@ def _final_activation(network: Network) -> fx.Node | None:
     node = _behind_reshapes(network, _output(network))
     activation = _activation_of(network, node)
     return node if activation == "sigmoid" or (activation != "none" and _spans_classes(network, node)) else None
+
+
+def _joined_activation(network: Network) -> Activation:
+    """Of probabilities that several operations have made: a softmax's where softmaxes over all classes come last on every way to
+    the output, a sigmoid's where none does; of anything else nothing is known."""
+    waiting, seen, found, shapes = [_output(network)], set[fx.Node](), set[str](), node_shapes(network)
+    whole = math.prod(shapes[waiting[0].name][1:])
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            kind = _activation_of(network, node)
+            is_part = kind == "softmax" and not (_spans_classes(network, node) and math.prod(shapes[node.name][1:]) == whole)
+            found.add("part" if is_part else kind)
+            waiting += node.all_input_nodes if kind == "none" else ()
+    if found & {"softmax", "part", "log_softmax"}:
+        return "softmax" if not found & {"part", "log_softmax", "sigmoid"} else "none"
+    return "sigmoid"
 
 
 def _is_one_of_two(network: Network) -> bool:

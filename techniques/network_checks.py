@@ -190,6 +190,11 @@ def check_outputs(
     Raises:
         UnsupportedNetworkError: it does not.
     """
+    if not reference.is_floating_point():
+        raise UnsupportedNetworkError(
+            f"the network's output is {reference.dtype}, a decision and not what it is decided by: remove the ArgMax, TopK or "
+            "comparison that ends it and export the logits or probabilities"
+        )
     for name, mode in (training or {}).items():
         network.graph.get_submodule(name).training = mode
     try:

@@ -79,12 +79,16 @@ class GraphBuilder:
     Args:
         operators: what writes the operators whose inputs depend on the image.
         file_batch: the batch that is written into the file; None where the file leaves it free.
+        read: names that some node, or whoever runs the file, reads; what else a node gives need not be known.
     """
 
-    def __init__(self, opset: int, operators: Mapping[str, Converter], file_batch: int | None = None) -> None:
+    def __init__(
+        self, opset: int, operators: Mapping[str, Converter], file_batch: int | None = None, read: frozenset[str] = frozenset()
+    ) -> None:
         self.opset = opset
         self.file_batch = file_batch
         self.outputs = 1
+        self.read = read
         self._operators = operators
         self.graph = fx.Graph()
         self.root = nn.Module()
@@ -119,7 +123,7 @@ class GraphBuilder:
         for name, value in zip(node.output, results, strict=False):
             self.values[name] = value
         for name in node.output[len(results) :]:
-            if name:
+            if name in self.read:
                 raise UnsupportedOperatorError(f"its output {name!r} is not supported")
 
     def _size(self, op_type: str, value: Any, attributes: Mapping[str, Any]) -> np.ndarray[Any, Any]:

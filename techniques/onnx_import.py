@@ -170,7 +170,8 @@ def _build(model: onnx.ModelProto, input_name: str, size: tuple[int, int, int], 
     """
     opset = {o.domain: o.version for o in model.opset_import}.get("", 1)
     dim = _input(model.graph)[1][0]
-    builder = GraphBuilder(opset, OPERATORS, dim or None)
+    read = frozenset(name for node in model.graph.node for name in node.input) | {one.name for one in model.graph.output}
+    builder = GraphBuilder(opset, OPERATORS, dim or None, read)
     for tensor in model.graph.initializer:
         builder.values[tensor.name] = _array(tensor)
     image = builder.placeholder(_identifier(input_name), size)

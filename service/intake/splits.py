@@ -50,6 +50,12 @@ def choose_splits(
     split = _given(given, images, log)
     there = set(np.unique(split).tolist())
     if len(there) == 1:
+        (only,) = there
+        if only != _TRAIN:
+            words = (
+                f"all images are in {SPLITS[only]}, which leaves none to train on: the split was dropped, and the server chose one"
+            )
+            log.warn("split", f"{words}. The model may have been trained on what it is read on now")
         split[:], there = _TRAIN, {_TRAIN}
     if _TRAIN not in there:
         message = "splits are given, but none of the images is in train; add some, or leave the splits out to let the server choose"

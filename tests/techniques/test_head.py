@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from techniques.errors import UnsupportedNetworkError
 from techniques.head import MAX_VALUES, Activation, Head, Task, find_head, logits_of, training_logits
 from techniques.lift import from_module
 from techniques.network import Network
@@ -137,3 +138,47 @@ def test_large_maps_are_compared_at_fixed_places() -> None:
     assert rows.shape == (2, MAX_VALUES)
     assert torch.equal(rows, logits_of(large, Head((3, 32, 32)), "values"))
     assert len(rows[0].unique()) == MAX_VALUES
+
+
+class _Ends(nn.Module):
+    """Two linear heads on pooled features, and how they are made one output."""
+
+    def __init__(self, end: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.first, self.second = nn.Conv2d(3, 8, 3), nn.Linear(8, 2), nn.Linear(8, 2)
+        self.end = end
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(x)).mean((2, 3))
+        return self.end(self.first(x), self.second(x))
+
+
+@pytest.mark.parametrize(
+    ("end", "activation"),
+    [
+        (lambda a, b: torch.sigmoid(torch.cat([a, b], 1)).clamp(1e-7, 1 - 1e-7), "sigmoid"),
+        (lambda a, b: torch.cat([torch.sigmoid(a), torch.sigmoid(b)], 1), "sigmoid"),
+        (lambda a, b: (torch.sigmoid(a) + torch.sigmoid(b)) / 2, "sigmoid"),
+        (lambda a, b: 1 - torch.sigmoid(a + b), "sigmoid"),
+        (lambda a, b: nn.functional.hardsigmoid(a - b), "sigmoid"),
+        (lambda a, b: (a.softmax(1) + b.softmax(1)) * 0.5, "softmax"),
+        (lambda a, b: torch.cat([a.softmax(1), b.softmax(1)], 1), "none"),
+        (lambda a, b: torch.sigmoid(a) + torch.sigmoid(b), "none"),
+        (lambda a, b: torch.sigmoid(a) * b, "none"),
+        (lambda a, b: torch.tanh(a + b), "none"),
+        (lambda a, b: torch.cat([torch.sigmoid(a), b], 1), "none"),
+    ],
+)
+def test_probabilities_are_told_by_what_their_values_can_be(end: Callable[[Tensor, Tensor], Tensor], activation: str) -> None:
+    """Found by a user: a sigmoid behind a clip, or two heads joined, was decided at 0, so that the network always said yes."""
+    network = from_module(_Ends(end).eval(), (3, 8, 8))
+    head = find_head(network)
+    assert head.activation == activation
+    if activation == "sigmoid":
+        outputs = network(torch.randn(20, 3, 8, 8))
+        assert torch.equal(logits_of(outputs, head, "labels") > 0, outputs > 0.5)
+
+
+def test_a_decision_that_has_been_made_is_refused() -> None:
+    with pytest.raises(UnsupportedNetworkError, match="ArgMax"):
+        from_module(_Ends(lambda a, b: (a + b).argmax(1)).eval(), (3, 8, 8))
