@@ -27,6 +27,8 @@ from tests.service.digits_search import Inputs, make_inputs, place_predictors, s
 NAME = "promises_cluster"
 TECHNIQUES = ("structured_pruning", "distillation", "int8_quantization")
 CPUS, TRIALS, EPOCHS = 2, 4, 3.0
+LONG_EPOCHS = 40.0
+"""So that every process has started, and is at a rung, when the node is lost."""
 WAIT_S, LIMIT_S = 30.0, 900
 _TOKEN_LIMIT_S = 120.0
 _HOLD = """
@@ -147,6 +149,7 @@ class _Place:
         data: Path,
         cluster: Cluster | None = None,
         trials: int = TRIALS,
+        epochs: float = EPOCHS,
         meanwhile: Callable[[Client, str, dict[str, Any]], None] = lambda *_: None,
         **settings: Any,
     ) -> Ended:
@@ -168,13 +171,15 @@ class _Place:
             InProcessServer(data, **{**defaults, **settings}) as server,
             server.client() as client,
         ):
-            return _searched(client, self.inputs, trials, meanwhile)
+            return _searched(client, self.inputs, trials, epochs, meanwhile)
 
 
-def _searched(client: Client, inputs: Inputs, trials: int, meanwhile: Callable[[Client, str, dict[str, Any]], None]) -> Ended:
+def _searched(
+    client: Client, inputs: Inputs, trials: int, epochs: float, meanwhile: Callable[[Client, str, dict[str, Any]], None]
+) -> Ended:
     model, dataset = upload(client, inputs)
     budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=90.0)
-    request = search(model, dataset, budget, trials, EPOCHS, TECHNIQUES, LIMIT_S)
+    request = search(model, dataset, budget, trials, epochs, TECHNIQUES, LIMIT_S)
     began = time.monotonic()
     name = client.create_search(request).name
     events = []
@@ -249,7 +254,7 @@ def _lost(place: _Place) -> Row:
                 cluster.lose_second()
 
         away = _away_nodes(cluster)
-        ended = place.run(data, cluster, trials=TRIALS + 2, meanwhile=meanwhile)
+        ended = place.run(data, cluster, epochs=LONG_EPOCHS, meanwhile=meanwhile)
     went_on = [one for one in ended.tried if one.name.rpartition("/")[2] in running and one.node not in away]
     return {
         **ended.row(),
