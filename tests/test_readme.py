@@ -21,6 +21,7 @@ BLOCKS = blocks()
 ELSEWHERE = {
     "make demo": "both end by themselves and are run as they are: `make test` by CI, `make demo` for its own gates",
     "make": "the benchmark runs it in a fresh clone",
+    "ray get-auth-token": "takes two machines; `benchmarks/promises_cluster.py` starts two nodes with a token and searches on them",
 }
 HERE = (
     "paretopress serve", "import torch", "paretopress search", "paretopress schedules", "from paretopress",

@@ -510,6 +510,7 @@ def refused(code: grpc.StatusCode) -> Iterator[None]:
         raise AssertionError(f"the call was not refused with {code.name}")
 
 
+@pytest.mark.timeout(600)  # a busy machine: what is cut off in the middle looks like a strategy that changes its mind
 class TestStoreMachine(StoreMachine.TestCase):  # type: ignore[name-defined,misc]
     """Run by pytest."""
 
