@@ -109,6 +109,7 @@ def checks(rows: Sequence[Row]) -> list[Check]:
         Check("promises 4 largest difference of accuracy", figure(both, "accuracy_difference"), "== 0"),
         Check("promises 4 lost node: succeeds", figure(lost, "succeeded"), "== 1"),
         Check("promises 4 lost node: trials running on it", figure(lost, "running_there"), ">= 1"),
+        Check("promises 4 lost node: trials that went on elsewhere", figure(lost, "went_on_elsewhere"), ">= 1"),
         Check("promises 4 lost node: failed candidates", figure(lost, "failed"), "== 0"),
         Check("promises 4 lost node: told", figure(lost, "told"), ">= 1"),
         Check("promises 4 one CPU: succeeds", figure(small, "succeeded"), "== 1"),
@@ -198,6 +199,7 @@ def _two_and_one(place: _Place) -> Row:
     with place.cluster() as (cluster, data):
         seen = Path(f"/proc/{_inner(cluster)}/root")
         hidden = not any(data_seen(seen, path) for path in (data, Path(__file__).parent))
+        away = _away_nodes(cluster)
         both = place.run(data, cluster)
         token = cluster.environment["RAY_AUTH_TOKEN"].encode()
         found = sum(token in path.read_bytes() for path in data.rglob("*") if path.is_file())
@@ -205,8 +207,6 @@ def _two_and_one(place: _Place) -> Row:
     sizes = {path.name: path.stat().st_size for path in data.rglob("*") if path.is_file()}
     times = [count / sizes[name] for facts in sent for name, count in facts["files"].items() if name in sizes]
     common = {key: value for key, value in alone.reached().items() if key in both.reached()}
-    own = both.told("nodes:")[0]["payload"]["nodes"] if both.told("nodes:") else []
-    away = {facts["node"] for facts in sent}
     return {
         **both.row(),
         "succeeded": int(both.state == alone.state == "SUCCEEDED"),
@@ -217,7 +217,7 @@ def _two_and_one(place: _Place) -> Row:
         "received_bytes": sum(facts["received_bytes"] for facts in sent),
         "files": [facts["files"] for facts in sent],
         "times_sent": max(times, default=None),
-        "sent_to_own_bytes": 0 if len(away) == 1 and len(own) == 2 else None,
+        "sent_to_own_bytes": sum(facts["sent_bytes"] for facts in sent if facts["node"] not in away),
         "compared": len(common),
         "accuracy_difference": max((abs(value - both.reached()[key]) for key, value in common.items()), default=None),
         "alone_s": round(alone.duration_s, 1),
