@@ -7,6 +7,8 @@ places that the group names. Both look at the same lifted graph, so that layers 
 from __future__ import annotations
 
 import copy
+import gc
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -131,6 +133,7 @@ class _Pruned:
     """A copy pruned by Torch-Pruning, and one with zeros in the places that its groups name; group after group."""
 
     def __init__(self, network: Network) -> None:
+        gc.collect()  # of the copies before, which are cycles
         self.smaller, self.zeroed = copy.deepcopy(network.graph), copy.deepcopy(network.graph)
         self.graph, self.images = _dependencies(self.smaller, network), network.example_input(2)
         self.names = {module: name for name, module in self.smaller.named_modules()}
@@ -206,6 +209,7 @@ def _compared(network: Network, graph: Any, root: str) -> str:
 
 def run(results: Results) -> None:
     """Measure the models that have no row yet, and again those that failed."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # of the processes below: weights that are let go are the system's again
     for name in sorted(MODELS, key=lambda name: _LARGE.index(name) + 1 if name in _LARGE else 0):
         again = "error" in (results.find(name) or {})
         results.cell(name, lambda name=name: measured_apart(measure, name, limit_s=_LIMIT_S), again=again)  # type: ignore[misc]

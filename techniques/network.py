@@ -56,6 +56,12 @@ class Network:
         """A copy to change: techniques never change their input. Meta networks share their (valueless) tensors with it."""
         return replace(self, graph=_copy_structure(self.graph) if self.is_meta else copy.deepcopy(self.graph))
 
+    def discard(self) -> None:
+        """Give the memory of the weights back now: graphs are cycles, and Python counts objects, not bytes. It cannot run any more."""
+        for module in self.graph.modules():
+            module._parameters.clear()
+            module._buffers.clear()
+
     def to_meta(self) -> Network:
         """A copy on the meta device: shapes without values, for pricing a recipe in milliseconds.
 

@@ -59,6 +59,8 @@ def difference(network: Network, known: ChannelMap, removed: Removed) -> tuple[f
     with torch.no_grad():
         runs = _Watching(zeroed.graph, layers), _Watching(smaller.graph, layers)
         outputs = [run.run(images) for run in runs]
+    smaller.discard()
+    zeroed.discard()
     worst, where = relative_difference(outputs[1], outputs[0]), "the outputs"
     for name, value in runs[1].found.items():
         reference = runs[0].found.get(name)
