@@ -57,7 +57,7 @@ class Network:
         return replace(self, graph=_copy_structure(self.graph) if self.is_meta else copy.deepcopy(self.graph))
 
     def discard(self) -> None:
-        """Give the memory of the weights back now: graphs are cycles, and Python counts objects, not bytes. It cannot run any more."""
+        """Give the weights' memory back now (graphs are cycles, collected late); the network cannot run any more."""
         for module in self.graph.modules():
             module._parameters.clear()
             module._buffers.clear()
