@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import threading
 import time
@@ -158,10 +159,11 @@ class Attempts:
 
     Args:
         limit_s: what the structural part of one attempt may take.
+        ends_at: of `time.monotonic`: when the time for all of them is up.
     """
 
-    def __init__(self, store: CandidateStore, limit_s: float = STEP_LIMIT_S) -> None:
-        self._store, self.limit_s = store, limit_s
+    def __init__(self, store: CandidateStore, limit_s: float = STEP_LIMIT_S, ends_at: float = math.inf) -> None:
+        self._store, self.limit_s, self.ends_at = store, limit_s, ends_at
         noted = store.phase(PHASE) or {}
         self._died: dict[str, int] = dict(noted.get("died", {}))
         if noted.get("trying"):
@@ -180,9 +182,12 @@ class Attempts:
         """
         if self._died.get(what, 0) >= MAX_DEATHS:
             raise OptionSkippedError(f"{MAX_DEATHS} processes died while it was tried; it may take more memory than there is")
+        limit_s = min(self.limit_s + more_s, self.ends_at - time.monotonic())
+        if limit_s <= 0:
+            raise OptionSkippedError("not tried: the time was up")
         self._note(what)
         try:
-            result = attempt(what, function, self._store.should_stop, self.limit_s + more_s)
+            result = attempt(what, function, self._store.should_stop, limit_s)
         except (OutsideError, OptionSkippedError):
             self._note("")
             raise

@@ -44,6 +44,12 @@ class Clock:
         return time.monotonic() + self.left_s
 
 
+def show_before(store: CandidateStore, limit_s: float, progress: Progress) -> None:
+    """For whoever looks: what is done for a search before its time counts (calibrating the machine) or anything of it is read."""
+    spent_s = float((store.phase(PHASE) or {}).get("spent_s", 0.0))
+    store.save_phase(PHASE, {"spent_s": spent_s, "limit_s": limit_s, "noted": time.time(), "progress": asdict(progress)})
+
+
 class ClockedStore:
     """A `CandidateStore` that knows how long the search has worked and what it is at, and writes both down."""
 

@@ -41,6 +41,8 @@ class Finals:
     finalists: tuple[CandidateRecord, ...]
     files: Mapping[str, bytes]
     notes: tuple[str, ...] = ()
+    replaced: tuple[CandidateRecord, ...] = ()
+    """Front and best of an earlier end of the search that are no finalists now."""
 
 
 def run_finals(setup: Setup, environment: SearchEnvironment, ends_at: float = math.inf) -> Finals:
@@ -74,12 +76,13 @@ def run_finals(setup: Setup, environment: SearchEnvironment, ends_at: float = ma
     members = {r.candidate_id for r in front(finalists, setup.spec.budget)}
     finalists = [_decided(r, setup, r.candidate_id in members) for r in finalists]
     store.save_candidate(baseline)
-    for record in finalists:
+    chosen_ids = {r.candidate_id for r in finalists}
+    replaced = [replace(r, state="finalist") for r in records if r.state in ("front", "best") and r.candidate_id not in chosen_ids]
+    for record in [*finalists, *replaced]:
         store.save_candidate(record)
     models = {BASELINE: setup.original.onnx, **{e.record.candidate_id: e.onnx for e in exported}}
-    return Finals(
-        baseline, tuple(finalists), models, _once([e.note for e in exported if e.note], count_notes([baseline, *finalists]))
-    )
+    notes = _once([e.note for e in exported if e.note], count_notes([baseline, *finalists]))
+    return Finals(baseline, tuple(finalists), models, notes, tuple(replaced))
 
 
 def _selection(setup: Setup) -> AccuracyResult:
@@ -181,19 +184,24 @@ def noise_warning(results: Mapping[str, LatencyResult]) -> str:
     )
 
 
-def _finished_baseline(setup: Setup, selection: AccuracyResult, latency: Measurement) -> CandidateRecord:
+def known_baseline(setup: Setup) -> CandidateRecord:
+    """The original with all that a budget asks of it, as far as it is known without the finals: it loses nothing against itself."""
     record = setup.baseline
     container = packed(setup.original.onnx, record.recipe_json)
     return replace(
         record,
+        drop_points={**record.drop_points, "selection": (0.0, 0.0, 0.0)},
+        measurements={**record.measurements, "download_size_bytes": Measurement(len(container), "measured")},
+    )
+
+
+def _finished_baseline(setup: Setup, selection: AccuracyResult, latency: Measurement) -> CandidateRecord:
+    record = known_baseline(setup)
+    return replace(
+        record,
         accuracy={**record.accuracy, "selection": selection.value},
         accuracy_interval={**record.accuracy_interval, "selection": selection.interval},
-        drop_points={**record.drop_points, "selection": (0.0, 0.0, 0.0)},
-        measurements={
-            **record.measurements,
-            "latency_ms": latency,
-            "download_size_bytes": Measurement(len(container), "measured"),
-        },
+        measurements={**record.measurements, "latency_ms": latency},
     )
 
 
@@ -242,7 +250,7 @@ def conclude(
             notes=_once(environment.dataset_notes, _notes(setup, store), finals.notes, gaps_note),
         )
     )
-    text = json.dumps(report, indent=1, sort_keys=True)
+    text = json.dumps(report, indent=1, sort_keys=True, allow_nan=False)
     digest = environment.blobs.put_bytes(text.encode())
     message = out_of_reach or message_of(best, closest, broken, baseline, setup)
     outcome = SearchOutcome(
@@ -254,7 +262,7 @@ def conclude(
         report_sha256=digest,
         front=tuple(m.candidate_id for m in members),
     )
-    records = [baseline, *finals.finalists, *([best] if best else [])]
+    records = [*finals.replaced, baseline, *finals.finalists, *([best] if best else [])]
     remember_untracked(store, log_ended(outbox, records, environment.blobs, outcome))
     store.append(Event("report", message, {"report_sha256": digest}))
     return outcome
@@ -329,9 +337,11 @@ def _notes(setup: Setup, store: CandidateStore) -> list[str]:
 
 def _speed_up(before: Measurement, after: Measurement) -> str:
     """In words; measurements that did not settle are no ground for a number."""
-    doubtful = [one for one in (before, after) if one.source == "measured" and not has_settled(one.value, one.spread)]
+    doubtful = [one for one in (after, before) if one.source == "measured" and not has_settled(one.value, one.spread)]
     if doubtful:
-        return f"the original's {before.value:.3f} ±{before.spread:.2g} ms beside it did not settle enough to say how much faster"
+        whose = "its" if doubtful[0] is after else "the original's"
+        spread = f"{doubtful[0].value:.3f} ±{doubtful[0].spread:.2g} ms"
+        return f"{before.value:.3f} ms before, but {whose} {spread} did not settle enough to say how much faster"
     return f"{before.value / after.value:.2f}x faster"
 
 
@@ -368,4 +378,5 @@ def message_of(
         return f"best {best.candidate_id}: {speed}, test accuracy drop {drop:+.2f} points{also}"
     name = closest.candidate_id if closest else "none"
     excess = ", ".join(f"{limit} by {value:.4g}" for limit, value in broken.items())
-    return f"no candidate meets the budget; the nearest is {name}, which breaks {excess}"
+    decided = "" if source == "measured" else f" (latencies are {source})"
+    return f"no candidate meets the budget{decided}; the nearest is {name}, which breaks {excess}"

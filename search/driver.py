@@ -183,9 +183,12 @@ class SearchDriver:
 
     def close(self) -> None:
         """Tell of the trials that the end of the time cut off: they have failed, unless they had reached a rung."""
-        self.require_time()
+        if not self._stop:
+            self.require_time()
         for number, running in list(self._running.items()):
-            if self._is_over() and running.record is None:
+            if running.record is not None:
+                self._outbox.candidate(running.record)  # stored when it reached its rung; the tracker has not heard of it
+            elif self._is_over():
                 self.failed(number, 0, "not finished")
 
     def require_time(self) -> None:

@@ -29,7 +29,8 @@ class SearchEnvironment:
         dataset_notes: what the report must say about the data (who chose the split).
         measure_limit_s: for which rounds of measuring are added while latencies have not settled.
         origin: what the request called model, dataset and itself; for the tracker.
-        began: of `time.monotonic`: when the worker took the search up; its wall time counts from here.
+        began: of `time.monotonic`: when the worker took the search up; its wall time counts from here. Calibrating the machine
+            comes before it: that is done once, and for all searches.
     """
 
     search_name: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,12 +15,15 @@ import torch
 
 from search.attempts import ON_PURPOSE, supervised, unexpected
 from search.clock import Clock, ClockedStore
-from search.conclusion import Finals, conclude, run_finals
+from search.conclusion import Finals, conclude, known_baseline, run_finals
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import OutsideError, SearchCancelledError, SearchError, TimeLimitError, UnexpectedError
 from search.execution.runner import run_trials
 from search.execution.runtime import ray_runtime
+from search.pareto import broken_limits
 from search.protocols import CandidateRecord, CandidateStore, Event, Progress
+from search.reach import Reach
+from search.sensitivity import Sensitivity
 from search.setup import Setup, find_sensitivity, make_driver, prepare, reach_of, runner_settings, tell_places
 from search.spec import SearchSpec
 from search.tracking.described import search_parameters
@@ -70,13 +74,15 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
     gc.freeze()
     outbox.candidate(setup.baseline)
 
+    outbox.start({**search_parameters(spec, environment.origin), "latencies": setup.latency_source})
+
     with _phase(store, "sensitivity", "what each single compression costs and saves"):
-        sensitivity = find_sensitivity(setup, environment)
-        tell_places(setup, sensitivity, environment)
-        out_of_reach = reach_of(setup, sensitivity, environment).sentence(spec.budget)
-    if out_of_reach and len(store.candidates()) == 1:
+        sensitivity = find_sensitivity(setup, environment, clock.ends_at)
+        tell_places(setup, sensitivity, environment, clock.ends_at)
+        out_of_reach = _out_of_reach(setup, sensitivity, environment, clock)
+    if out_of_reach:
         with _goes_on("report"):
-            return conclude(setup, environment, outbox, Finals(setup.baseline, (), {}), clock, out_of_reach)
+            return conclude(setup, environment, outbox, Finals(known_baseline(setup), (), {}), clock, out_of_reach)
 
     with _phase(store, "search", f"up to {spec.effort.max_trials} candidates"):
         driver = make_driver(setup, sensitivity, environment, outbox, clock)
@@ -86,9 +92,9 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
     with ray_runtime(setup.runner):
         with _goes_on("search"):
             run_trials(driver, setup.evaluator, setup.runner)
+            driver.close()
             if driver.cancelled:
                 raise SearchCancelledError("cancelled on request")
-            driver.close()
         with _phase(store, "finalists", "exported, read on the selection split, measured on the target"):
             finals = run_finals(setup, environment, clock.ends_at)
 
@@ -120,13 +126,24 @@ def _goes_on(name: str) -> Iterator[None]:
 
 
 def _in_time(prepare: Callable[[], Setup], spec: SearchSpec, store: CandidateStore, clock: Clock) -> Setup:
-    """What stands before the first trial; no more than the whole wall time."""
+    """What stands before the first trial; no more than the whole wall time, unless there are candidates to answer with."""
+    limit_s = max(clock.left_s, 0.0) if len(store.candidates()) <= 1 else math.inf
     try:
-        return supervised(prepare, store.should_stop, max(clock.left_s, 0.0))
+        return supervised(prepare, store.should_stop, limit_s)
     except TimeLimitError as error:
         limit = f"the wall time of {spec.effort.max_wall_time_s:.0f} s was up before the first candidate"
         message = f"{limit}: reading the original's accuracy and measuring it took all of it. Allow more time, or give fewer images"
         raise SearchError(message) from error
+
+
+def _out_of_reach(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment, clock: Clock) -> str:
+    """Why no trial is worth its time; empty where there are candidates, or the original itself meets the budget."""
+    broken = broken_limits(known_baseline(setup), setup.spec.budget)
+    if len(environment.store.candidates()) > 1 or not broken:
+        return ""
+    lowest = reach_of(setup, sensitivity, environment, clock.ends_at).lowest
+    # A limit that the original meets is in reach, whatever the predictor thinks of it.
+    return Reach({name: value for name, value in lowest.items() if name in broken}).sentence(setup.spec.budget)
 
 
 def _baseline_event(record: CandidateRecord) -> Event:

@@ -1,8 +1,8 @@
 """What the search needs from the outside; the service implements all three, tests use in-memory ones.
 
 The search driver is the only writer (contract 6): state is written here before anybody is told. Values handed out are
-snapshots; methods may be called from the driver's thread only, except `BlobStore`, which any process may use, and
-`CandidateStore.should_stop`, which any thread may ask.
+snapshots; methods may be called from the driver's thread only, except `BlobStore`, which any process may use,
+`CandidateStore.should_stop`, which any thread may ask, and `CandidateStore.save_phase`, which the clock's thread calls, too.
 """
 
 from __future__ import annotations

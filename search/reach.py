@@ -14,10 +14,10 @@ from search.space import Policy
 from search.spec import Budget
 from techniques.recipe import Recipe
 
-DOUBT = {"latency_ms": 1.5}
+DOUBT = {"latency_ms": 1.5, "download_size_bytes": 2.0}
 OTHER_DOUBT = 1.1
 """A limit counts as out of reach where even the lowest price, divided by this, is above it. Latencies are taken at the optimistic
-end of their interval; sizes of files are estimates within some percent."""
+end of their interval; sizes of files are estimates within some percent, and how well a container packs is not known."""
 _TOGETHER: tuple[tuple[Kind, ...], ...] = (
     ("block", "prune", "rank"),
     ("block", "prune"),

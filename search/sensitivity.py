@@ -87,7 +87,8 @@ def measure_sensitivity(
     reference = attempts.attempt("outputs of the original", lambda: _logits(network, images, context), more_s=time_limit_s)
     look = _Look(network, reference, images, context, pricer, attempts, time.monotonic() - begin)
     found = look.at_precisions(precisions)
-    look.at_moves(moves, begin + time_limit_s, last_call=begin + time_limit_s + max(time_limit_s, attempts.limit_s))
+    last_call = begin + time_limit_s + max(time_limit_s, attempts.limit_s)
+    look.at_moves(moves, begin + time_limit_s, last_call=min(last_call, attempts.ends_at))
     estimate = sorted(look.loss.values())[len(look.loss) // 2] if look.loss else 1.0
     loss = {move.move_id: look.loss.get(move.move_id, estimate) for move in look.usable}
     return Sensitivity(tuple(look.usable), loss, {precision: look.saved[precision] for precision in found}, look.skipped)

@@ -14,7 +14,7 @@ import torch
 
 from hw_models.predictor import Predictor
 from hw_models.targets import Target, builtin_targets
-from search.attempts import STEP_LIMIT_S, Attempts, attempt
+from search.attempts import STEP_LIMIT_S, Attempts, attempt, supervised
 from search.baseline import (
     Original,
     baseline_record,
@@ -28,7 +28,7 @@ from search.clock import Clock
 from search.driver import SearchDriver
 from search.effort_plan import EffortCosts, plan_effort, remember_effort, remembered_effort, training_step_s
 from search.environment import SearchEnvironment
-from search.errors import FieldViolation, InvalidSpecError, OptionSkippedError
+from search.errors import FieldViolation, InvalidSpecError, OptionSkippedError, SearchError, TimeLimitError
 from search.evaluation.accuracy import AccuracyResult
 from search.evaluation.candidate import (
     CALIBRATION_IMAGES,
@@ -286,8 +286,12 @@ def _files(spec: SearchSpec, environment: SearchEnvironment) -> EvaluationFiles:
     return files
 
 
-def find_sensitivity(setup: Setup, environment: SearchEnvironment) -> Sensitivity:
-    """The sensitivities: from the store, from an earlier search of the same content, or measured now."""
+def find_sensitivity(setup: Setup, environment: SearchEnvironment, ends_at: float) -> Sensitivity:
+    """The sensitivities: from the store, from an earlier search of the same content, or measured now.
+
+    Args:
+        ends_at: of `time.monotonic`: when the wall time is up.
+    """
     stored = environment.store.phase("sensitivity")
     if stored is not None:
         return Sensitivity.from_json(stored)
@@ -295,7 +299,9 @@ def find_sensitivity(setup: Setup, environment: SearchEnvironment) -> Sensitivit
     if cache.exists():
         sensitivity = Sensitivity.from_json(json.loads(cache.read_text()))
     else:
-        sensitivity = _measure(setup, environment)
+        sensitivity = _measure(setup, environment, ends_at)
+        if time.monotonic() > ends_at:
+            return sensitivity  # cut short: neither for another search nor for this one, should it be extended
         cache.parent.mkdir(parents=True, exist_ok=True)
         partial = cache.with_suffix(".partial")
         partial.write_text(json.dumps(sensitivity.to_json()))
@@ -309,7 +315,7 @@ _REASONS = {"low_rank": unproven_layers, "structured_pruning": left_alone}
 """Technique -> what finds out why it leaves places alone; each takes as long as finding its places does."""
 
 
-def tell_places(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment) -> None:
+def tell_places(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment, ends_at: float = math.inf) -> None:
     """Find out what is left alone and why, once, and tell it; no search ends for it."""
     store = environment.store
     if store.phase(PLACES_PHASE) is not None:
@@ -323,7 +329,8 @@ def tell_places(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvir
         return find_places(network, context, sensitivity, reasons, setup.techniques)
 
     try:
-        places = attempt("places", find, store.should_stop, len(_REASONS) * (STEP_LIMIT_S + PROOF_S))
+        limit_s = min(len(_REASONS) * (STEP_LIMIT_S + PROOF_S), max(ends_at - time.monotonic(), 0.0))
+        places = attempt("places", find, store.should_stop, limit_s)
     except OptionSkippedError as error:
         store.append(Event("warning", f"what is left alone could not be found out: {error}"))
         return
@@ -331,18 +338,25 @@ def tell_places(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvir
     store.append(Event("sensitivity", places.sentence, {"places": places.sentence}))
 
 
-def _measure(setup: Setup, environment: SearchEnvironment) -> Sensitivity:
+def _measure(setup: Setup, environment: SearchEnvironment, ends_at: float) -> Sensitivity:
     view = setup.original.data.split("validation")
     rng = np.random.default_rng(setup.spec.effort.seed)
     chosen = np.sort(rng.permutation(len(view))[:SENSITIVITY_IMAGES])
-    attempts = Attempts(environment.store)
+    attempts = Attempts(environment.store, ends_at=ends_at)
     possible = possible_moves(setup.original.network, setup.context, setup.techniques, attempts)
     precisions = ("fp32", "int8") if "int8_quantization" in setup.techniques else ("fp32",)
     limit_s = setup.spec.effort.max_wall_time_s * _SENSITIVITY_SHARE
     torch.manual_seed(setup.spec.effort.seed)
     images = view.images(chosen)
     network = setup.original.network
-    found = measure_sensitivity(network, possible.moves, images, setup.context, setup.pricer, attempts, precisions, limit_s)
+    look = (network, possible.moves, images, setup.context, setup.pricer, attempts, precisions, limit_s)
+    try:
+        found = measure_sensitivity(*look)
+    except OptionSkippedError as error:
+        if time.monotonic() < ends_at:
+            raise
+        words = f"the wall time of {setup.spec.effort.max_wall_time_s:.0f} s was up before a candidate could be tried"
+        raise SearchError(f"{words}: baseline and sensitivity took it. Allow more time") from error
     return replace(found, skipped={**possible.skipped, **found.skipped})
 
 
@@ -362,8 +376,8 @@ def _content_key(setup: Setup, environment: SearchEnvironment) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def reach_of(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment) -> Reach:
-    """The lowest prices that the allowed techniques can give this network."""
+def reach_of(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment, ends_at: float) -> Reach:
+    """The lowest prices that the allowed techniques can give this network; nothing is known where the time is up before."""
     meta = setup.original.network.to_meta()
     scales = RESOLUTION_SCALES if setup.original.network.size_is_free and "input_resolution" in setup.techniques else (1.0,)
     ends = (max(scales), min(scales))
@@ -374,7 +388,13 @@ def reach_of(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironm
     def make_recipe(moves: Sequence[Move], policy: Policy) -> Recipe:
         return recipe_of(moves, policy, meta, setup.context, distil=False)
 
-    return find_reach(sensitivity.moves, policies, make_recipe, setup.pricer.price, environment.store.should_stop)
+    def find() -> Reach:
+        return find_reach(sensitivity.moves, policies, make_recipe, setup.pricer.price, environment.store.should_stop)
+
+    try:
+        return supervised(find, environment.store.should_stop, max(ends_at - time.monotonic(), 0.0))
+    except TimeLimitError:
+        return Reach({})
 
 
 def make_driver(

@@ -62,14 +62,16 @@ class Calibrator:
         _LOG.info("done with %s", claimed.name)
         return True
 
-    def measure(self, target: str, budget_s: float, should_stop: ShouldStop) -> None:
+    def measure(
+        self, target: str, budget_s: float, should_stop: ShouldStop, progress: Progress = lambda fraction, message: None
+    ) -> None:
         """Calibrate a target; its old predictor is replaced at the very end, or not at all.
 
         Raises:
             InterruptedError: ``should_stop`` said so.
             HardwareModelError: it cannot be calibrated.
         """
-        text = self._calibrate(get_target(target), budget_s, should_stop, lambda fraction, message: None)
+        text = self._calibrate(get_target(target), budget_s, should_stop, progress)
         self.predictors.write(target, text)
 
     def run_idle(self) -> None:

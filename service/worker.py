@@ -25,14 +25,16 @@ from opentelemetry.trace import SpanKind
 from hw_models.errors import HardwareModelError
 from hw_models.targets import Target, is_builtin
 from search.attempts import unexpected
+from search.clock import show_before
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import RuntimeLostError, SearchError
-from search.protocols import BlobStore, Event
+from search.protocols import BlobStore, Event, Progress
 from search.spec import SearchSpec
 from search.tracking.base import Tracker
 from search.tracking.registry import ModelRegistry
 from service.access.setup import quotas_of
-from service.calibrating import Calibrator, Progress, ShouldStop
+from service.calibrating import Calibrator, ShouldStop
+from service.calibrating import Progress as CalibrationProgress
 from service.errors import ServiceError, StoreUnavailableError
 from service.estimate import Estimator
 from service.importing import Importer, SandboxImporter
@@ -74,7 +76,7 @@ class Tools(Protocol):
         """One search to its end."""
         ...
 
-    def calibrate(self, target: Target, budget_s: float, should_stop: ShouldStop, progress: Progress) -> str:
+    def calibrate(self, target: Target, budget_s: float, should_stop: ShouldStop, progress: CalibrationProgress) -> str:
         """A predictor's JSON text; ``progress`` gets a fraction and a line for people.
 
         Raises:
@@ -104,7 +106,7 @@ class RealTools:
 
         return run_search(spec, environment)
 
-    def calibrate(self, target: Target, budget_s: float, should_stop: ShouldStop, progress: Progress) -> str:
+    def calibrate(self, target: Target, budget_s: float, should_stop: ShouldStop, progress: CalibrationProgress) -> str:
         """`hw_models.calibrate.calibrate`, stopped between two handfuls of networks."""
         from hw_models.calibrate import calibrate
 
@@ -271,12 +273,15 @@ class Worker:
     def _environment(self, claimed: ClaimedSearch, spans: SearchSpans) -> SearchEnvironment:
         bound = (self._database, claimed.search_id, self._queue.owner, self._stopping.is_set)
         store = TracedCandidateStore(*bound, spans=spans)
+        show_before(store, claimed.spec.effort.max_wall_time_s, Progress("start", "taken by a worker"))
+        predictor_json = self._predictor(claimed, store)
         return SearchEnvironment(
+            began=time.monotonic(),
             search_name=claimed.name,
             store=store,
             blobs=self._blobs,
             tracker=self._tools.tracker(self._settings),
-            predictor_json=self._predictor(claimed, store),
+            predictor_json=predictor_json,
             work_dir=self._settings.work_dir / work_folder_name(claimed.name),
             ray_address=self._settings.ray_address,
             cpus=self._settings.cpus,
@@ -298,7 +303,12 @@ class Worker:
             return directory.predictor(known).to_json()
         if not predictors.exists(target):
             store.append(Event("phase", f"calibrating {target}: about {self._settings.calibration_s:.0f} s, once"))
-            self._calibrator.measure(target, self._settings.calibration_s, store.should_stop)
+            limit_s = claimed.spec.effort.max_wall_time_s
+
+            def show(fraction: float, message: str) -> None:
+                show_before(store, limit_s, Progress("start", f"calibrating {target}: {fraction:.0%}, {message}"))
+
+            self._calibrator.measure(target, self._settings.calibration_s, store.should_stop, show)
         return predictors.get(target).text
 
     def _end_abandoned(self) -> None:

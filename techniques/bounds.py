@@ -16,7 +16,7 @@ Bounds = tuple[float, float]
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 _MODULES: Mapping[type[nn.Module], Bounds] = {
     nn.Sigmoid: (0.0, 1.0), nn.Hardsigmoid: (0.0, 1.0), nn.Softmax: (0.0, 1.0), nn.Softmax2d: (0.0, 1.0),
-    nn.Tanh: (-1.0, 1.0), nn.Hardtanh: (-1.0, 1.0), nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0),
+    nn.Tanh: (-1.0, 1.0), nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0),
 }  # fmt: skip
 _FUNCTIONS: Mapping[str, Bounds] = {
     "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "_softmax": (0.0, 1.0),
@@ -64,6 +64,8 @@ def _of_node(root: nn.Module, node: fx.Node, known: dict[fx.Node, Bounds]) -> Bo
         module = root.get_submodule(str(node.target))
         if isinstance(module, _SAME_MODULES):
             return bounds_of(root, node.args[0], known)
+        if type(module) is nn.Hardtanh:
+            return float(module.min_val), float(module.max_val)
         return _MODULES.get(type(module), UNBOUNDED)
     name = _operation(node)
     if name in _SAME and node.args:
@@ -73,7 +75,7 @@ def _of_node(root: nn.Module, node: fx.Node, known: dict[fx.Node, Bounds]) -> Bo
         return min(low for low, _ in parts), max(high for _, high in parts)
     if name in ("clamp", "clip"):
         return _clamped(root, node, known)
-    if name in _ARITHMETIC and len(node.args) >= 2:
+    if name in _ARITHMETIC and len(node.args) == 2 and not node.kwargs:  # ``alpha`` and rounding make something else of it
         return _combined(_ARITHMETIC[name], *(bounds_of(root, one, known) for one in node.args[:2]))
     return _FUNCTIONS.get(name, UNBOUNDED)
 
@@ -111,4 +113,4 @@ def _operation(node: fx.Node) -> str:
         return ""
     parts = str(node.target).split(".")
     name = parts[1] if len(parts) >= 2 and parts[0] == "aten" else getattr(node.target, "__name__", "")
-    return str(name).rstrip("_") if name != "_softmax" else name
+    return str(name).rstrip("_")

@@ -47,8 +47,8 @@ def show_search(client: Client, search: search_pb2.Search, as_json: bool) -> Non
 def _candidates(client: Client, search: search_pb2.Search) -> tuple[search_pb2.Candidate | None, list[search_pb2.Candidate]]:
     every = {c.name: c for c in client.list_candidates(search.name)}
     baseline = every.get(f"{search.name}/candidates/{BASELINE}")
-    names = list(search.front) or ([search.nearest] if search.nearest else [])
-    return baseline, [every[name] for name in names if name in every]
+    names = list(search.front) or [name for name in (search.best, search.nearest) if name]
+    return baseline, [every[name] for name in names if name in every and not name.endswith(f"/{BASELINE}")]
 
 
 def _split_of(candidates: Sequence[search_pb2.Candidate]) -> str:
@@ -78,7 +78,7 @@ def _places(client: Client, search: search_pb2.Search) -> str:
 
 
 def _as_json(search: search_pb2.Search, baseline: search_pb2.Candidate | None, shown: list[search_pb2.Candidate]) -> dict[str, Any]:
-    by_name = {c.name: to_dict(c) for c in shown}
+    by_name = {c.name: to_dict(c) for c in [*shown, *([baseline] if baseline else [])]}
     return {
         "search": to_dict(search),
         "baseline": to_dict(baseline) if baseline else None,

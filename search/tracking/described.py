@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from search.spec import SearchSpec
 
 TITLE = "title"
-_SHOWN = ("title", "model", "dataset", "target", "metric", "preference")
+_SHOWN = ("title", "model", "dataset", "target", "latencies", "metric", "preference")
 
 
 @dataclass(frozen=True)

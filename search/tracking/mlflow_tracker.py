@@ -64,6 +64,7 @@ class MlflowTracker:
             for name, value in shown.items():
                 if value:
                     self._client.set_tag(run_id, name, value[:_MAX_TAG_LENGTH])
+            self._client.set_tag(run_id, STATE_TAG, "RUNNING")
             self._client.update_run(run_id, "RUNNING")  # one that goes on may have been closed
             return run_id
 

@@ -35,7 +35,7 @@ class Reception(Generic[RequestT]):
         self, metadata: Any, request: RequestT, upload: UploadSpec, chosen_id: str, requests: AsyncIterator[Any]
     ) -> StoredInput:
         """What the upload becomes; its chunks are only read where they are needed. The same bytes, to be read in the same way, are
-        the resource that they were before, unless another id is asked for.
+        the resource that they were before, unless another id or title is asked for.
 
         Args:
             metadata: of the first message; ``request`` and ``upload`` are what it says.
@@ -61,7 +61,7 @@ class Reception(Generic[RequestT]):
         taking_in = (self._take_in, request, upload, metadata.request_id, digest)
         bytes_and_reading = (upload.project, upload.sha256, request.format, request.options_sha256)
         same = await asyncio.to_thread(self._inputs.find_same, *bytes_and_reading)
-        if same is not None and not chosen_id:
+        if same is not None and not chosen_id and request.display_name in ("", same.display_name):
             await asyncio.to_thread(self._uploads.finish, upload, same.name)
             return same
         if same is not None:

@@ -135,8 +135,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         if budget.latency_ms is not None and budget.batch_size != spec.budget.batch_size:
             words = f"this search measured batches of {spec.budget.batch_size}, not of {budget.batch_size}"
             raise InvalidRequestError([FieldViolation("budget.batch_size", words)])
-        finalists = [r for r in self._searches.candidates(name) if "selection" in r.drop_points and r.candidate_id != BASELINE]
-        if not finalists:
+        finalists = [r for r in self._searches.candidates(name) if "selection" in r.drop_points]  # the original competes
+        if all(r.candidate_id == BASELINE for r in finalists):
             raise PreconditionError(f"{name} has no finalists yet; wait until it has ended")
         best = pick(finalists, budget, preference)
         if best is not None:

@@ -28,6 +28,8 @@ from service.store.search_store import boot_id
 MAX_ATTEMPTS, MIN_TROUBLE_S = 10, 1800.0
 """A search is given up when so many workers have taken it without finding anything new, over so long: what kills processes for
 some minutes, such as a machine that is being repaired, is no fault of the search."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+"""Between two attempts, twice as long after each; the second one comes at once."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class SearchQueue:
         with self._database.write() as session:
             waiting = or_(SearchRow.state == "QUEUED", SearchRow.state == "RUNNING")
             rows = session.scalars(select(SearchRow).where(waiting).order_by(SearchRow.id).with_for_update()).all()
-            free = [r for r in rows if r.state == "QUEUED" or worker_is_gone(r, now)]
+            free = [r for r in rows if r.state == "QUEUED" or (worker_is_gone(r, now) and not _pauses(r, now))]
             alive = [r for r in free if not ended_by_cancelling(session, r)]
             row = next((r for r in alive if not _given_up(session, r, now)), None)
             if row is None:
@@ -142,10 +144,11 @@ class SearchQueue:
                 row.lease_owner, row.lease_expires, row.attempts = "", 0.0, max(row.attempts - 1, 0)
 
     def release_after(self, search_id: int, trouble: str) -> None:
-        """Let go of a search that could not go on; it is taken again, but not for ever (`MAX_ATTEMPTS`)."""
+        """Let go of a search that could not go on; it is taken again after a pause, but not for ever (`MAX_ATTEMPTS`)."""
         with self._owned(search_id) as (_, row):
             if row is not None:
-                row.lease_owner, row.lease_expires, row.state_message = "", 0.0, trouble
+                pause_s = min(FIRST_PAUSE_S * 2.0 ** min(row.attempts - 1, 10), LONGEST_PAUSE_S) if row.attempts > 1 else 0.0
+                row.lease_owner, row.lease_expires, row.state_message = "", time.time() + pause_s, trouble
 
     def cancel_was_requested(self, search_id: int) -> bool:
         """Whether the user asked for the end."""
@@ -177,7 +180,12 @@ class SearchQueue:
 
 def worker_is_gone(row: SearchRow, now: float) -> bool:
     """Whether nobody works on a search that runs: its lease is over or given back, or its worker has died."""
-    return row.lease_expires < now or owner_is_dead(row.lease_owner)
+    return not row.lease_owner or row.lease_expires < now or owner_is_dead(row.lease_owner)
+
+
+def _pauses(row: SearchRow, now: float) -> bool:
+    """Whether a search that could not go on is left alone for a while: what was away then is away still."""
+    return not row.lease_owner and row.lease_expires > now
 
 
 def ended_by_cancelling(session: Session, row: SearchRow) -> bool:

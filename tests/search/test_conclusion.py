@@ -63,3 +63,14 @@ def test_no_speed_up_is_claimed_from_an_original_that_did_not_settle() -> None:
     words = answer(LOOSE, record("c0001", 0.5, 0.1), original=record(BASELINE, 1.33, 0.0, spread=1.3))
     assert "faster" not in words.split("did not settle")[0]
     assert "1.330 ±1.3 ms" in words
+
+
+def test_what_did_not_settle_is_named() -> None:
+    words = answer(LOOSE, record("c0001", 0.5, 0.1, spread=0.2), original=record(BASELINE, 1.33, 0.0, spread=0.01))
+    assert "1.330 ms before, but its 0.500 ±0.2 ms did not settle" in words
+
+
+def test_an_answer_that_nothing_meets_says_that_latencies_are_predicted() -> None:
+    setup: Any = SimpleNamespace(spec=None, latency_source="predicted, uncalibrated")
+    words = message_of(None, record("c0003", 5.0, 0.1), {"latency_ms": 3.2}, record(BASELINE, 9.0, 0.0), setup)
+    assert "no candidate meets the budget (latencies are predicted, uncalibrated)" in words

@@ -228,3 +228,15 @@ def test_another_life_goes_on_with_new_numbers_and_recipes_and_the_rest_of_the_t
     assert second.payload["recipe"] != first.payload["recipe"]
     assert after.driver.propose() is None, "two trials were asked for, over both lives"
     assert after.tracker.calls == [f"c{first.number:04d}"], "the tracker may have missed it"
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_was_cut_off_between_two_rungs_reaches_the_tracker(cancelled: bool, tmp_path: Path) -> None:
+    life = Life(tmp_path, Budget(latency_ms=0.8))
+    plan = life.proposed()
+    assert life.driver.report(plan.number, 0, _values(1.0)), "promoted"
+    life.store.stop = cancelled
+    time.sleep(0.4)
+    life.driver.should_stop()
+    life.driver.close()
+    assert life.tracker.calls == [f"c{plan.number:04d}"]

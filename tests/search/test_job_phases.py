@@ -11,6 +11,7 @@ import pytest
 from search import job
 from search.errors import BaselineError, SearchError, UnexpectedError
 from search.job import run_search
+from search.protocols import CandidateRecord
 from tests.search.small_search import small_search
 
 
@@ -60,3 +61,16 @@ def test_a_search_cancelled_in_its_baseline_is_cancelled_within_seconds(tmp_path
     outcome = run_search(small.spec, small.environment)
     assert outcome.state == "CANCELLED"
     assert time.monotonic() - begin < 5
+
+
+def test_candidates_are_answered_with_when_the_time_is_up_in_another_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by a reviewer: a search that had an answer and was extended by no time became FAILED."""
+    small = small_search(tmp_path, wall_time_s=600.0)
+    small.store.save_phase("clock", {"spent_s": 600.5})
+    clock = job.Clock(small.store, 600.0, time.monotonic())
+    with pytest.raises(SearchError, match="was up before the first candidate"):
+        job._in_time(lambda: time.sleep(2.0), small.spec, small.store, clock)  # type: ignore[arg-type, return-value]
+    for number in range(2):
+        small.store.save_candidate(CandidateRecord(f"c{number:04d}", number, "{}", 0, 0))
+    prepared: Any = object()
+    assert job._in_time(lambda: prepared, small.spec, small.store, clock) is prepared

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from search import job
+from search.clock import Clock
 from search.job import run_search
 from search.protocols import BASELINE
-from search.reach import DOUBT, find_reach
+from search.reach import DOUBT, Reach, find_reach
+from search.sensitivity import Sensitivity
+from search.setup import prepare, reach_of
 from search.space import Policy
 from search.spec import Budget, SearchSpec
 from techniques.errors import ConfigError
@@ -66,7 +70,8 @@ def test_a_whole_search_ends_in_words_without_a_trial(tmp_path: Path, monkeypatc
     assert "onnx_size_bytes 150, where at least" in outcome.message
     assert (outcome.nearest, outcome.best) == (BASELINE, None)
     assert outcome.broken_limits["onnx_size_bytes"] > 0
-    report = json.loads(small.environment.blobs.get_bytes(outcome.report_sha256 or ""))
+    assert set(outcome.broken_limits) == {"onnx_size_bytes"}, "the original loses no accuracy against itself"
+    report = json.loads(small.environment.blobs.get_bytes(outcome.report_sha256 or ""), parse_constant=pytest.fail)
     assert (report["feasible"], report["front"], report["candidates_evaluated"]) == (False, [], 0)
     assert report["nearest"]["candidate"] == BASELINE
 
@@ -80,3 +85,28 @@ def test_what_no_network_takes_is_refused_at_once(budget: Budget) -> None:
 
 def test_no_recipe_is_the_original() -> None:
     assert find_reach((), FP32, made_recipe, made_price, lambda: False).lowest["latency_ms"] == made_price(Recipe()).latency.value
+
+
+def test_what_a_container_packs_to_is_doubted_more_than_a_file() -> None:
+    reach = Reach({"download_size_bytes": 1000.0, "onnx_size_bytes": 1000.0})
+    assert not reach.broken(Budget(size_bytes=600, size_name="download_size_bytes"))
+    assert reach.broken(Budget(size_bytes=400, size_name="download_size_bytes"))
+    assert reach.broken(Budget(size_bytes=600))
+
+
+def test_an_original_that_meets_the_limit_keeps_it_in_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The predictor may have been calibrated on a busy machine: what was measured counts."""
+    small = small_search(tmp_path)
+    setup = prepare(replace(small.spec, budget=Budget(latency_ms=1000.0)), small.environment)
+    monkeypatch.setattr(job, "reach_of", lambda *_: Reach({"latency_ms": 1e9}))
+    clock = Clock(small.store, 600.0, time.monotonic())
+    arguments = (Sensitivity((), {}, {}), small.environment, clock)
+    assert job._out_of_reach(setup, *arguments) == ""
+    tight = replace(setup, spec=replace(setup.spec, budget=Budget(latency_ms=1000.0, size_bytes=150)))
+    assert job._out_of_reach(tight, *arguments) == "", "the limit that is out of reach is not the one that is broken"
+
+
+def test_what_the_time_does_not_hold_says_nothing_of_reach(tmp_path: Path) -> None:
+    small = small_search(tmp_path)
+    setup = prepare(small.spec, small.environment)
+    assert reach_of(setup, Sensitivity((), {}, {"fp32": {}}), small.environment, time.monotonic() - 1.0).lowest == {}

@@ -143,7 +143,7 @@ def test_the_run_of_a_search_that_goes_on_is_open_again(uri: str, tmp_path: Path
     assert client.get_run(parent).info.status == "FAILED"
     tracker.start_search(name, {"spec": "6 trials", "target": "cpu-ort-1t", "long": long, "new": "1"})
     run = client.get_run(parent)
-    assert run.info.status == "RUNNING"
+    assert (run.info.status, run.data.tags["paretopress.state"]) == ("RUNNING", "RUNNING")
     assert (run.data.params["spec"], run.data.params["new"]) == ("4 trials", "1")
     assert run.data.tags["paretopress.spec"] == "6 trials"
     assert {"paretopress.target", "paretopress.long"}.isdisjoint(run.data.tags)

@@ -206,6 +206,10 @@ def test_bytes_that_the_project_has_are_not_sent_again(server: InProcessServer, 
         assert again.name == "projects/default/models/another"
         assert (again.sha256, again.parameters) == (first.sha256, first.parameters)
         assert importer.received == [DATA], "neither sent nor opened again"
+        titled = next(messages(DATA, 0, b"", upload_id="u5"))
+        titled.metadata.model.display_name = "the second"
+        other = client._models.UploadModel(iter([titled]))
+        assert (other.display_name, other.name != first.name) == ("the second", True), "a title is never dropped in silence"
         client.delete_model(first.name)
         assert client.get_model(again.name) == again
         foreign = next(messages(DATA, 0, b"", upload_id="u3"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from search.environment import SearchOutcome
 from search.protocols import BASELINE
@@ -32,6 +33,11 @@ def _die(database: Database, times: int, owner: str = DEAD) -> ClaimedSearch | N
 def _an_hour_passes(database: Database) -> None:
     with database.write() as session:
         session.execute(update(SearchRow).values(attempts_since=SearchRow.attempts_since - 3600.0))
+
+
+def _pause_is_over(database: Database) -> None:
+    with database.write() as session:
+        session.execute(update(SearchRow).values(lease_expires=0.0))
 
 
 def _stored(database: Database) -> StoredSearch:
@@ -105,6 +111,7 @@ def test_trouble_that_a_worker_survives_is_told_and_counts(database: Database) -
         assert queue.claim() is not None
         queue.release_after(search_id, "Ray went away")
         assert _stored(database).state_message == "Ray went away"
+        _pause_is_over(database)
     _an_hour_passes(database)
     assert queue.claim() is None
     assert "had found anything new: Ray went away. The worker's log" in _stored(database).state_message
@@ -182,3 +189,22 @@ def test_a_worker_that_has_lost_its_lease_lets_go_of_nothing(database: Database)
     late.release_after(search_id, "too late")
     assert _stored(database).state_message == ""
     assert SearchQueue(database, "another", 1000.0).claim() is None
+
+
+def test_what_could_not_go_on_is_left_alone_longer_and_longer(database: Database) -> None:
+    """A cluster that is away answers within a millisecond: found by a reviewer, a hundred thousand events in half an hour."""
+    search_id = add_search(database).search_id
+    queue, pauses = SearchQueue(database, "alive", 1000.0), []
+    for _ in range(4):
+        assert queue.claim() is not None
+        queue.release_after(search_id, "no cluster answers")
+        with database.read() as session:
+            pauses.append(session.scalars(select(SearchRow.lease_expires)).one() - time.time())
+        _pause_is_over(database)
+    assert pauses[0] <= 0
+    assert 0 < pauses[1] < pauses[2] < pauses[3]
+    queue.claim()
+    queue.release_after(search_id, "no cluster answers")
+    assert queue.claim() is None, "another may come first"
+    SearchCatalogue(database).cancel(NAME)
+    assert _stored(database).state == "CANCELLED", "nobody works on it"

@@ -167,6 +167,8 @@ class _Ends(nn.Module):
         (lambda a, b: torch.sigmoid(a) * b, "none"),
         (lambda a, b: torch.tanh(a + b), "none"),
         (lambda a, b: torch.cat([torch.sigmoid(a), b], 1), "none"),
+        (lambda a, b: torch.add(torch.sigmoid(a), torch.sigmoid(b), alpha=-3) / 2, "none"),
+        (lambda a, b: (nn.functional.hardtanh(a + b, -6.0, 6.0) + 1) / 2, "none"),
     ],
 )
 def test_probabilities_are_told_by_what_their_values_can_be(end: Callable[[Tensor, Tensor], Tensor], activation: str) -> None:
