@@ -57,7 +57,7 @@ print(json.dumps({"accuracy": hits / len(x), "latency_ms": float(np.median(round
 
 def run(results: Results) -> None:
     """The demo, its model alone, the overhead per trial, and the tests that prove lines."""
-    results.cell("demo", _demo)
+    results.cell("demo", demo)
     results.cell("onnx alone", _onnx_alone)
     results.cell("overhead", _overhead)
     results.cell("fine-tune", _fine_tune)
@@ -70,7 +70,7 @@ def record_tests(results: Results) -> None:
         results.cell(f"test {line}", lambda row=row: row, again=True)  # type: ignore[misc]
 
 
-def _demo() -> Row:
+def demo() -> Row:
     """Run the demo, unless one has just been run by hand (``REUSE_DEMO=1``): what it left is read either way."""
     if not os.environ.get("REUSE_DEMO"):
         subprocess.run([sys.executable, "-m", "examples.demo"], cwd=ROOT, check=False)
