@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import log_softmax
-from scipy.stats import rankdata
 
 from search.errors import BaselineError, SearchError
 from search.evaluation.data import Predictor, SplitView
@@ -349,6 +348,8 @@ def _auroc(logits: Logits, target: Labels) -> _Estimate:
     An image's influence comes from its placement among the images of the other side (DeLong et al. 1988, equations 3-6). One
     whose outputs are not finite is on the wrong side of all others.
     """
+    from scipy.stats import rankdata  # seconds to import, in every process that evaluates anything
+
     broken = np.logical_not(np.isfinite(logits).all(axis=1))
     logits = np.where(broken[:, None], 0.0, logits)
     # Between images, only probabilities compare; with several labels per image each logit stands for itself.
