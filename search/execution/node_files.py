@@ -77,8 +77,8 @@ class NodeFiles:
         shutil.rmtree(self._own, ignore_errors=True)
 
     def _local(self, content: Content) -> Path:
-        path = Path(content.name)  # a shared file system, or another node on the worker's machine
-        if path.is_file() and path.stat().st_size == content.bytes and content_of(path, content.name) == content:
+        path = Path(content.name)
+        if _is_here(path, content):
             return path
         copy = self._cache / content.sha256
         with _locked(self._cache / f"{content.sha256}.lock"):
@@ -112,6 +112,16 @@ class NodeFiles:
                 if self._server.interrupted():
                     (self._own / "interrupt").touch()
             time.sleep(_INTERRUPT_POLL_S)
+
+
+def _is_here(path: Path, content: Content) -> bool:
+    """Whether the worker's path leads to the same content here: a shared file system, or another node on the worker's machine.
+
+    What may not be looked at, such as another user's home, is not here.
+    """
+    with contextlib.suppress(OSError):
+        return path.is_file() and path.stat().st_size == content.bytes and content_of(path, content.name) == content
+    return False
 
 
 def cache_folder() -> Path:

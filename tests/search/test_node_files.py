@@ -80,6 +80,21 @@ def test_nothing_is_sent_where_the_path_has_the_right_content(files: Files, serv
     assert server.traffic() == {}
 
 
+def test_a_path_that_may_not_be_looked_at_is_copied(
+    files: Files, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's home on a machine with a user of the same name; root may look everywhere, so it is pretended."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(f"[Errno 13] Permission denied: '{path}'")
+
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(Path, "is_file", refuse)
+    here = NodeFiles(server, "node", tmp_path / "cache").place(files)
+    assert here.inputs[0].read_bytes() == DATA
+    assert here.inputs[0].parent == tmp_path / "cache"
+
+
 def test_another_file_at_the_same_path_is_not_taken_for_it(files: Files, server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     right = files.data.read_bytes()
