@@ -81,7 +81,8 @@ class NodeFiles:
         if _is_here(path, content):
             return path
         copy = self._cache / content.sha256
-        with _locked(self._cache / f"{content.sha256}.lock"):
+        # By the digest's first digit: a lock's file cannot be deleted safely, so there is a fixed number of them.
+        with _locked(self._cache / f"{content.sha256[0]}.lock"):
             if copy.exists():
                 os.utime(copy)
             else:
@@ -89,7 +90,8 @@ class NodeFiles:
         return copy
 
     def _fetch(self, content: Content, path: Path) -> None:
-        partial, digest = path.with_name(f"{path.name}.{os.getpid()}.tmp"), hashlib.sha256()
+        # In the process's own folder: whoever comes next deletes it if this process is killed.
+        partial, digest = self._own / f"{path.name}.tmp", hashlib.sha256()
         with partial.open("wb") as file:
             for offset in range(0, content.bytes, BLOCK_BYTES):
                 data = self._server.block(content.name, offset, self._node_id)
@@ -139,11 +141,15 @@ def cache_folder() -> Path:
 
 def make_room(cache: Path, keep: set[str], most_bytes: int = CACHE_BYTES) -> None:
     """Delete the copies that were not used for longest, until the others take no more than ``most_bytes``."""
-    copies = sorted((p for p in cache.iterdir() if len(p.name) == 64), key=lambda p: p.stat().st_mtime)
-    total = sum(path.stat().st_size for path in copies)
-    for path in copies:
+    copies = []
+    for path in cache.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process makes room, too
+            if len(path.name) == 64:
+                copies.append((path.stat().st_mtime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in copies)
+    for _, size, path in sorted(copies):
         if total > most_bytes and path.name not in keep:
-            total -= path.stat().st_size
+            total -= size
             path.unlink(missing_ok=True)
 
 
