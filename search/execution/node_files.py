@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from ray.exceptions import RayError
 
@@ -23,6 +24,7 @@ from search.execution.file_server import BLOCK_BYTES, Content, Files, TrialFiles
 
 CACHE_BYTES = 20 * 2**30
 _INTERRUPT_POLL_S = 1.0
+F = TypeVar("F", bound=TrialFiles)
 
 
 class NodeFiles:
@@ -46,7 +48,7 @@ class NodeFiles:
     def _checkpoints(self) -> Path:
         return self._own / "checkpoints"
 
-    def place(self, files: TrialFiles) -> TrialFiles:
+    def place(self, files: F) -> F:
         """The same files where this process can read them; fetches what is not here."""
         inputs = {Path(one.name): self._local(one) for one in self._server.inputs()}
         make_room(self._cache, keep={path.name for path in inputs.values()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import ray
 from ray import tune
@@ -68,7 +68,7 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
     if settings.address is None:
         _run(driver, tune.with_parameters(TrialActor, evaluator=evaluator), settings, settings.threads_per_trial, None)
         return
-    movable: MovableEvaluator = evaluator  # type: ignore[assignment]
+    movable = cast("MovableEvaluator[Any]", evaluator)
     with _lost_runtime():
         watch = NodeWatch(driver, settings.threads_per_trial, settings.wait_limit_s)
         source = start_file_server(movable.files)
