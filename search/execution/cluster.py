@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import math
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,9 @@ def gpu_claim(device: TrainDevice, parallel_trials: int) -> float:
             "PARETOPRESS_TRAIN_DEVICE is cuda, and Ray knows of no GPU here: install the driver and a torch with CUDA, start the "
             "cluster's nodes with --num-gpus, or leave it at auto"
         )
-    return min(1.0, gpus / parallel_trials)
+    return (
+        1 / math.ceil(parallel_trials / gpus) if gpus else 0.0
+    )  # whole trials on each: two thirds of one leave no room beside them
 
 
 def has_room() -> bool:

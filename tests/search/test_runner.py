@@ -95,7 +95,19 @@ def test_trials_ask_for_the_gpu_that_ray_has_and_train_on_it(settings: RunnerSet
     driver = Noting(1)
     run_trials(driver, Evaluator(), replace(settings, train_device="auto"))
     assert driver.devices == {"cuda"}
-    assert gpu_claim("auto", 4) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("gpus", "trials", "share"),
+    [(1, 1, 1.0), (4, 2, 1.0), (1, 4, 0.25), (2, 3, 0.5), (2, 5, 1 / 3)],
+    ids=["one each", "more than trials", "one for all", "two do not divide by three", "three on one and two on the other"],
+)
+def test_so_many_trials_share_a_gpu_that_all_of_them_have_room(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, trials: int, share: float
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "GPU": float(gpus)})
+    assert gpu_claim("auto", trials) == share
+    assert gpus * int(1 / share) >= trials
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
