@@ -15,7 +15,7 @@ from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from search.errors import ClusterError, RuntimeLostError, SearchCancelledError
-from search.execution.cluster import claim_of, gpu_claim, own_node
+from search.execution.cluster import Claim, claim_of, gpu_claim, own_node
 from search.execution.driver import DriverBound, TrialDriver
 from search.execution.file_server import FileSource, start_file_server
 from search.execution.node_watch import NodeWatch, Patience
@@ -65,29 +65,34 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
         RuntimeLostError: Ray went away.
         ClusterError: the cluster had no place for a trial for too long.
     """
+    with _lost_runtime():
+        claim = _claim(settings)
     if settings.address is None:
-        _run(driver, tune.with_parameters(TrialActor, evaluator=evaluator), settings, settings.threads_per_trial, None)
+        _run(driver, tune.with_parameters(TrialActor, evaluator=evaluator), settings, claim, None)
         return
     movable = cast("MovableEvaluator[Any]", evaluator)
     with _lost_runtime():
-        watch = NodeWatch(driver, settings.threads_per_trial, settings.wait_limit_s)
+        watch = NodeWatch(driver, claim, settings.wait_limit_s)
         source = start_file_server(movable.files)
         trainable = tune.with_parameters(TrialActor, evaluator=movable, source=source)
-        _run(driver, trainable, settings, claim_of(settings.threads_per_trial), watch)
+        _run(driver, trainable, settings, claim, watch)
         _tell_traffic(driver, source)
 
 
-def _run(driver: TrialDriver, trainable: Any, settings: RunnerSettings, cpus: int, watch: NodeWatch | None) -> None:
-    claim: dict[str, float] = {"cpu": cpus}
+def _claim(settings: RunnerSettings) -> Claim:
+    """What a trial asks for; in a runtime of our own, its threads."""
     gpus = gpu_claim(settings.train_device, settings.parallel_trials)
-    if gpus:
-        claim["gpu"] = gpus
-        driver.note(f"candidates are trained on GPUs, {gpus:g} for each trial", {"gpus_per_trial": gpus})
+    return claim_of(settings.threads_per_trial, gpus) if settings.address else Claim(settings.threads_per_trial, gpus)
+
+
+def _run(driver: TrialDriver, trainable: Any, settings: RunnerSettings, claim: Claim, watch: NodeWatch | None) -> None:
+    if claim.gpus:
+        driver.note(f"candidates are trained on GPUs, {claim.gpus:g} for each trial", {"gpus_per_trial": claim.gpus})
     searcher = DriverSearcher(driver)
     scheduler, stopper = RungScheduler(driver, searcher, watch), _DriverStopper(driver, watch)
     while True:
         with _lost_runtime():
-            _tuner(tune.with_resources(trainable, claim), searcher, scheduler, stopper, settings, watch).fit()
+            _tuner(tune.with_resources(trainable, claim.resources), searcher, scheduler, stopper, settings, watch).fit()
         if watch and watch.gave_up:
             raise ClusterError(
                 f"{watch.gave_up}. Give the cluster more room, or let trials take fewer CPUs (PARETOPRESS_TRIAL_CPUS)"
