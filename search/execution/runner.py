@@ -67,14 +67,15 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
     """
     with _lost_runtime():
         claim = _claim(settings)
+    only_cuda = settings.train_device == "cuda"
     if settings.address is None:
-        _run(driver, tune.with_parameters(TrialActor, evaluator=evaluator), settings, claim, None)
+        _run(driver, tune.with_parameters(TrialActor, evaluator=evaluator, only_cuda=only_cuda), settings, claim, None)
         return
     movable = cast("MovableEvaluator[Any]", evaluator)
     with _lost_runtime():
         watch = NodeWatch(driver, claim, settings.wait_limit_s)
         source = start_file_server(movable.files)
-        trainable = tune.with_parameters(TrialActor, evaluator=movable, source=source)
+        trainable = tune.with_parameters(TrialActor, evaluator=movable, source=source, only_cuda=only_cuda)
         _run(driver, trainable, settings, claim, watch)
         _tell_traffic(driver, source)
 

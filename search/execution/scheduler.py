@@ -32,10 +32,14 @@ class RungScheduler(DriverBound, FIFOScheduler):  # type: ignore[misc]
         self._searcher = searcher
         self._nodes = nodes
         self._deaths: Counter[int] = Counter()
+        self._remarks: set[str] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Report the rung and return the driver's decision."""
         number = TrialPlan.of(trial.config).number
+        if result["remark"] and result["remark"] not in self._remarks:
+            self._remarks.add(result["remark"])
+            self._driver.note(result["remark"], warning=True)
         if result["error"]:
             self._driver.failed(number, result["rung"], result["error"])
             return str(TrialScheduler.STOP)

@@ -109,16 +109,24 @@ class AwayEvaluator(Generic[F]):
 class TrialActor(tune.Trainable):  # type: ignore[misc]
     """Adapts a `RungEvaluator` to Ray Tune: one training iteration is one rung."""
 
-    def setup(self, config: dict[str, Any], evaluator: RungEvaluator, source: FileSource | None = None) -> None:
+    def setup(
+        self, config: dict[str, Any], evaluator: RungEvaluator, source: FileSource | None = None, only_cuda: bool = False
+    ) -> None:
         """Called once per actor; ``evaluator`` comes through the object store.
 
         Args:
             evaluator: with a source, a `MovableEvaluator`.
             source: of files, in a cluster.
+            only_cuda: whether nothing may be trained on a CPU.
         """
         self._node_id = ray.get_runtime_context().get_node_id() if source else ""
+        self._remark = ""
         if ray.get_gpu_ids():
-            evaluator = evaluator.on_device("cuda")
+            if only_cuda or _has_cuda():
+                evaluator = evaluator.on_device("cuda")
+            else:
+                where = f"node {self._node_id[:8]}" if source else "this machine"
+                self._remark = f"Ray gives trials a GPU of {where}, but torch finds no CUDA there: they train on its CPU"
         evaluator.tell = Mouth().say
         self._evaluator: RungEvaluator | AwayEvaluator[Any] = evaluator
         if source and source.node_id != self._node_id:
@@ -139,9 +147,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         rung = self._plan.rung + int(self.iteration)
         try:
             values = {**self._evaluator.evaluate(self._plan, rung), "node": self._node_id}
-            return {"rung": rung, "values": json.dumps(values), "error": ""}
+            return {"rung": rung, "values": json.dumps(values), "error": "", "remark": self._remark}
         except Exception as error:
-            return {"rung": rung, "values": "{}", "error": f"{type(error).__name__}: {error}"}
+            return {"rung": rung, "values": "{}", "error": f"{type(error).__name__}: {error}", "remark": self._remark}
 
     def cleanup(self) -> None:
         """The actor ends."""
@@ -153,3 +161,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing to load."""
+
+
+def _has_cuda() -> bool:
+    import torch  # only where Ray has given a GPU away: this module is light
+
+    return torch.cuda.is_available()

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from search.errors import ClusterError, RuntimeLostError
 from search.execution.cluster import gpu_claim
 from search.execution.runner import run_quietly, run_trials
 from search.execution.runtime import RunnerSettings, ray_runtime
-from search.execution.trial import TrialPlan
-from search.execution.word import Word
+from search.execution.trial import TrialActor, TrialPlan
+from search.execution.word import Tell, Word
 
 
 class Evaluator:
     device = "cpu"
+    tell: Tell | None = None
 
     def on_device(self, device: str) -> Evaluator:
         self.device = device
@@ -87,14 +89,38 @@ def test_trials_go_up_the_rungs_as_the_driver_says_on_one_reused_actor(settings:
     assert os.getpid() not in driver.pids
 
 
-def test_trials_ask_for_the_gpu_that_ray_has_and_train_on_it(settings: RunnerSettings) -> None:
-    class Noting(Driver):
-        def note(self, message: str, facts: Mapping[str, Any] | None = None, warning: bool = False) -> None:
-            assert message == "candidates are trained on GPUs, 1 for each trial"
+class Noting(Driver):
+    def __init__(self, trials: int) -> None:
+        super().__init__(trials)
+        self.notes: list[tuple[str, bool]] = []
 
+    def note(self, message: str, facts: Mapping[str, Any] | None = None, warning: bool = False) -> None:
+        self.notes.append((message, warning))
+
+
+def test_trials_ask_for_the_gpu_that_ray_has_and_train_nowhere_else_where_that_is_asked_for(settings: RunnerSettings) -> None:
     driver = Noting(1)
-    run_trials(driver, Evaluator(), replace(settings, train_device="auto"))
+    run_trials(driver, Evaluator(), replace(settings, train_device="cuda"))
     assert driver.devices == {"cuda"}
+    assert driver.notes == [("candidates are trained on GPUs, 1 for each trial", False)]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch has CUDA here")
+def test_a_gpu_that_torch_cannot_use_is_told_once_and_the_cpu_trains(settings: RunnerSettings) -> None:
+    driver = Noting(3)
+    run_trials(driver, Evaluator(), replace(settings, train_device="auto"))
+    assert driver.devices == {"cpu"}
+    words = "Ray gives trials a GPU of this machine, but torch finds no CUDA there: they train on its CPU"
+    assert driver.notes[1:] == [(words, True)]
+
+
+@pytest.mark.parametrize("gpu_ids", [[], [0]], ids=["none given", "one given"])
+def test_a_trial_trains_on_the_gpu_that_it_was_given(monkeypatch: pytest.MonkeyPatch, gpu_ids: list[int]) -> None:
+    monkeypatch.setattr("ray.get_gpu_ids", lambda: gpu_ids)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    evaluator, actor = Evaluator(), TrialActor.__new__(TrialActor)
+    actor.setup(TrialPlan(0).to_config(), evaluator)
+    assert evaluator.device == ("cuda" if gpu_ids else "cpu")
 
 
 @pytest.mark.parametrize(
@@ -119,10 +145,9 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.Monke
 
 def test_the_driver_hears_how_far_a_trial_is_while_its_rung_goes_on(settings: RunnerSettings) -> None:
     class Talking(Evaluator):
-        tell: Any = None
-
         def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
             for step in range(8):
+                assert self.tell
                 self.tell(Word(plan.number, rung, step / 4, 2.0))
                 time.sleep(0.5)
             return super().evaluate(plan, rung)
