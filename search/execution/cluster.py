@@ -50,8 +50,8 @@ class Claim:
     gpus: float = 0.0
 
     def __str__(self) -> str:
-        gpus = f" and {_count(self.gpus, 'free GPU')}" if self.gpus else ""
-        return f"{_count(self.cpus, 'free CPU')}{gpus}"
+        gpus = f" and {_count(self.gpus, 'GPU')}" if self.gpus else ""
+        return f"{_count(self.cpus, 'CPU')}{gpus}"
 
     @property
     def resources(self) -> dict[str, float]:
@@ -151,7 +151,7 @@ def gpu_claim(device: TrainDevice, parallel_trials: int) -> float:
     Raises:
         ClusterError: only GPUs will do, and there is none.
     """
-    gpus = float(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0.0
+    gpus = sum(node.gpus for node in living_nodes()) if device != "cpu" else 0
     if device == "cuda" and not gpus:
         raise ClusterError(
             "PARETOPRESS_TRAIN_DEVICE is cuda, and Ray knows of no GPU here: install the driver and a torch with CUDA, start the "

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from search.errors import ClusterError
 from search.execution.cluster import Claim, Node, free_room, has_room, living_nodes
 from search.execution.driver import DriverBound, TrialDriver
 
@@ -53,21 +54,25 @@ class NodeWatch(DriverBound, Callback):  # type: ignore[misc]
     """Tune asks it at every step.
 
     Args:
-        claim: what each trial asks for.
+        claim_now: what a trial should ask for as the nodes are.
 
     Attributes:
+        claim: what each trial asks for; another one as soon as no node is left that could ever hold it.
         lost: how many nodes were lost since it was made.
         gave_up: what was waited for in vain; empty as long as there is patience.
     """
 
-    def __init__(self, driver: TrialDriver, claim: Claim, limit_s: float) -> None:
-        self._driver, self.claim = driver, claim
+    def __init__(self, driver: TrialDriver, claim_now: Callable[[], Claim], limit_s: float) -> None:
+        self._driver, self._claim_now, self.claim = driver, claim_now, claim_now()
         self.lost, self.gave_up = 0, ""
         self.nodes: dict[str, Node] = {}
         self._looked = time.monotonic()
         self._meet()
-        self._no_room = f"trials have waited for a node with {claim}"
         self._patience = Patience(self._no_room, limit_s, self._warn)
+
+    @property
+    def _no_room(self) -> str:
+        return f"trials have waited for a node with {self.claim} to spare"
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Look at nodes and trials."""
@@ -94,7 +99,19 @@ class NodeWatch(DriverBound, Callback):  # type: ignore[misc]
             self._warn(f"node {node} was lost; its trials go on elsewhere")
         if new:
             self._driver.note(f"nodes: {', '.join(str(node) for node in new)}", {"nodes": [node.node_id for node in new]})
+        if not any(self.claim.fits(node) for node in now.values()):
+            self._claim_anew()
         self._tell_useless([node for node in new if not self.claim.fits(node)])
+
+    def _claim_anew(self) -> None:
+        """Trials take what there is; where nothing will do, they wait for the nodes to come back."""
+        try:
+            claim = self._claim_now()
+        except ClusterError:
+            return
+        if claim != self.claim and any(claim.fits(node) for node in self.nodes.values()):
+            self._warn(f"no node is left with {self.claim}: trials go on with {claim}")
+            self.claim = claim
 
     def _tell_useless(self, nodes: list[Node]) -> None:
         """On which nodes no trial can run, and why."""

@@ -42,8 +42,10 @@ def _lost_runtime() -> Iterator[None]:
 
 
 class _DriverStopper(DriverBound, Stopper):  # type: ignore[misc]
-    def __init__(self, driver: TrialDriver, watch: NodeWatch | None) -> None:
-        self._driver, self._watch, self._ear = driver, watch, Ear()
+    """Ends a round of Tune: for the driver, for want of patience, or because trials have to claim something else."""
+
+    def __init__(self, driver: TrialDriver, watch: NodeWatch | None, claim: Claim) -> None:
+        self._driver, self._watch, self._claim, self._ear = driver, watch, claim, Ear()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -52,7 +54,8 @@ class _DriverStopper(DriverBound, Stopper):  # type: ignore[misc]
         word = self._ear.new_word()
         if word is not None:
             self._driver.heard(word)
-        return self._driver.should_stop() or bool(self._watch and self._watch.gave_up)
+        ends = self._watch is not None and (self._watch.gave_up != "" or self._watch.claim != self._claim)
+        return self._driver.should_stop() or ends
 
 
 def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSettings) -> None:
@@ -65,41 +68,44 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
         RuntimeLostError: Ray went away.
         ClusterError: the cluster had no place for a trial for too long.
     """
-    with _lost_runtime():
-        claim = _claim(settings)
     only_cuda = settings.train_device == "cuda"
     if settings.address is None:
-        _run(driver, tune.with_parameters(TrialActor, evaluator=evaluator, only_cuda=only_cuda), settings, claim, None)
+        claim = Claim(settings.threads_per_trial, gpu_claim(settings.train_device, settings.parallel_trials))
+        _run(driver, tune.with_parameters(TrialActor, evaluator=evaluator, only_cuda=only_cuda), settings, claim)
         return
     movable = cast("MovableEvaluator[Any]", evaluator)
     with _lost_runtime():
-        watch = NodeWatch(driver, claim, settings.wait_limit_s)
+        watch = NodeWatch(driver, lambda: _claim_now(settings), settings.wait_limit_s)
         source = start_file_server(movable.files)
         trainable = tune.with_parameters(TrialActor, evaluator=movable, source=source, only_cuda=only_cuda)
-        _run(driver, trainable, settings, claim, watch)
+        _run(driver, trainable, settings, watch.claim, watch)
         _tell_traffic(driver, source)
 
 
-def _claim(settings: RunnerSettings) -> Claim:
-    """What a trial asks for; in a runtime of our own, its threads."""
-    gpus = gpu_claim(settings.train_device, settings.parallel_trials)
-    return claim_of(settings.threads_per_trial, gpus) if settings.address else Claim(settings.threads_per_trial, gpus)
+def _claim_now(settings: RunnerSettings) -> Claim:
+    return claim_of(settings.threads_per_trial, gpu_claim(settings.train_device, settings.parallel_trials))
 
 
-def _run(driver: TrialDriver, trainable: Any, settings: RunnerSettings, claim: Claim, watch: NodeWatch | None) -> None:
+def _run(driver: TrialDriver, trainable: Any, settings: RunnerSettings, claim: Claim, watch: NodeWatch | None = None) -> None:
     if claim.gpus:
         driver.note(f"candidates are trained on GPUs, {claim.gpus:g} for each trial", {"gpus_per_trial": claim.gpus})
     searcher = DriverSearcher(driver)
-    scheduler, stopper = RungScheduler(driver, searcher, watch), _DriverStopper(driver, watch)
+    scheduler = RungScheduler(driver, searcher, watch)
     while True:
+        stopper = _DriverStopper(driver, watch, claim)
         with _lost_runtime():
             _tuner(tune.with_resources(trainable, claim.resources), searcher, scheduler, stopper, settings, watch).fit()
         if watch and watch.gave_up:
             raise ClusterError(
                 f"{watch.gave_up}. Give the cluster more room, or let trials take fewer CPUs (PARETOPRESS_TRIAL_CPUS)"
             )
+        if driver.should_stop():
+            break
+        if watch and watch.claim != claim:
+            claim = watch.claim
+            scheduler.take_back()
         # A process that died after Tune had been told that there are no more trials is handed out in another round.
-        if not searcher.again or driver.should_stop():
+        elif not searcher.again:
             break
     for plan in searcher.again:
         driver.failed(plan.number, plan.rung, DIED)

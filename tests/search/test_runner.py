@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from search.errors import ClusterError, RuntimeLostError
-from search.execution.cluster import gpu_claim
+from search.execution import cluster, node_watch
+from search.execution.cluster import Node, gpu_claim
 from search.execution.runner import run_quietly, run_trials
 from search.execution.runtime import RunnerSettings, ray_runtime
 from search.execution.trial import TrialActor, TrialPlan
@@ -111,7 +112,7 @@ def test_a_gpu_that_torch_cannot_use_is_told_once_and_the_cpu_trains(settings: R
     run_trials(driver, Evaluator(), replace(settings, train_device="auto"))
     assert driver.devices == {"cpu"}
     words = "Ray gives trials a GPU of this machine, but torch finds no CUDA there: they train on its CPU"
-    assert driver.notes[1:] == [(words, True)]
+    assert driver.notes == [("candidates are trained on GPUs, 1 for each trial", False), (words, True)]
 
 
 @pytest.mark.parametrize("gpu_ids", [[], [0]], ids=["none given", "one given"])
@@ -131,13 +132,13 @@ def test_a_trial_trains_on_the_gpu_that_it_was_given(monkeypatch: pytest.MonkeyP
 def test_so_many_trials_share_a_gpu_that_all_of_them_have_room(
     monkeypatch: pytest.MonkeyPatch, gpus: int, trials: int, share: float
 ) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "GPU": float(gpus)})
+    monkeypatch.setattr(cluster, "living_nodes", lambda: [Node(str(number), "10.0.0.1", 2, 1) for number in range(gpus)])
     assert gpu_claim("auto", trials) == share
     assert gpus * int(1 / share) >= trials
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(cluster, "living_nodes", lambda: [Node("a", "10.0.0.1", 2)])
     assert gpu_claim("auto", 1) == 0.0
     with pytest.raises(ClusterError, match="PARETOPRESS_TRAIN_DEVICE is cuda"):
         gpu_claim("cuda", 1)
@@ -237,3 +238,43 @@ def test_a_trial_whose_process_is_killed_once_goes_on_at_its_rung(settings: Runn
     run_trials(driver, Struck(), settings)
     assert driver.failures == []
     assert driver.reports == [(0, 0), (0, 1), (0, 2), (1, 0)]
+
+
+@dataclass(frozen=True)
+class NoFiles:
+    """A `TrialFiles` of nothing: trials run on the worker's own machine."""
+
+    checkpoints: Path
+    interrupt: Path
+    inputs: tuple[Path, ...] = ()
+
+    def moved(self, inputs: Mapping[Path, Path], checkpoints: Path, interrupt: Path) -> NoFiles:
+        raise AssertionError("nothing is moved")
+
+
+class Movable(Evaluator):
+    def __init__(self, files: NoFiles) -> None:
+        self.files = files
+
+    def with_files(self, files: NoFiles) -> Movable:
+        raise AssertionError("nothing is moved")
+
+
+def test_trials_go_on_with_fewer_cpus_where_the_only_node_that_had_as_many_is_lost(
+    settings: RunnerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by review: the claim stayed, and fitted nowhere. The lost node is pretended; Ray itself has two CPUs."""
+    lost_at = time.monotonic() + 2.0
+    known = cluster.living_nodes()
+
+    def nodes() -> list[Node]:
+        return known if time.monotonic() > lost_at else [*known, Node("f" * 56, "10.0.0.9", 4)]
+
+    for module in (cluster, node_watch):
+        monkeypatch.setattr(module, "living_nodes", nodes)
+    driver = Noting(2)
+    in_cluster = replace(settings, address="auto", trial_cpus=4, wait_limit_s=60.0)
+    run_trials(driver, Movable(NoFiles(tmp_path, tmp_path / "interrupt")), in_cluster)
+    assert driver.reports == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert driver.failures == []
+    assert ("no node is left with 4 CPUs: trials go on with 2 CPUs", True) in driver.notes
