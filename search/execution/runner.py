@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -26,6 +28,8 @@ from search.execution.trial import MovableEvaluator, RungEvaluator, TrialActor
 from search.execution.word import Ear
 
 _STOP_POLL_S = 0.5
+_LEAST_WAIT_S = 10.0
+"""Ray takes seconds to give away what trials have just let go of."""
 Result = TypeVar("Result")
 
 
@@ -152,6 +156,8 @@ def run_quietly(
     *arguments: Any,
     should_stop: Callable[[], bool] = lambda: False,
     tell: Callable[[str], None] = lambda _: None,
+    ends_at: float = math.inf,
+    limit_s: Callable[[], float] | None = None,
     **named: Any,
 ) -> Result:
     """Call a function while no trial can run on the worker's own machine: it takes all CPUs there (contract 4).
@@ -161,13 +167,17 @@ def run_quietly(
     Args:
         should_stop: asked twice a second; the process that runs the function is then ended, with what it has started.
         tell: takes a sentence on what is waited for.
+        ends_at: of `time.monotonic`: how long the machine is waited for, beside the settings' limit.
+        limit_s: asked once the machine is there; handed to the function, by this name.
 
     Raises:
         RuntimeLostError: Ray, or the process that ran the function, went away.
         SearchCancelledError: ``should_stop`` said so.
         ClusterError: others kept the CPUs of this machine for too long.
     """
-    with _lost_runtime(), _machine(settings, should_stop, tell) as options:
+    with _lost_runtime(), _machine(settings, should_stop, tell, ends_at) as options:
+        if limit_s:
+            named["limit_s"] = limit_s()
         reference = ray.remote(max_retries=0, **options)(function).remote(*arguments, **named)
         while not ray.wait([reference], timeout=_STOP_POLL_S)[0]:
             if should_stop():
@@ -178,7 +188,9 @@ def run_quietly(
 
 
 @contextmanager
-def _machine(settings: RunnerSettings, should_stop: Callable[[], bool], tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def _machine(
+    settings: RunnerSettings, should_stop: Callable[[], bool], tell: Callable[[str], None], ends_at: float
+) -> Iterator[dict[str, Any]]:
     """Options of a call that has the worker's machine for itself, as far as Ray gives it away."""
     if settings.address is None:
         yield {"num_cpus": settings.cpus}
@@ -186,8 +198,9 @@ def _machine(settings: RunnerSettings, should_stop: Callable[[], bool], tell: Ca
     node = own_node()
     cpus = {"CPU": node.cpus} if node.cpus else {}
     group = placement_group([{f"node:{node.address}": 0.001, **cpus}])
+    wait_limit_s = min(settings.wait_limit_s, max(ends_at - time.monotonic(), _LEAST_WAIT_S))
     try:
-        patience = Patience(f"measuring has waited for all of node {node}", settings.wait_limit_s, tell)
+        patience = Patience(f"measuring has waited for all of node {node}", wait_limit_s, tell)
         while not group.wait(_STOP_POLL_S):
             if should_stop():
                 raise SearchCancelledError("cancelled on request")

@@ -4,16 +4,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ray.util import placement_group, remove_placement_group
 
 from search.errors import ClusterError, RuntimeLostError
-from search.execution import cluster, node_watch
+from search.execution import cluster, node_watch, runner
 from search.execution.cluster import Node, gpu_claim
 from search.execution.runner import run_quietly, run_trials
 from search.execution.runtime import RunnerSettings, ray_runtime
@@ -176,6 +178,36 @@ def test_quiet_calls_run_in_another_process(settings: RunnerSettings, tmp_path: 
         return os.getpid()
 
     assert run_quietly(pid, settings) != os.getpid()
+
+
+@contextmanager
+def someone_else(cpus: int, for_s: float) -> Iterator[None]:
+    """Holds CPUs of the cluster for a while."""
+    group = placement_group([{"CPU": cpus}])
+    assert group.wait(10)
+    timer = threading.Timer(for_s, remove_placement_group, (group,))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        remove_placement_group(group)
+
+
+def test_the_time_for_measuring_is_what_is_left_after_waiting_for_the_machine(settings: RunnerSettings) -> None:
+    def given(limit_s: float) -> float:
+        return limit_s
+
+    ends_at = time.monotonic() + 30.0
+    with someone_else(1, for_s=2.0):
+        limit_s = run_quietly(given, replace(settings, address="auto"), ends_at=ends_at, limit_s=lambda: ends_at - time.monotonic())
+    assert 0 < limit_s < 28.5
+
+
+def test_the_machine_is_waited_for_no_longer_than_the_wall_time(settings: RunnerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_LEAST_WAIT_S", 0.2)
+    with someone_else(1, for_s=60.0), pytest.raises(ClusterError, match="latencies need it alone"):
+        run_quietly(os.getpid, replace(settings, address="auto"), ends_at=time.monotonic())
 
 
 def test_an_error_of_the_called_function_is_not_taken_for_a_lost_runtime(settings: RunnerSettings) -> None:
