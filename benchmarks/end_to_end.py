@@ -18,7 +18,7 @@ from benchmarks.harness import ROOT, Check, Results, Row, run_tests, test_check
 from search.execution.runner import run_trials
 from search.execution.runtime import RunnerSettings, ray_runtime
 from search.execution.trial import TrialPlan
-from search.execution.word import Word
+from search.execution.word import Tell, Word
 
 NAME = "end_to_end"
 DEMO = ROOT / "build" / "demo"
@@ -148,6 +148,11 @@ def _fine_tune(steps: int = 150) -> Row:
 
 class _Nothing:
     """Evaluates to nothing: what is left is the framework."""
+
+    tell: Tell | None = None
+
+    def on_device(self, device: str) -> _Nothing:
+        return self
 
     def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         return {}

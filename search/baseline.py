@@ -14,14 +14,16 @@ from torch import Tensor
 from hw_models.targets import Target
 from paretopress.runtime.session import run_classifier
 from search.dataset_file import DatasetMetadata
-from search.errors import BaselineError, SearchCancelledError
+from search.errors import BaselineError, ClusterError, SearchCancelledError
 from search.evaluation.accuracy import AccuracyResult, check_baseline, predict, score
 from search.evaluation.data import ImageData, SplitView, TrainingSource, write_teacher_logits
 from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
 from search.evaluation.latency import measure_candidates
 from search.evaluation.reading import Reading, choose_reading
+from search.execution.runner import run_quietly
+from search.execution.runtime import RunnerSettings, ray_runtime
 from search.file_counts import file_counts
-from search.protocols import BASELINE, BlobStore, CandidateRecord, Measurement
+from search.protocols import BASELINE, BlobStore, CandidateRecord, CandidateStore, Event, Measurement
 from search.spec import SearchSpec
 from techniques import lift
 from techniques.export import to_onnx, weight_size_bytes
@@ -190,6 +192,36 @@ def ensure_teacher_logits(
     return views
 
 
-def measure_alone(onnx: bytes, target: Target, batch: int, limit_s: float) -> Measurement:
-    """Latency of the original on the target before any trial runs."""
+def measure_alone(
+    onnx: bytes, target: Target, batch: int, limit_s: float, runner: RunnerSettings, store: CandidateStore
+) -> Measurement:
+    """Latency of the original on the target before any trial runs.
+
+    In a cluster others may be at work on this machine, so it is measured when Ray gives all of it away. Where that takes more than
+    ``limit_s``, too, it is measured beside them and said so; the finals measure it again.
+    """
+    if runner.address:
+        try:
+            return _measure_quietly(onnx, target, batch, limit_s, runner, store)
+        except ClusterError as error:
+            store.append(Event("warning", f"{error}. The original is measured beside them; the finals measure it again"))
     return measure_candidates({BASELINE: onnx}, target, BASELINE, batch=batch, limit_s=limit_s)[BASELINE].measurement
+
+
+def _measure_quietly(
+    onnx: bytes, target: Target, batch: int, limit_s: float, runner: RunnerSettings, store: CandidateStore
+) -> Measurement:
+    with ray_runtime(runner):
+        results = run_quietly(
+            measure_candidates,
+            runner,
+            {BASELINE: onnx},
+            target,
+            BASELINE,
+            should_stop=store.should_stop,
+            tell=lambda words: store.append(Event("warning", words)),
+            ends_at=time.monotonic() + limit_s,
+            limit_s=lambda: limit_s,
+            batch=batch,
+        )
+    return results[BASELINE].measurement

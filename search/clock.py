@@ -44,10 +44,16 @@ class Clock:
         return time.monotonic() + self.left_s
 
 
-def show_before(store: CandidateStore, limit_s: float, progress: Progress) -> None:
-    """For whoever looks: what is done for a search before its time counts (calibrating the machine) or anything of it is read."""
-    spent_s = float((store.phase(PHASE) or {}).get("spent_s", 0.0))
-    store.save_phase(PHASE, {"spent_s": spent_s, "limit_s": limit_s, "noted": time.time(), "progress": asdict(progress)})
+class StandingClock(Clock):
+    """While something is done for a search that is none of its time, or before anything of it is read."""
+
+    def __init__(self, store: CandidateStore, limit_s: float) -> None:
+        super().__init__(store, limit_s, began=0.0)
+
+    @property
+    def spent_s(self) -> float:
+        """As an earlier worker has noted."""
+        return self._before_s
 
 
 class ClockedStore:

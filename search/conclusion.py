@@ -143,7 +143,7 @@ def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore,
     while left:
         files = {BASELINE: setup.original.onnx, **{name: one.onnx for name, one in left.items()}}
         try:
-            return _measure(files, setup, store, setup.finals_time.measuring_limit_s(ends_at - time.monotonic()))
+            return _measure(files, setup, store, ends_at)
         except LatencyError as error:
             named = [name for name in left if name in str(error)]
             if len(named) != 1:
@@ -152,8 +152,11 @@ def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore,
     return {}
 
 
-def _measure(files: Mapping[str, bytes], setup: Setup, store: CandidateStore, limit_s: float) -> dict[str, Measurement]:
-    store.show(Progress("finalists", f"measuring {len(files)} networks turn by turn, for {limit_s:.0f} s at most"))
+def _measure(files: Mapping[str, bytes], setup: Setup, store: CandidateStore, ends_at: float) -> dict[str, Measurement]:
+    def limit_s() -> float:
+        return setup.finals_time.measuring_limit_s(ends_at - time.monotonic())
+
+    store.show(Progress("finalists", f"measuring {len(files)} networks turn by turn, for {limit_s():.0f} s at most"))
     results = run_quietly(
         measure_candidates,
         setup.runner,
@@ -162,8 +165,9 @@ def _measure(files: Mapping[str, bytes], setup: Setup, store: CandidateStore, li
         BASELINE,
         should_stop=store.should_stop,
         tell=lambda words: store.append(Event("warning", words)),
-        batch=setup.spec.budget.batch_size,
+        ends_at=ends_at,
         limit_s=limit_s,
+        batch=setup.spec.budget.batch_size,
     )
     warning = noise_warning(results)
     if warning:

@@ -16,12 +16,13 @@ import torch
 from search.attempts import ON_PURPOSE, supervised, unexpected
 from search.clock import Clock, ClockedStore
 from search.conclusion import Finals, conclude, known_baseline, run_finals
+from search.driver import SearchDriver
 from search.environment import SearchEnvironment, SearchOutcome
-from search.errors import OutsideError, SearchCancelledError, SearchError, TimeLimitError, UnexpectedError
+from search.errors import ClusterError, OutsideError, SearchCancelledError, SearchError, TimeLimitError, UnexpectedError
 from search.execution.runner import run_trials
 from search.execution.runtime import ray_runtime
 from search.pareto import broken_limits
-from search.protocols import CandidateRecord, CandidateStore, Event, Progress
+from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Progress
 from search.reach import Reach
 from search.sensitivity import Sensitivity
 from search.setup import Setup, find_sensitivity, make_driver, prepare, reach_of, runner_settings, tell_places
@@ -91,7 +92,7 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
         store.record_process_group(os.getpgrp())
     with ray_runtime(setup.runner):
         with _goes_on("search"):
-            run_trials(driver, setup.evaluator, setup.runner)
+            _run_trials(driver, setup, store)
             driver.close()
             if driver.cancelled:
                 raise SearchCancelledError("cancelled on request")
@@ -102,6 +103,18 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
         outcome = conclude(setup, environment, outbox, finals, clock)
     shutil.rmtree(setup.evaluator.files.checkpoints, ignore_errors=True)
     return outcome
+
+
+def _run_trials(driver: SearchDriver, setup: Setup, store: CandidateStore) -> None:
+    """A cluster without room for more trials ends them; what there is by then goes on to the finals."""
+    try:
+        run_trials(driver, setup.evaluator, setup.runner)
+    except ClusterError as error:
+        found = [r for r in store.candidates() if r.candidate_id != BASELINE and r.state != "failed"]
+        if not found:
+            raise
+        words = f"the search ends with {len(found)} of {setup.spec.effort.max_trials} candidates"
+        store.append(Event("warning", f"{error}. No more trials: {words}"))
 
 
 @contextmanager

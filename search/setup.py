@@ -128,7 +128,9 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     image_s = (time.monotonic() - began) / max(len(original.data.split("validation")), 1)
     runner = runner_settings(spec, environment)
     limit_s = min(environment.measure_limit_s, spec.effort.max_wall_time_s * _BASELINE_SHARE)
-    latency = measure_alone(original.onnx, target, spec.budget.batch_size, limit_s) if target.attached else None
+    latency = None
+    if target.attached:
+        latency = measure_alone(original.onnx, target, spec.budget.batch_size, limit_s, runner, environment.store)
     finals_time = _finals_time(original, image_s, latency, environment.measure_limit_s)
     files = _files(spec, environment)
     save_original_logits(validation, files.original_logits)

@@ -25,10 +25,10 @@ from opentelemetry.trace import SpanKind
 from hw_models.errors import HardwareModelError
 from hw_models.targets import Target, is_builtin
 from search.attempts import unexpected
-from search.clock import show_before
+from search.clock import ClockedStore, StandingClock
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import RuntimeLostError, SearchError
-from search.protocols import BlobStore, Event, Progress
+from search.protocols import BlobStore, CandidateStore, Event, Progress
 from search.spec import SearchSpec
 from search.tracking.base import Tracker
 from search.tracking.registry import ModelRegistry
@@ -72,6 +72,10 @@ _STORE_PATIENCE_S = 60.0
 class Tools(Protocol):
     """What a worker calls below the service; tests bring their own."""
 
+    def load(self) -> None:
+        """Read what `run_search` needs; it takes seconds the first time."""
+        ...
+
     def run_search(self, spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcome:
         """One search to its end."""
         ...
@@ -99,6 +103,10 @@ class Tools(Protocol):
 
 class RealTools:
     """The search itself; imported when it is first needed, since torch and MLflow take seconds."""
+
+    def load(self) -> None:
+        """Torch and Ray."""
+        import search.job  # noqa: F401
 
     def run_search(self, spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcome:
         """`search.job.run_search`."""
@@ -250,7 +258,7 @@ class Worker:
     def _outcome(self, claimed: ClaimedSearch) -> SearchOutcome:
         with contextlib.closing(SearchSpans()) as spans:
             try:
-                environment = self._environment(claimed, spans)
+                environment = self._prepared(claimed, spans)
             except InterruptedError as error:
                 return SearchOutcome("CANCELLED", str(error))
             return self._tools.run_search(claimed.spec, environment)
@@ -270,11 +278,19 @@ class Worker:
         else:
             self._queue.fail(claimed.search_id, message)
 
-    def _environment(self, claimed: ClaimedSearch, spans: SearchSpans) -> SearchEnvironment:
+    def _prepared(self, claimed: ClaimedSearch, spans: SearchSpans) -> SearchEnvironment:
+        """What a search needs, with its libraries read; whoever looks sees what takes so long."""
         bound = (self._database, claimed.search_id, self._queue.owner, self._stopping.is_set)
         store = TracedCandidateStore(*bound, spans=spans)
-        show_before(store, claimed.spec.effort.max_wall_time_s, Progress("start", "taken by a worker"))
-        predictor_json = self._predictor(claimed, store)
+        shown = ClockedStore(store, StandingClock(store, claimed.spec.effort.max_wall_time_s))
+        with shown.noting():
+            predictor_json = self._predictor(claimed, shown)
+            shown.show(Progress("start", "reading the libraries of a search"))
+            environment = self._environment(claimed, store, predictor_json)
+            self._tools.load()
+        return environment
+
+    def _environment(self, claimed: ClaimedSearch, store: SqlCandidateStore, predictor_json: str) -> SearchEnvironment:
         return SearchEnvironment(
             began=time.monotonic(),
             search_name=claimed.name,
@@ -294,7 +310,7 @@ class Worker:
             origin=claimed.origin,
         )
 
-    def _predictor(self, claimed: ClaimedSearch, store: SqlCandidateStore) -> str:
+    def _predictor(self, claimed: ClaimedSearch, store: CandidateStore) -> str:
         """What was measured on a target of this machine, measured now if need be; of any other, what its data sheet says."""
         target, predictors = claimed.spec.target, self._calibrator.predictors
         if not is_builtin(target):
@@ -303,10 +319,9 @@ class Worker:
             return directory.predictor(known).to_json()
         if not predictors.exists(target):
             store.append(Event("phase", f"calibrating {target}: about {self._settings.calibration_s:.0f} s, once"))
-            limit_s = claimed.spec.effort.max_wall_time_s
 
             def show(fraction: float, message: str) -> None:
-                show_before(store, limit_s, Progress("start", f"calibrating {target}: {fraction:.0%}, {message}"))
+                store.show(Progress("start", f"calibrating {target}: {fraction:.0%}, {message}"))
 
             self._calibrator.measure(target, self._settings.calibration_s, store.should_stop, show)
         return predictors.get(target).text

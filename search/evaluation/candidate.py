@@ -17,7 +17,7 @@ from search.evaluation.accuracy import AccuracyResult, drop_points, evaluate, sc
 from search.evaluation.data import CalibrationSource, ImageData, SplitView, TrainingSource, open_teacher_logits
 from search.evaluation.reading import Reading
 from search.execution.trial import TrialPlan
-from search.execution.word import Word
+from search.execution.word import Tell, Word
 from search.spec import MetricName
 from techniques import lift
 from techniques.apply import compress
@@ -28,7 +28,6 @@ from techniques.network import Network
 from techniques.recipe import Recipe
 
 CALIBRATION_IMAGES = 512
-Tell = Callable[[Word], None]
 StepDone = Callable[[int, int], None]
 
 
@@ -98,7 +97,7 @@ class EvaluationSettings:
 
 
 class CandidateEvaluator:
-    """A `RungEvaluator`; data and the original are opened once per actor and kept between trials."""
+    """A `MovableEvaluator`; data and the original are opened once per actor and kept between trials."""
 
     def __init__(self, files: EvaluationFiles, settings: EvaluationSettings, tell: Tell | None = None) -> None:
         """See the class.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import math
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +29,42 @@ class Node:
 
     Attributes:
         node_id: Ray's, hexadecimal.
-        cpus: that Ray may give away on it.
+        cpus, gpus: that Ray may give away on it.
     """
 
     node_id: str
     address: str
     cpus: int
+    gpus: int = 0
 
     def __str__(self) -> str:
-        return f"{self.node_id[:8]} ({self.address}, {self.cpus} CPU{'s' if self.cpus != 1 else ''})"
+        gpus = f", {_count(self.gpus, 'GPU')}" if self.gpus else ""
+        return f"{self.node_id[:8]} ({self.address}, {_count(self.cpus, 'CPU')}{gpus})"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a trial asks Ray for, all of it on one node."""
+
+    cpus: int
+    gpus: float = 0.0
+
+    def __str__(self) -> str:
+        gpus = f" and {_count(self.gpus, 'GPU')}" if self.gpus else ""
+        return f"{_count(self.cpus, 'CPU')}{gpus}"
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """As Tune takes it."""
+        return {"cpu": self.cpus, **({"gpu": self.gpus} if self.gpus else {})}
+
+    def fits(self, node: Node) -> bool:
+        """Whether the node has as much, once it is free."""
+        return self.cpus <= node.cpus and self.gpus <= node.gpus
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'s' if number != 1 else ''}"
 
 
 def connect(address: str) -> None:
@@ -99,7 +127,9 @@ def _reason(error: BaseException) -> str:
 def living_nodes() -> list[Node]:
     """All nodes that Ray takes for alive; it notices a lost one after some seconds."""
     return [
-        Node(one["NodeID"], one["NodeManagerAddress"], int(one["Resources"].get("CPU", 0))) for one in ray.nodes() if one["Alive"]
+        Node(one["NodeID"], one["NodeManagerAddress"], *(int(one["Resources"].get(name, 0)) for name in ("CPU", "GPU")))
+        for one in ray.nodes()
+        if one["Alive"]
     ]
 
 
@@ -109,9 +139,10 @@ def own_node() -> Node:
     return next(node for node in living_nodes() if node.node_id == own_id)
 
 
-def claim_of(threads: int) -> int:
-    """CPUs that a trial of so many threads asks Ray for: what fits on the largest node. Its threads stay what they are."""
-    return min(threads, max((node.cpus for node in living_nodes()), default=0)) or threads
+def claim_of(threads: int, gpus: float = 0.0) -> Claim:
+    """What a trial of so many threads asks Ray for: what fits on the largest node with such GPUs. Its threads stay."""
+    largest = max((node.cpus for node in living_nodes() if node.gpus >= gpus), default=0)
+    return Claim(min(threads, largest) or threads, gpus)
 
 
 def gpu_claim(device: TrainDevice, parallel_trials: int) -> float:
@@ -120,13 +151,14 @@ def gpu_claim(device: TrainDevice, parallel_trials: int) -> float:
     Raises:
         ClusterError: only GPUs will do, and there is none.
     """
-    gpus = float(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0.0
+    gpus = sum(node.gpus for node in living_nodes()) if device != "cpu" else 0
     if device == "cuda" and not gpus:
         raise ClusterError(
             "PARETOPRESS_TRAIN_DEVICE is cuda, and Ray knows of no GPU here: install the driver and a torch with CUDA, start the "
             "cluster's nodes with --num-gpus, or leave it at auto"
         )
-    return min(1.0, gpus / parallel_trials)
+    # As many trials on each: with two thirds of one there is no room for a second trial beside the first.
+    return 1 / math.ceil(parallel_trials / gpus) if gpus else 0.0
 
 
 def has_room() -> bool:
@@ -136,9 +168,12 @@ def has_room() -> bool:
     return any(group_id.endswith(job_id) and group["state"] == "CREATED" for group_id, group in groups.items())
 
 
-def free_cpus() -> str:
+def free_room() -> str:
     """What is free on which node, in words."""
     free: dict[str, dict[str, float]] = available_resources_per_node()
-    return (
-        ", ".join(f"{free.get(node.node_id, {}).get('CPU', 0):g} free on {node}" for node in living_nodes()) or "there is no node"
-    )
+    return ", ".join(_free(node, free.get(node.node_id, {})) for node in living_nodes()) or "there is no node"
+
+
+def _free(node: Node, free: dict[str, float]) -> str:
+    gpus = f" and {_count(free.get('GPU', 0), 'GPU')}" if node.gpus else ""
+    return f"{free.get('CPU', 0):g}{gpus} free on {node}"

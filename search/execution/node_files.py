@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from ray.exceptions import RayError
 
@@ -23,6 +24,7 @@ from search.execution.file_server import BLOCK_BYTES, Content, Files, TrialFiles
 
 CACHE_BYTES = 20 * 2**30
 _INTERRUPT_POLL_S = 1.0
+F = TypeVar("F", bound=TrialFiles)
 
 
 class NodeFiles:
@@ -46,7 +48,7 @@ class NodeFiles:
     def _checkpoints(self) -> Path:
         return self._own / "checkpoints"
 
-    def place(self, files: TrialFiles) -> TrialFiles:
+    def place(self, files: F) -> F:
         """The same files where this process can read them; fetches what is not here."""
         inputs = {Path(one.name): self._local(one) for one in self._server.inputs()}
         make_room(self._cache, keep={path.name for path in inputs.values()})
@@ -77,11 +79,12 @@ class NodeFiles:
         shutil.rmtree(self._own, ignore_errors=True)
 
     def _local(self, content: Content) -> Path:
-        path = Path(content.name)  # a shared file system, or another node on the worker's machine
-        if path.is_file() and path.stat().st_size == content.bytes and content_of(path, content.name) == content:
+        path = Path(content.name)
+        if _is_here(path, content):
             return path
         copy = self._cache / content.sha256
-        with _locked(self._cache / f"{content.sha256}.lock"):
+        # By the digest's first digit: a lock's file cannot be deleted safely, so there is a fixed number of them.
+        with _locked(self._cache / f"{content.sha256[0]}.lock"):
             if copy.exists():
                 os.utime(copy)
             else:
@@ -89,7 +92,8 @@ class NodeFiles:
         return copy
 
     def _fetch(self, content: Content, path: Path) -> None:
-        partial, digest = path.with_name(f"{path.name}.{os.getpid()}.tmp"), hashlib.sha256()
+        # In the process's own folder: whoever comes next deletes it if this process is killed.
+        partial, digest = self._own / f"{path.name}.tmp", hashlib.sha256()
         with partial.open("wb") as file:
             for offset in range(0, content.bytes, BLOCK_BYTES):
                 data = self._server.block(content.name, offset, self._node_id)
@@ -114,6 +118,16 @@ class NodeFiles:
             time.sleep(_INTERRUPT_POLL_S)
 
 
+def _is_here(path: Path, content: Content) -> bool:
+    """Whether the worker's path leads to the same content here: a shared file system, or another node on the worker's machine.
+
+    What may not be looked at, such as another user's home, is not here.
+    """
+    with contextlib.suppress(OSError):
+        return path.is_file() and path.stat().st_size == content.bytes and content_of(path, content.name) == content
+    return False
+
+
 def cache_folder() -> Path:
     """This user's folder for copies, below ``TMPDIR``.
 
@@ -129,11 +143,15 @@ def cache_folder() -> Path:
 
 def make_room(cache: Path, keep: set[str], most_bytes: int = CACHE_BYTES) -> None:
     """Delete the copies that were not used for longest, until the others take no more than ``most_bytes``."""
-    copies = sorted((p for p in cache.iterdir() if len(p.name) == 64), key=lambda p: p.stat().st_mtime)
-    total = sum(path.stat().st_size for path in copies)
-    for path in copies:
+    copies = []
+    for path in cache.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process makes room, too
+            if len(path.name) == 64:
+                copies.append((path.stat().st_mtime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in copies)
+    for _, size, path in sorted(copies):
         if total > most_bytes and path.name not in keep:
-            total -= path.stat().st_size
+            total -= size
             path.unlink(missing_ok=True)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from search.execution.cluster import Node, claim_of, free_cpus, has_room, living_nodes
+from search.errors import ClusterError
+from search.execution.cluster import Claim, Node, free_room, has_room, living_nodes
 from search.execution.driver import DriverBound, TrialDriver
 
 TELL_AFTER_S = 20.0
@@ -33,7 +34,7 @@ class Patience:
     def words(self) -> str:
         """What is waited for, and for how long."""
         waited_s = time.monotonic() - self._since
-        return f"{self.what} for {waited_s:.0f} s, at most {self._limit_s:.0f} s: {free_cpus()}"
+        return f"{self.what} for {waited_s:.0f} s, at most {self._limit_s:.0f} s: {free_room()}"
 
     def is_over(self) -> bool:
         """Whether it took too long; to be asked again and again."""
@@ -52,20 +53,26 @@ class Patience:
 class NodeWatch(DriverBound, Callback):  # type: ignore[misc]
     """Tune asks it at every step.
 
+    Args:
+        claim_now: what a trial should ask for as the nodes are.
+
     Attributes:
+        claim: what each trial asks for; another one as soon as no node is left that could ever hold it.
         lost: how many nodes were lost since it was made.
         gave_up: what was waited for in vain; empty as long as there is patience.
     """
 
-    def __init__(self, driver: TrialDriver, threads: int, limit_s: float) -> None:
-        self._driver, self._threads = driver, threads
+    def __init__(self, driver: TrialDriver, claim_now: Callable[[], Claim], limit_s: float) -> None:
+        self._driver, self._claim_now, self.claim = driver, claim_now, claim_now()
         self.lost, self.gave_up = 0, ""
         self.nodes: dict[str, Node] = {}
         self._looked = time.monotonic()
         self._meet()
-        claim = claim_of(threads)
-        self._no_room = f"trials have waited for a node with {claim} free CPU{'s' if claim > 1 else ''}"
         self._patience = Patience(self._no_room, limit_s, self._warn)
+
+    @property
+    def _no_room(self) -> str:
+        return f"trials have waited for a node with {self.claim} to spare"
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Look at nodes and trials."""
@@ -92,11 +99,29 @@ class NodeWatch(DriverBound, Callback):  # type: ignore[misc]
             self._warn(f"node {node} was lost; its trials go on elsewhere")
         if new:
             self._driver.note(f"nodes: {', '.join(str(node) for node in new)}", {"nodes": [node.node_id for node in new]})
-        small = [node for node in new if node.cpus < claim_of(self._threads)]
+        if not any(self.claim.fits(node) for node in now.values()):
+            self._claim_anew()
+        self._tell_useless([node for node in new if not self.claim.fits(node)])
+
+    def _claim_anew(self) -> None:
+        """Trials take what there is; where nothing will do, they wait for the nodes to come back."""
+        try:
+            claim = self._claim_now()
+        except ClusterError:
+            return
+        if claim != self.claim and any(claim.fits(node) for node in self.nodes.values()):
+            self._warn(f"no node is left with {self.claim}: trials go on with {claim}")
+            self.claim = claim
+
+    def _tell_useless(self, nodes: list[Node]) -> None:
+        """On which nodes no trial can run, and why."""
+        without = ", ".join(str(node) for node in nodes if node.gpus < self.claim.gpus)
+        small = ", ".join(str(node) for node in nodes if node.gpus >= self.claim.gpus)
+        if without:
+            self._warn(f"without a GPU, and so without trials: {without}; PARETOPRESS_TRAIN_DEVICE=cpu uses them, too, and no GPU")
         if small:
             self._warn(
-                f"too small for a trial of {self._threads} CPUs: {', '.join(str(node) for node in small)}; set "
-                "PARETOPRESS_TRIAL_CPUS lower to use them, too"
+                f"too small for a trial of {self.claim.cpus} CPUs: {small}; set PARETOPRESS_TRIAL_CPUS lower to use them, too"
             )
 
     def _warn(self, words: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import ray
 from ray import tune
@@ -15,7 +17,7 @@ from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from search.errors import ClusterError, RuntimeLostError, SearchCancelledError
-from search.execution.cluster import claim_of, gpu_claim, own_node
+from search.execution.cluster import Claim, claim_of, gpu_claim, own_node
 from search.execution.driver import DriverBound, TrialDriver
 from search.execution.file_server import FileSource, start_file_server
 from search.execution.node_watch import NodeWatch, Patience
@@ -26,6 +28,8 @@ from search.execution.trial import MovableEvaluator, RungEvaluator, TrialActor
 from search.execution.word import Ear
 
 _STOP_POLL_S = 0.5
+_LEAST_WAIT_S = 10.0
+"""Ray takes seconds to give away what trials have just let go of."""
 Result = TypeVar("Result")
 
 
@@ -42,8 +46,10 @@ def _lost_runtime() -> Iterator[None]:
 
 
 class _DriverStopper(DriverBound, Stopper):  # type: ignore[misc]
-    def __init__(self, driver: TrialDriver, watch: NodeWatch | None) -> None:
-        self._driver, self._watch, self._ear = driver, watch, Ear()
+    """Ends a round of Tune: for the driver, for want of patience, or because trials have to claim something else."""
+
+    def __init__(self, driver: TrialDriver, watch: NodeWatch | None, claim: Claim) -> None:
+        self._driver, self._watch, self._claim, self._ear = driver, watch, claim, Ear()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -52,7 +58,8 @@ class _DriverStopper(DriverBound, Stopper):  # type: ignore[misc]
         word = self._ear.new_word()
         if word is not None:
             self._driver.heard(word)
-        return self._driver.should_stop() or bool(self._watch and self._watch.gave_up)
+        ends = self._watch is not None and (self._watch.gave_up != "" or self._watch.claim != self._claim)
+        return self._driver.should_stop() or ends
 
 
 def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSettings) -> None:
@@ -65,35 +72,44 @@ def run_trials(driver: TrialDriver, evaluator: RungEvaluator, settings: RunnerSe
         RuntimeLostError: Ray went away.
         ClusterError: the cluster had no place for a trial for too long.
     """
+    only_cuda = settings.train_device == "cuda"
     if settings.address is None:
-        _run(driver, tune.with_parameters(TrialActor, evaluator=evaluator), settings, settings.threads_per_trial, None)
+        claim = Claim(settings.threads_per_trial, gpu_claim(settings.train_device, settings.parallel_trials))
+        _run(driver, tune.with_parameters(TrialActor, evaluator=evaluator, only_cuda=only_cuda), settings, claim)
         return
-    movable: MovableEvaluator = evaluator  # type: ignore[assignment]
+    movable = cast("MovableEvaluator[Any]", evaluator)
     with _lost_runtime():
-        watch = NodeWatch(driver, settings.threads_per_trial, settings.wait_limit_s)
+        watch = NodeWatch(driver, lambda: _claim_now(settings), settings.wait_limit_s)
         source = start_file_server(movable.files)
-        trainable = tune.with_parameters(TrialActor, evaluator=movable, source=source)
-        _run(driver, trainable, settings, claim_of(settings.threads_per_trial), watch)
+        trainable = tune.with_parameters(TrialActor, evaluator=movable, source=source, only_cuda=only_cuda)
+        _run(driver, trainable, settings, watch.claim, watch)
         _tell_traffic(driver, source)
 
 
-def _run(driver: TrialDriver, trainable: Any, settings: RunnerSettings, cpus: int, watch: NodeWatch | None) -> None:
-    claim: dict[str, float] = {"cpu": cpus}
-    gpus = gpu_claim(settings.train_device, settings.parallel_trials)
-    if gpus:
-        claim["gpu"] = gpus
-        driver.note(f"candidates are trained on GPUs, {gpus:g} for each trial", {"gpus_per_trial": gpus})
+def _claim_now(settings: RunnerSettings) -> Claim:
+    return claim_of(settings.threads_per_trial, gpu_claim(settings.train_device, settings.parallel_trials))
+
+
+def _run(driver: TrialDriver, trainable: Any, settings: RunnerSettings, claim: Claim, watch: NodeWatch | None = None) -> None:
+    if claim.gpus:
+        driver.note(f"candidates are trained on GPUs, {claim.gpus:g} for each trial", {"gpus_per_trial": claim.gpus})
     searcher = DriverSearcher(driver)
-    scheduler, stopper = RungScheduler(driver, searcher, watch), _DriverStopper(driver, watch)
+    scheduler = RungScheduler(driver, searcher, watch)
     while True:
+        stopper = _DriverStopper(driver, watch, claim)
         with _lost_runtime():
-            _tuner(tune.with_resources(trainable, claim), searcher, scheduler, stopper, settings, watch).fit()
+            _tuner(tune.with_resources(trainable, claim.resources), searcher, scheduler, stopper, settings, watch).fit()
         if watch and watch.gave_up:
             raise ClusterError(
                 f"{watch.gave_up}. Give the cluster more room, or let trials take fewer CPUs (PARETOPRESS_TRIAL_CPUS)"
             )
+        if driver.should_stop():
+            break
+        if watch and watch.claim != claim:
+            claim = watch.claim
+            scheduler.take_back()
         # A process that died after Tune had been told that there are no more trials is handed out in another round.
-        if not searcher.again or driver.should_stop():
+        elif not searcher.again:
             break
     for plan in searcher.again:
         driver.failed(plan.number, plan.rung, DIED)
@@ -140,6 +156,8 @@ def run_quietly(
     *arguments: Any,
     should_stop: Callable[[], bool] = lambda: False,
     tell: Callable[[str], None] = lambda _: None,
+    ends_at: float = math.inf,
+    limit_s: Callable[[], float] | None = None,
     **named: Any,
 ) -> Result:
     """Call a function while no trial can run on the worker's own machine: it takes all CPUs there (contract 4).
@@ -149,13 +167,17 @@ def run_quietly(
     Args:
         should_stop: asked twice a second; the process that runs the function is then ended, with what it has started.
         tell: takes a sentence on what is waited for.
+        ends_at: of `time.monotonic`: how long the machine is waited for, beside the settings' limit.
+        limit_s: asked once the machine is there; handed to the function, by this name.
 
     Raises:
         RuntimeLostError: Ray, or the process that ran the function, went away.
         SearchCancelledError: ``should_stop`` said so.
         ClusterError: others kept the CPUs of this machine for too long.
     """
-    with _lost_runtime(), _machine(settings, should_stop, tell) as options:
+    with _lost_runtime(), _machine(settings, should_stop, tell, ends_at) as options:
+        if limit_s:
+            named["limit_s"] = limit_s()
         reference = ray.remote(max_retries=0, **options)(function).remote(*arguments, **named)
         while not ray.wait([reference], timeout=_STOP_POLL_S)[0]:
             if should_stop():
@@ -166,7 +188,9 @@ def run_quietly(
 
 
 @contextmanager
-def _machine(settings: RunnerSettings, should_stop: Callable[[], bool], tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def _machine(
+    settings: RunnerSettings, should_stop: Callable[[], bool], tell: Callable[[str], None], ends_at: float
+) -> Iterator[dict[str, Any]]:
     """Options of a call that has the worker's machine for itself, as far as Ray gives it away."""
     if settings.address is None:
         yield {"num_cpus": settings.cpus}
@@ -174,8 +198,9 @@ def _machine(settings: RunnerSettings, should_stop: Callable[[], bool], tell: Ca
     node = own_node()
     cpus = {"CPU": node.cpus} if node.cpus else {}
     group = placement_group([{f"node:{node.address}": 0.001, **cpus}])
+    wait_limit_s = min(settings.wait_limit_s, max(ends_at - time.monotonic(), _LEAST_WAIT_S))
     try:
-        patience = Patience(f"measuring has waited for all of node {node}", settings.wait_limit_s, tell)
+        patience = Patience(f"measuring has waited for all of node {node}", wait_limit_s, tell)
         while not group.wait(_STOP_POLL_S):
             if should_stop():
                 raise SearchCancelledError("cancelled on request")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import ray
 from ray import tune
 
-from search.execution.file_server import FileSource
+from search.execution.file_server import FileSource, TrialFiles
 from search.execution.node_files import NodeFiles
-from search.execution.word import Mouth
+from search.execution.word import Mouth, Tell
 
 _KEY = "plan"
+F = TypeVar("F", bound=TrialFiles)
 
 
 @dataclass(frozen=True)
@@ -44,38 +45,41 @@ class TrialPlan:
 class RungEvaluator(Protocol):
     """What an actor runs. Pickled to the actor once; it may keep what it loaded between trials."""
 
+    tell: Tell | None
+    """Hears how far a trial is, after every step of training."""
+
     def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         """Take the trial to ``rung`` and return JSON-able values; errors of the candidate are raised."""
         ...
 
-
-class MovableEvaluator(RungEvaluator, Protocol):
-    """One that can run on another machine than the worker's."""
-
-    files: Any
-    """`TrialFiles`"""
-    tell: Any
-    """Hears a `Word` after every step of training."""
-
-    def on_device(self, device: str) -> MovableEvaluator:
+    def on_device(self, device: str) -> Self:
         """The same evaluator, training elsewhere than on the CPU."""
         ...
 
-    def with_files(self, files: Any) -> RungEvaluator:
+
+class MovableEvaluator(RungEvaluator, Protocol[F]):
+    """One that can run on another machine than the worker's."""
+
+    @property
+    def files(self) -> F:
+        """What it reads and writes."""
+        ...
+
+    def with_files(self, files: F) -> Self:
         """The same evaluator on files that lie elsewhere."""
         ...
 
 
-class AwayEvaluator:
-    """A `RungEvaluator` on another machine: brings the files here, and what the trial wrote back.
+class AwayEvaluator(Generic[F]):
+    """An evaluator on another machine: brings the files here, and what the trial wrote back.
 
     Args:
         open_files: called once, by the first trial: what goes wrong is then told with a reason.
     """
 
-    def __init__(self, evaluator: MovableEvaluator, open_files: Callable[[], NodeFiles]) -> None:
+    def __init__(self, evaluator: MovableEvaluator[F], open_files: Callable[[], NodeFiles]) -> None:
         self._evaluator, self._open_files = evaluator, open_files
-        self._opened: tuple[NodeFiles, RungEvaluator] | None = None
+        self._opened: tuple[NodeFiles, MovableEvaluator[F]] | None = None
         self._number = -1
 
     def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
@@ -91,7 +95,7 @@ class AwayEvaluator:
         finally:
             files.hand_in(plan.number)
 
-    def _open(self) -> tuple[NodeFiles, RungEvaluator]:
+    def _open(self) -> tuple[NodeFiles, MovableEvaluator[F]]:
         files = self._open_files()
         self._opened = files, self._evaluator.with_files(files.place(self._evaluator.files))
         return self._opened
@@ -105,19 +109,29 @@ class AwayEvaluator:
 class TrialActor(tune.Trainable):  # type: ignore[misc]
     """Adapts a `RungEvaluator` to Ray Tune: one training iteration is one rung."""
 
-    def setup(self, config: dict[str, Any], evaluator: MovableEvaluator, source: FileSource | None = None) -> None:
+    def setup(
+        self, config: dict[str, Any], evaluator: RungEvaluator, source: FileSource | None = None, only_cuda: bool = False
+    ) -> None:
         """Called once per actor; ``evaluator`` comes through the object store.
 
         Args:
+            evaluator: with a source, a `MovableEvaluator`.
             source: of files, in a cluster.
+            only_cuda: whether nothing may be trained on a CPU.
         """
         self._node_id = ray.get_runtime_context().get_node_id() if source else ""
+        self._remark = ""
         if ray.get_gpu_ids():
-            evaluator = evaluator.on_device("cuda")
+            if only_cuda or _has_cuda():
+                evaluator = evaluator.on_device("cuda")
+            else:
+                where = f"node {self._node_id[:8]}" if source else "this machine"
+                self._remark = f"Ray gives trials a GPU of {where}, but torch finds no CUDA there: they train on its CPU"
         evaluator.tell = Mouth().say
-        self._evaluator: RungEvaluator = evaluator
+        self._evaluator: RungEvaluator | AwayEvaluator[Any] = evaluator
         if source and source.node_id != self._node_id:
-            self._evaluator = AwayEvaluator(evaluator, lambda: NodeFiles(source.server, self._node_id))
+            movable = cast("MovableEvaluator[Any]", evaluator)
+            self._evaluator = AwayEvaluator(movable, lambda: NodeFiles(source.server, self._node_id))
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -133,9 +147,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         rung = self._plan.rung + int(self.iteration)
         try:
             values = {**self._evaluator.evaluate(self._plan, rung), "node": self._node_id}
-            return {"rung": rung, "values": json.dumps(values), "error": ""}
+            return {"rung": rung, "values": json.dumps(values), "error": "", "remark": self._remark}
         except Exception as error:
-            return {"rung": rung, "values": "{}", "error": f"{type(error).__name__}: {error}"}
+            return {"rung": rung, "values": "{}", "error": f"{type(error).__name__}: {error}", "remark": self._remark}
 
     def cleanup(self) -> None:
         """The actor ends."""
@@ -147,3 +161,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing to load."""
+
+
+def _has_cuda() -> bool:
+    import torch  # only where Ray has given a GPU away: this module is light
+
+    return torch.cuda.is_available()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import ray
@@ -25,6 +26,9 @@ class Word:
     rung: int
     epoch: float
     epochs: float
+
+
+Tell = Callable[[Word], None]
 
 
 class Mouth:

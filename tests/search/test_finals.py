@@ -68,6 +68,7 @@ class Finals:
     store: MemoryStore = field(default_factory=MemoryStore)
     exported: list[str] = field(default_factory=list)
     measured: list[list[str]] = field(default_factory=list)
+    waits_until: list[float] = field(default_factory=list)
 
     def run(self, ends_at: float = 1e18) -> conclusion.Finals:
         for number in range(CANDIDATES):
@@ -106,7 +107,8 @@ class Finals:
 
     def _measure(self, function: object, runner: object, files: Mapping[str, bytes], *_: object, **named: Any) -> Any:
         self.measured.append(sorted(files))
-        assert 0 < named["limit_s"] <= 60
+        assert 0 < named["limit_s"]() <= 60
+        self.waits_until.append(named["ends_at"])
         if named["should_stop"]():
             raise SearchCancelledError("cancelled on request")
         if self.unmeasurable in files:
@@ -130,6 +132,12 @@ def test_a_finalist_that_cannot_be_exported_has_failed_and_the_next_best_takes_i
     assert failed.state == "failed"
     assert failed.error.startswith(reason)
     assert [e.message for e in finals.store.events if e.kind == "warning"] == [f"c0001 {failed.error}"]
+
+
+def test_measuring_waits_for_the_machine_no_longer_than_the_wall_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finals = Finals(tmp_path, monkeypatch)
+    finals.run(ends_at=1e12)
+    assert finals.waits_until == [1e12]
 
 
 def test_what_was_changed_or_counted_otherwise_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

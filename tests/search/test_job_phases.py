@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from search import job
-from search.errors import BaselineError, SearchError, UnexpectedError
+from search.errors import BaselineError, ClusterError, SearchError, UnexpectedError
 from search.job import run_search
-from search.protocols import CandidateRecord
+from search.protocols import BASELINE, CandidateRecord
+from search.spec import Effort
+from tests.search.memory import MemoryStore
 from tests.search.small_search import small_search
 
 
@@ -74,3 +77,34 @@ def test_candidates_are_answered_with_when_the_time_is_up_in_another_life(tmp_pa
         small.store.save_candidate(CandidateRecord(f"c{number:04d}", number, "{}", 0, 0))
     prepared: Any = object()
     assert job._in_time(lambda: prepared, small.spec, small.store, clock) is prepared
+
+
+def _candidate(state: Any) -> CandidateRecord:
+    return CandidateRecord(f"c-{state}", 0, "{}", 0, 0, state=state)
+
+
+def _run_trials_in_a_full_cluster(monkeypatch: pytest.MonkeyPatch, store: MemoryStore) -> None:
+    def full(*_: object) -> None:
+        raise ClusterError("trials have waited for a node")
+
+    monkeypatch.setattr(job, "run_trials", full)
+    setup: Any = SimpleNamespace(evaluator=None, runner=None, spec=SimpleNamespace(effort=Effort(max_trials=5)))
+    job._run_trials(None, setup, store)  # type: ignore[arg-type]
+
+
+def test_candidates_that_were_found_before_a_cluster_was_full_go_on_to_the_finals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by review: ten finished candidates were thrown away, since others took the cluster for a while."""
+    store = MemoryStore()
+    for record in (CandidateRecord(BASELINE, -1, "{}", 0, 0), _candidate("evaluated"), _candidate("failed")):
+        store.save_candidate(record)
+    _run_trials_in_a_full_cluster(monkeypatch, store)
+    words = "trials have waited for a node. No more trials: the search ends with 1 of 5 candidates"
+    assert [(event.kind, event.message) for event in store.events] == [("warning", words)]
+
+
+def test_a_cluster_that_is_full_from_the_beginning_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    for record in (CandidateRecord(BASELINE, -1, "{}", 0, 0), _candidate("failed")):
+        store.save_candidate(record)
+    with pytest.raises(ClusterError, match="trials have waited"):
+        _run_trials_in_a_full_cluster(monkeypatch, store)

@@ -80,6 +80,21 @@ def test_nothing_is_sent_where_the_path_has_the_right_content(files: Files, serv
     assert server.traffic() == {}
 
 
+def test_a_path_that_may_not_be_looked_at_is_copied(
+    files: Files, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's home on a machine with a user of the same name; root may look everywhere, so it is pretended."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(f"[Errno 13] Permission denied: '{path}'")
+
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(Path, "is_file", refuse)
+    here = NodeFiles(server, "node", tmp_path / "cache").place(files)
+    assert here.inputs[0].read_bytes() == DATA
+    assert here.inputs[0].parent == tmp_path / "cache"
+
+
 def test_another_file_at_the_same_path_is_not_taken_for_it(files: Files, server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     right = files.data.read_bytes()
@@ -129,6 +144,38 @@ def test_old_copies_go_and_those_in_use_stay(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (1000 + age, 1000 + age))
     make_room(tmp_path, keep={"a" * 64}, most_bytes=20)
     assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+def test_two_processes_may_make_room_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a" * 64, "b" * 64):
+        (tmp_path / name).write_bytes(b"x" * 10)
+    stat = Path.stat
+
+    def stat_too_late(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "a" * 64:
+            path.unlink(missing_ok=True)  # the other process has just done so
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_too_late)
+    make_room(tmp_path, keep=set(), most_bytes=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fetch_that_was_killed_leaves_nothing_for_long(
+    files: Files, server: FileServer, away: NodeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by review: parts of files stayed for ever and were not counted, and so did one lock for each file."""
+    dead = tmp_path / "cache" / "process-999999999"  # beyond the kernel's highest
+    away._own.rename(dead)
+    away._own = dead
+    monkeypatch.setattr(server, "block", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        away.place(files)
+    monkeypatch.undo()
+    NodeFiles(server, "node", tmp_path / "cache").close()
+    left = [path.name for path in (tmp_path / "cache").iterdir()]
+    assert len(left) == 1
+    assert len(left[0]) == len("0.lock")
 
 
 def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

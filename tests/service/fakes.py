@@ -195,6 +195,9 @@ class FakeTools:
     models: FakeRegistry = field(default_factory=FakeRegistry)
     logs: Tracker = field(default_factory=NoTracker)
 
+    def load(self) -> None:
+        """Nothing to read."""
+
     def run_search(self, spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcome:
         return self.run(spec, environment)
 
