@@ -34,6 +34,11 @@ class Clock:
         return self._before_s + time.monotonic() - self._began
 
     @property
+    def counts_from(self) -> float:
+        """When the search would have begun, of `time.monotonic`, had this worker done all of it."""
+        return self._began - self._before_s
+
+    @property
     def left_s(self) -> float:
         """Until the wall time is up; negative behind it."""
         return self.limit_s - self.spent_s

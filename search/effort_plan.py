@@ -1,7 +1,8 @@
 """How long a candidate is trained, so that all that are asked for come to their turn within the wall time on this machine.
 
 Epochs and trials are what a request allows at most. Where a measured step of training says that the time does not hold both,
-each candidate is trained for less, down to a stated share; what still does not fit is left out by the wall time.
+each candidate is trained for less, down to a stated share; what still does not fit is left out by the wall time. Where it does not
+even hold one candidate's least training, none is trained: an answer of untrained candidates is better than none.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def expected_trials(trials: int, rungs: int) -> list[float]:
 
 
 def plan_effort(asked: Effort, trials: int, costs: EffortCosts) -> Effort:
-    """The effort asked for, or a smaller one with which ``trials`` fit into the time that is left."""
+    """The effort asked for, or a smaller one with which ``trials`` fit into the time that is left; perhaps no training at all."""
+    if costs.untrained_s + costs.step_s * LEAST_SHARE * sum(asked.rung_steps) > costs.left_s:
+        return Effort((0,), asked.batch_size)
     counts = expected_trials(trials, len(asked.rung_steps))
     training_s = costs.step_s * sum(count * steps for count, steps in zip(counts, asked.rung_steps, strict=True))
     free_s = costs.left_s - trials * costs.untrained_s
@@ -91,8 +94,9 @@ def remember_effort(store: CandidateStore, asked: Effort, planned: Effort, epoch
     note = ""
     if planned != asked:
         share = sum(planned.rung_steps) / sum(asked.rung_steps)
+        trained = f"trained for at most {epochs * share:.2g} epochs instead of {epochs:.2g}" if share else "not trained at all"
         note = (
-            f"candidates are trained for at most {epochs * share:.2g} epochs instead of {epochs:.2g}: a step of training takes "
+            f"candidates are {trained}: a step of training takes "
             f"{costs.step_s:.2g} s here, and the wall time leaves {max(costs.left_s, 0.0):.0f} s for {trials} trials. More time "
             "allows more epochs"
         )

@@ -30,7 +30,7 @@ class SearchEnvironment:
         measure_limit_s: for which rounds of measuring are added while latencies have not settled.
         origin: what the request called model, dataset and itself; for the tracker.
         began: of `time.monotonic`: when the worker took the search up; its wall time counts from here. Calibrating the machine
-            comes before it: that is done once, and for all searches.
+            comes before it: that is done once, and for all searches. What earlier workers have spent is taken off by `run_search`.
     """
 
     search_name: str

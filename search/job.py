@@ -52,7 +52,7 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
 
     try:
         with store.noting():
-            return _run(spec, replace(environment, store=store), outbox, clock)
+            return _run(spec, replace(environment, store=store, began=clock.counts_from), outbox, clock)
     except SearchCancelledError as error:
         outcome = SearchOutcome("CANCELLED", f"{error}; finished candidates are kept")
         remember_untracked(environment.store, log_ended(outbox, (), environment.blobs, outcome))

@@ -14,7 +14,7 @@ import torch
 
 from hw_models.predictor import Predictor
 from hw_models.targets import Target, builtin_targets
-from search.attempts import STEP_LIMIT_S, Attempts, attempt, supervised
+from search.attempts import STEP_LIMIT_S, Attempts, attempt, reason_of, supervised
 from search.baseline import (
     Original,
     baseline_record,
@@ -209,17 +209,22 @@ def _affordable(
     finals_time: FinalsTime,
     environment: SearchEnvironment,
 ) -> TrainingEffort:
-    """The effort asked for, or what of it the wall time holds; decided once in the life of a search."""
+    """The effort asked for, or what of it the wall time holds; decided once, unless it was no training and there is more time."""
     remembered = remembered_effort(environment.store)
     # How fast the nodes of a cluster are is not known here.
-    if remembered is not None or environment.ray_address or not asked.rung_steps[-1]:
+    if (remembered and remembered.rung_steps[-1]) or environment.ray_address or not asked.rung_steps[-1]:
         return remembered or asked
     device = "cuda" if environment.train_device != "cpu" and torch.cuda.is_available() else "cpu"
     train, limit_s = original.data.split("train"), spec.effort.max_wall_time_s
     batch = train.images(np.arange(min(len(train), asked.batch_size)))
     left_s = limit_s * (1 - _SENSITIVITY_SHARE - _GRACE_SHARE) - (time.monotonic() - environment.began)
+    try:
+        step_s = training_step_s(original.network, batch, reading.task, device)
+    except RuntimeError as error:  # a GPU that others have filled
+        environment.store.append(Event("warning", f"no step of training could be timed here: {reason_of(error)}"))
+        return asked
     costs = EffortCosts(
-        step_s=training_step_s(original.network, batch, reading.task, device),
+        step_s=step_s,
         untrained_s=_BUILD_S + image_s * len(original.data.split("validation")) * len(asked.rung_steps),
         left_s=left_s
         - finals_time.reserved_s(limit_s)
@@ -227,7 +232,8 @@ def _affordable(
         - image_s * len(train) * max(1, round(spec.effort.max_epochs)),
     )
     planned = plan_effort(asked, spec.effort.max_trials, costs)
-    remember_effort(environment.store, asked, planned, spec.effort.max_epochs, spec.effort.max_trials, costs)
+    if planned != remembered:
+        remember_effort(environment.store, asked, planned, spec.effort.max_epochs, spec.effort.max_trials, costs)
     return planned
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from paretopress.runtime.measure import LIMIT_S
-from search.clock import PHASE, Clock, ClockedStore
+from search.clock import PHASE, Clock, ClockedStore, StandingClock
 from search.finals_time import FinalsTime
 from search.protocols import Progress
 from tests.search.memory import MemoryStore
@@ -22,6 +22,17 @@ def test_what_an_earlier_worker_has_spent_counts() -> None:
     later = Clock(store, 100.0, time.monotonic() - 5.0)
     assert later.spent_s == pytest.approx(35.0, abs=0.5)
     assert later.ends_at - time.monotonic() == pytest.approx(65.0, abs=0.5)
+    assert time.monotonic() - later.counts_from == pytest.approx(35.0, abs=0.5)
+
+
+def test_what_is_no_time_of_the_search_is_shown_and_not_counted() -> None:
+    store = MemoryStore()
+    store.save_phase(PHASE, {"spent_s": 12.0})
+    shown = ClockedStore(store, StandingClock(store, 100.0))
+    shown.show(Progress("start", "calibrating cpu-ort-1t: 40%"))
+    shown.note()
+    noted = store.phase(PHASE) or {}
+    assert (noted["spent_s"], noted["limit_s"], noted["progress"]["message"]) == (12.0, 100.0, "calibrating cpu-ort-1t: 40%")
 
 
 def test_clock_and_progress_are_noted_whatever_the_search_waits_for() -> None:

@@ -38,11 +38,21 @@ def test_a_slow_machine_trains_less_so_that_all_trials_fit() -> None:
     assert spent_s == pytest.approx(300.0, rel=0.03)
 
 
-@pytest.mark.parametrize("left_s", [-50.0, 0.0, 40.0])
+@pytest.mark.parametrize("left_s", [160.0, 400.0])
 def test_training_is_never_cut_to_noise(left_s: float) -> None:
     planned = plan_effort(ASKED, 14, EffortCosts(step_s=5.0, untrained_s=3.0, left_s=left_s))
     assert planned.rung_steps == (0, 8, 23)
     assert sum(planned.rung_steps) / sum(ASKED.rung_steps) == pytest.approx(LEAST_SHARE, rel=0.05)
+
+
+@pytest.mark.parametrize("left_s", [-50.0, 0.0, 40.0])
+def test_what_does_not_hold_one_training_trains_nothing_and_says_so(left_s: float) -> None:
+    """A search of a minute spent it on the teacher's outputs, and had no candidate at the end."""
+    costs, store = EffortCosts(step_s=5.0, untrained_s=3.0, left_s=left_s), MemoryStore()
+    planned = plan_effort(ASKED, 14, costs)
+    assert planned == Effort((0,), 128)
+    remember_effort(store, ASKED, planned, 1.5, 14, costs)
+    assert "candidates are not trained at all" in effort_notes(store)[0]
 
 
 def test_the_first_few_reach_every_rung_and_half_of_the_others() -> None:
