@@ -52,6 +52,8 @@ class SearchDriver:
         deadline: float,
         interrupt: Path,
         grace_s: float = math.inf,
+        first_deadline: float = -math.inf,
+        first_ends_at: float = -math.inf,
     ) -> None:
         """See the class.
 
@@ -59,11 +61,14 @@ class SearchDriver:
             deadline: of `time.monotonic`; behind it nothing is proposed or promoted.
             interrupt: a file that ends the trials that run, where it exists.
             grace_s: how long after the deadline a trial may go on; then it is interrupted, and what it had reached stays.
+            first_deadline, first_ends_at: until when the first one may begin and go on, if that is later: without a candidate
+                there is no answer.
         """
         self._spec, self._store, self._outbox, self._sampler = spec, store, outbox, sampler
         self._sensitivity, self._pricer, self._make_recipe = sensitivity, pricer, make_recipe
         self._rungs, self._deadline, self._interrupt = rungs, deadline, interrupt
         self._ends_at = deadline + grace_s
+        self._first_deadline, self._first_ends_at = max(deadline, first_deadline), max(self._ends_at, first_ends_at)
         self._original = pricer.price(Recipe())
         self._running: dict[int, _Running] = {}
         self._by_rung: list[dict[int, CandidateRecord]] = [{} for _ in range(rungs)]
@@ -92,7 +97,8 @@ class SearchDriver:
 
     def propose(self) -> TrialPlan | None:
         """The next recipe that fits the budget by prediction and is new."""
-        if self._done + len(self._running) >= self._spec.effort.max_trials or time.monotonic() > self._deadline:
+        begun = self._done + len(self._running)
+        if begun >= self._spec.effort.max_trials or time.monotonic() > (self._deadline if begun else self._first_deadline):
             return None
         for _ in range(_ASKS_PER_TRIAL):
             number, policy = self._number, self._sampler.ask(self._number)
@@ -197,7 +203,7 @@ class SearchDriver:
         Raises:
             SearchError: the time was up before one could begin.
         """
-        if not self._done and not self._running and time.monotonic() > self._deadline:
+        if not self._done and not self._running and time.monotonic() > self._first_deadline:
             limit = f"the wall time of {self._spec.effort.max_wall_time_s:.0f} s"
             raise SearchError(
                 f"{limit} was up before a candidate could be tried: baseline and sensitivity took it. Allow more time"
@@ -220,7 +226,7 @@ class SearchDriver:
         self._store.append(Event("warning" if warning else "phase", message, facts or {}))
 
     def _is_over(self) -> bool:
-        return time.monotonic() > self._ends_at
+        return time.monotonic() > (self._ends_at if self._done else self._first_ends_at)
 
     def _has_time(self) -> bool:
         return not self.should_stop() and time.monotonic() <= self._deadline

@@ -40,6 +40,11 @@ class FinalsTime:
         """From the last export to the report."""
         return self.measuring_s(models) + self.closing_s + _CLOSING_S
 
+    @property
+    def least_s(self) -> float:
+        """With a single finalist."""
+        return self.file_s + self.after_export_s(2)
+
     def reserved_s(self, limit_s: float) -> float:
         """What trials leave of a wall time for the finals."""
         expected = EXPECTED_FINALISTS * self.file_s + self.after_export_s(EXPECTED_FINALISTS + 1)

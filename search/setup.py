@@ -429,5 +429,7 @@ def make_driver(
         rungs=setup.rungs,
         deadline=clock.ends_at - setup.finals_time.reserved_s(limit_s) - limit_s * _GRACE_SHARE,
         grace_s=limit_s * _GRACE_SHARE,
+        first_deadline=clock.ends_at - setup.finals_time.least_s,
+        first_ends_at=clock.ends_at,
         interrupt=setup.evaluator.files.interrupt,
     )

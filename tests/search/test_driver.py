@@ -42,6 +42,7 @@ class Life:
         store: MemoryStore | None = None,
         time_s: float = 600.0,
         grace_s: float = 600.0,
+        first_s: float = -600.0,
     ) -> None:
         self.store, self.tracker = store or MemoryStore(), SilentTracker()
         self.interrupt = folder / "interrupt"
@@ -58,6 +59,8 @@ class Life:
             deadline=time.monotonic() + time_s,
             interrupt=self.interrupt,
             grace_s=grace_s,
+            first_deadline=time.monotonic() + first_s,
+            first_ends_at=time.monotonic() + first_s,
         )
 
     def proposed(self) -> TrialPlan:
@@ -240,3 +243,17 @@ def test_what_was_cut_off_between_two_rungs_reaches_the_tracker(cancelled: bool,
     life.driver.should_stop()
     life.driver.close()
     assert life.tracker.calls == [f"c{plan.number:04d}"]
+
+
+def test_the_first_candidate_may_begin_later_than_others(tmp_path: Path) -> None:
+    """A minute is over in the baseline on a busy machine; one untrained candidate is an answer, none is not."""
+    life = Life(tmp_path, Budget(latency_ms=0.8), time_s=-1.0, grace_s=0.0, first_s=60.0)
+    life.driver.require_time()
+    plan = life.proposed()
+    assert not life.driver.should_stop()
+    assert life.driver.propose() is None, "only one"
+    assert not life.driver.report(plan.number, 0, _values(1.0)), "for training there is no time"
+    time.sleep(0.4)
+    assert life.driver.should_stop()
+    assert life.driver.propose() is None
+    assert [record.state for record in life.store.records.values()] == ["evaluated"]
