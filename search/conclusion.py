@@ -294,7 +294,9 @@ def _attempted_gaps(
     setup: Setup, finals: Finals, best: CandidateRecord | None, store: CandidateStore, left_s: float
 ) -> tuple[dict[str, float], list[str]]:
     """The gaps, or why the report has none: they decide nothing."""
-    limit_s = min(GAPS_LIMIT_S, max(left_s, _GAPS_AT_LEAST_S))
+    limit_s = min(GAPS_LIMIT_S, left_s)
+    if limit_s < _GAPS_AT_LEAST_S:
+        return {}, ["the gaps between training and validation accuracy are missing: the wall time was up"]
     try:
         return attempt("gaps", lambda: _gaps(setup, finals, best), store.should_stop, limit_s), []
     except OptionSkippedError as error:

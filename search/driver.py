@@ -203,10 +203,13 @@ class SearchDriver:
         Raises:
             SearchError: the time was up before one could begin.
         """
-        if not self._done and not self._running and time.monotonic() > self._first_deadline:
-            limit = f"the wall time of {self._spec.effort.max_wall_time_s:.0f} s"
+        late_s = time.monotonic() - self._first_deadline
+        if not self._done and not self._running and late_s > 0:
+            limit_s = self._spec.effort.max_wall_time_s
             raise SearchError(
-                f"{limit} was up before a candidate could be tried: baseline and sensitivity took it. Allow more time"
+                f"the wall time of {limit_s:.0f} s holds no candidate here: baseline and sensitivity are done, and trying, exporting and "
+                f"measuring one would end {late_s:.0f} s too late. Allow at least {math.ceil((limit_s + late_s) / 10) * 10} s, or give "
+                "fewer images"
             )
 
     def should_stop(self) -> bool:

@@ -196,7 +196,8 @@ def _finals_time(original: Original, image_s: float, latency: Measurement | None
         file_s=original.file_s + image_s * counts["selection"],
         latency_ms=latency.value if latency else 0.0,
         measure_limit_s=measure_limit_s,
-        closing_s=2 * image_s * (counts["test"] + min(counts["train"], GAP_IMAGES)),
+        closing_s=2 * image_s * counts["test"],
+        gaps_s=2 * image_s * min(counts["train"], GAP_IMAGES),
     )
 
 
@@ -429,7 +430,7 @@ def make_driver(
         rungs=setup.rungs,
         deadline=clock.ends_at - setup.finals_time.reserved_s(limit_s) - limit_s * _GRACE_SHARE,
         grace_s=limit_s * _GRACE_SHARE,
-        first_deadline=clock.ends_at - setup.finals_time.least_s,
+        first_deadline=clock.ends_at - setup.finals_time.least_s - _RAY_START_S,
         first_ends_at=clock.ends_at,
         interrupt=setup.evaluator.files.interrupt,
     )
