@@ -206,10 +206,10 @@ class SearchDriver:
         late_s = time.monotonic() - self._first_deadline
         if not self._done and not self._running and late_s > 0:
             limit_s = self._spec.effort.max_wall_time_s
+            least_s = math.ceil((limit_s + late_s) / 10) * 10
             raise SearchError(
-                f"the wall time of {limit_s:.0f} s holds no candidate here: baseline and sensitivity are done, and trying, exporting and "
-                f"measuring one would end {late_s:.0f} s too late. Allow at least {math.ceil((limit_s + late_s) / 10) * 10} s, or give "
-                "fewer images"
+                f"the wall time of {limit_s:.0f} s holds no candidate here: baseline and sensitivity are done, and trying, "
+                f"exporting and measuring one would end {late_s:.0f} s too late. Allow at least {least_s} s, or give fewer images"
             )
 
     def should_stop(self) -> bool:
