@@ -193,17 +193,22 @@ class Preprocessing:
 
     def fit_array(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The same for pixels ``(h, w, c)`` uint8 of an uploaded array."""
-        if image.shape == (self.height, self.width, self.channels):
+        if image.shape == (self.height, self.width, self.channels) and self.keeps_size:
             return image
         if image.shape[2] not in _MODES:
-            raise ValueError(f"shape {image.shape} instead of {(self.height, self.width, self.channels)}")
+            wanted = (self.height, self.width, self.channels)
+            raise ValueError(f"shape {image.shape} instead of {wanted}; only images of 1 or 3 channels are resized")
         return self.fit(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image))
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether images of the stated size are taken as they are: nothing is stated that would resize them first."""
+        return self.resize != "shortest_side" or self.resize_size in (0, min(self.height, self.width))
 
     def _shortest_side(self, image: Image.Image) -> Image.Image:
         side = self.resize_size or min(self.height, self.width)
-        factor = side / min(image.size)
-        # Truncation of the longer side is what torchvision does.
-        scaled = [side if length == min(image.size) else max(side, int(length * factor)) for length in image.size]
+        # Truncation of the longer side, in this order of operations, is what torchvision does.
+        scaled = [side if length == min(image.size) else max(side, int(side * length / min(image.size))) for length in image.size]
         if scaled[0] * scaled[1] > MAX_RESIZED_PIXELS:
             raise ValueError(f"{scaled[1]}x{scaled[0]} pixels once resized are more than the limit of {MAX_RESIZED_PIXELS:,}")
         return image.resize((scaled[0], scaled[1]), _FILTERS[self.interpolation])

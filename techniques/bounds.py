@@ -20,7 +20,7 @@ _MODULES: Mapping[type[nn.Module], Bounds] = {
 }  # fmt: skip
 _FUNCTIONS: Mapping[str, Bounds] = {
     "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "_softmax": (0.0, 1.0),
-    "tanh": (-1.0, 1.0), "relu": (0.0, math.inf),
+    "tanh": (-1.0, 1.0), "relu": (0.0, math.inf), "log_softmax": (-math.inf, 0.0), "_log_softmax": (-math.inf, 0.0),
 }  # fmt: skip
 _SAME = frozenset(
     {
@@ -67,17 +67,33 @@ def _of_node(root: nn.Module, node: fx.Node, known: dict[fx.Node, Bounds]) -> Bo
         if type(module) is nn.Hardtanh:
             return float(module.min_val), float(module.max_val)
         return _MODULES.get(type(module), UNBOUNDED)
-    name = _operation(node)
+    name = operation(node)
     if name in _SAME and node.args:
         return bounds_of(root, node.args[0], known)
     if name in ("cat", "concat", "stack") and isinstance(node.args[0], list | tuple):
         parts = [bounds_of(root, part, known) for part in node.args[0]]
         return min(low for low, _ in parts), max(high for _, high in parts)
+    if name == "exp":
+        low, high = bounds_of(root, node.args[0], known)
+        return (math.exp(low), math.exp(high)) if high <= 0 else (0.0, math.inf)
+    if name == "reciprocal":
+        low, high = bounds_of(root, node.args[0], known)
+        return (1 / high, 1 / low) if low > 0 else UNBOUNDED
+    if is_share(node) and bounds_of(root, node.args[0], known)[0] >= 0:
+        return 0.0, 1.0
     if name in ("clamp", "clip"):
         return _clamped(root, node, known)
     if name in _ARITHMETIC and len(node.args) == 2 and not node.kwargs:  # ``alpha`` and rounding make something else of it
         return _combined(_ARITHMETIC[name], *(bounds_of(root, one, known) for one in node.args[:2]))
     return _FUNCTIONS.get(name, UNBOUNDED)
+
+
+def is_share(node: fx.Node) -> bool:
+    """Whether a node is values over their own sum."""
+    if operation(node) != "div" or len(node.args) != 2 or node.kwargs:
+        return False
+    over = node.args[1]
+    return isinstance(over, fx.Node) and operation(over) == "sum" and over.args[0] is node.args[0]
 
 
 def _of_constant(root: nn.Module, name: str) -> Bounds:
@@ -100,13 +116,14 @@ def _clamped(root: nn.Module, node: fx.Node, known: dict[fx.Node, Bounds]) -> Bo
 
 
 def _combined(function: Callable[[float, float], float], first: Bounds, second: Bounds) -> Bounds:
-    if math.inf in (*map(abs, first), *map(abs, second)) or (function is operator.truediv and second[0] <= 0 <= second[1]):
+    if function is operator.truediv and second[0] <= 0 <= second[1]:
         return UNBOUNDED
     corners = [function(a, b) for a in first for b in second]
-    return min(corners), max(corners)
+    return UNBOUNDED if any(math.isnan(one) for one in corners) else (min(corners), max(corners))
 
 
-def _operation(node: fx.Node) -> str:
+def operation(node: fx.Node) -> str:
+    """Name of an ATen operation, of a function or of a method; empty for modules and constants."""
     if node.op == "call_method":
         return str(node.target)
     if node.op != "call_function":

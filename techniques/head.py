@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from techniques.bounds import bounds_of, within
+from techniques.bounds import bounds_of, is_share, within
 from techniques.network import Network
 from techniques.shapes import node_shapes
 
@@ -117,14 +117,38 @@ def training_logits(network: Network, task: Task) -> Callable[[Tensor], Tensor]:
     node = _final_activation(network) if head.is_row else None
     if node is None:
         return lambda images: logits_of(network(images), head, task)
+    module = _up_to(network, node)
+    return lambda images: _rows(module(images), head, task)
+
+
+def final_rows(network: Network, images: Tensor) -> Tensor | None:
+    """All numbers that go into the final activation, ``(n, numbers)``; None where no single one ends the graph."""
+    node = _final_activation(network)
+    if node is None:
+        return None
+    rows: Tensor = _up_to(network, node)(images).flatten(1)
+    return rows
+
+
+def final_input(graph: fx.Graph) -> fx.Node | None:
+    """Of a graph of ATen calls: what goes into the softmax or sigmoid that ends it; None where something else does."""
+    node: Any = next(n for n in reversed(graph.nodes) if n.op == "output").args[0]
+    while isinstance(node, list | tuple | dict) and node:
+        node = next(iter(node.values())) if isinstance(node, dict) else node[0]
+    while isinstance(node, fx.Node) and _operation(node) in _RESHAPES:
+        node = _data_input(node)
+    return _data_input(node) if isinstance(node, fx.Node) and _operation(node) in FINAL_ACTIVATIONS else None
+
+
+def _up_to(network: Network, node: fx.Node) -> fx.GraphModule:
+    """The network up to a node's input, around the same layers."""
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for original in network.graph.graph.nodes:
         if original is node:
             break
         copies[original] = graph.node_copy(original, copies.__getitem__)
     graph.output(copies[_data_input(node)])
-    module = fx.GraphModule(network.graph, graph)
-    return lambda images: _rows(module(images), head, task)
+    return fx.GraphModule(network.graph, graph)
 
 
 def logits_of(outputs: Tensor, head: Head, task: Task) -> Tensor:
@@ -176,13 +200,25 @@ def _joined_activation(network: Network) -> Activation:
         node = waiting.pop()
         if node not in seen:
             seen.add(node)
-            kind = _activation_of(network, node)
-            is_part = kind == "softmax" and not (_spans_classes(network, node) and math.prod(shapes[node.name][1:]) == whole)
+            kind = _written_out(network, node) or _activation_of(network, node)
+            whole_row = _written_out(network, node) is not None or (kind == "softmax" and _spans_classes(network, node))
+            is_part = kind == "softmax" and not (whole_row and math.prod(shapes[node.name][1:]) == whole)
             found.add("part" if is_part else kind)
             waiting += node.all_input_nodes if kind == "none" else ()
     if found & {"softmax", "part", "log_softmax"}:
         return "softmax" if not found & {"part", "log_softmax", "sigmoid"} else "none"
     return "sigmoid"
+
+
+def _written_out(network: Network, node: fx.Node) -> Activation | None:
+    """``exp`` of a log-softmax, or values over their sum over all classes: a softmax of the values' logarithms."""
+    if _operation(node) == "exp":
+        source = _behind_reshapes(network, _data_input(node))
+        return "softmax" if _activation_of(network, source) == "log_softmax" and _spans_classes(network, source) else None
+    if not is_share(node):
+        return None
+    shape, over = (node_shapes(network)[one.name] for one in (node, node.args[1]) if isinstance(one, fx.Node))
+    return "softmax" if math.prod(over[1:]) == 1 and len(over) == len(shape) else None
 
 
 def _is_one_of_two(network: Network) -> bool:

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from techniques import graph_rewrites, network_checks, pt2_archive, pt2_loader
-from techniques.errors import UnsupportedNetworkError
+from techniques.errors import FAILURES, UnsupportedNetworkError
 from techniques.lift_modules import BUILDERS, RETURNS_TUPLE
 from techniques.lifting import branches, constants, creation, inplace, norms, outputs, regions
 from techniques.network import Network
@@ -30,6 +30,8 @@ from techniques.quantization.lifting import lift_quantized
 _NAMESPACES = ("aten", "quantized_decomposed")
 _SYMBOLIC = ("_operator", "math", "torch")
 _WEIGHTS = ("weight", "bias", "running_mean", "running_var")
+_RUNS = 3
+"""Of a program with a batch of one or two: its images together show whether the network mixes them."""
 _ERASED_NAMES = re.compile(r"(stochastic_?depth|drop_?path)", re.IGNORECASE)
 
 
@@ -121,9 +123,10 @@ def from_exported_program(program: ExportedProgram, max_input_elements: int = DE
     exported_shape = placeholder.meta["val"].shape
     batch = exported_shape[0]
     input_shape = tuple(_hint(s) for s in exported_shape[1:])
-    network_checks.check_input_size((batch if isinstance(batch, int) else 2, *input_shape), max_input_elements)
-    images = torch.randn(batch if isinstance(batch, int) else 2, *input_shape, generator=torch.Generator().manual_seed(0))
-    reference = _reference(graph_module, images)
+    own, runs = (batch, _RUNS if batch < _RUNS else 1) if isinstance(batch, int) else (2, 1)
+    network_checks.check_input_size((runs * own, *input_shape), max_input_elements)
+    images = torch.randn(runs * own, *input_shape, generator=torch.Generator().manual_seed(0))
+    reference = torch.cat([_reference(graph_module, some) for some in torch.split(images, own)])
     shape = (input_shape[0], input_shape[1], input_shape[2])
     network = lift_graph(graph_module, shape, batch, (images, reference))
     return replace(network, erased=(*_erased(program), *network.erased))
@@ -150,8 +153,10 @@ def lift_graph(
     """
     _refuse_foreign(graph_module)
     graph_rewrites.drop_guards(graph_module)
+    own = example[0][:batch] if isinstance(batch, int) else example[0]
+    logits = network_checks.before_activation(graph_module, own)
     regions.inline_regions(graph_module)
-    inplace.make_functional(graph_module, example[0])
+    inplace.make_functional(graph_module, own)
     graph_rewrites.drop_copies(graph_module)
     constants.settle_constants(graph_module)
     constants.count_masks(graph_module)
@@ -166,7 +171,11 @@ def lift_graph(
     modes = _modes(graph_module)
     network = network_checks.with_shape_facts(_network(graph_module, input_shape))
     images, reference = example[0], example[1].flatten(1) if notes else example[1]
+    if any(modes.values()):  # statistics of a batch are those of the batch that it was exported with
+        images, reference = own, reference[: len(own)]
     network_checks.check_outputs(network, images, reference, tolerance, modes)
+    if logits is not None and not any(modes.values()):
+        network_checks.check_logits(network, own, logits, tolerance)
     network = replace(network, erased=(*notes, *_always_on(modes, network)))
     return network if any(modes.values()) else _with_merged_branches(network, images, reference, tolerance)
 
@@ -332,7 +341,7 @@ def _products_as_linear(graph_module: fx.GraphModule) -> None:
     """Rewrite ``addmm(bias, x, weight.T)`` of a decomposed export as ``linear``, with the weight stored as linears store it."""
     for weight in [n for n in graph_module.graph.nodes if n.op == "get_attr"]:
         users = list(weight.users)
-        products = [u for u in users if str(u.target) in ("aten.addmm.default", "aten.mm.default") and u.args[-1] is weight]
+        products = [u for u in users if _is_product(u) and u.args[-1] is weight]
         if not users or len(products) < len(users):
             continue
         tensor = graph_rewrites.attribute(graph_module, weight)
@@ -340,6 +349,15 @@ def _products_as_linear(graph_module: fx.GraphModule) -> None:
         for node in products:
             bias, x = node.args[:2] if len(node.args) == 3 else (None, node.args[0])
             graph_rewrites.replace(graph_module, node, torch.ops.aten.linear.default, (x, weight, bias))
+
+
+def _is_product(node: fx.Node) -> bool:
+    """A product as a linear layer computes it: no factors (``alpha``, ``beta``), and one number per output added, if any."""
+    if str(node.target) not in ("aten.addmm.default", "aten.mm.default") or node.kwargs:
+        return False
+    bias = node.args[0] if len(node.args) == 3 else None
+    shape = bias.meta.get("val") if isinstance(bias, fx.Node) else None
+    return bias is None or shape is None or shape.dim() == 1
 
 
 class _Lifter:
@@ -364,7 +382,11 @@ class _Lifter:
         tensors = {k: graph_rewrites.attribute(self._owner, v) for k, v in attributes.items()}
         if "batch_norm" in str(node.target) and "running_mean" not in tensors:
             raise UnsupportedNetworkError(f"{network_checks.place(node)}: batch norm without running statistics")
-        module = BUILDERS[str(node.target)](values, tensors)
+        try:
+            module = BUILDERS[str(node.target)](values, tensors)
+        except FAILURES as error:
+            told = f"this form of it is not read ({type(error).__name__}: {error})"
+            raise UnsupportedNetworkError(f"{network_checks.place(node)}: {told}") from error
         if module is None:
             return
         name = self._place(node, attributes, module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -80,33 +80,44 @@ def _linear(values: Values, tensors: Tensors) -> nn.Module:
     return module
 
 
+def _affine(tensors: Tensors, shape: Sequence[int]) -> tuple[nn.Parameter | None, nn.Parameter | None]:
+    """Scale and shift of a norm; where it has one of them, the other is what changes nothing."""
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    if weight is None and bias is None:
+        return None, None
+    weight = torch.ones(tuple(shape)) if weight is None else weight
+    return parameter(weight), parameter(torch.zeros(tuple(shape)) if bias is None else bias)
+
+
 def _batch_norm(values: Values, tensors: Tensors) -> nn.Module:
     mean = tensors["running_mean"]
     kind = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(values["input"].meta["val"].dim(), nn.BatchNorm1d)
-    affine = tensors.get("weight") is not None
-    module = kind(mean.shape[0], values["eps"], values["momentum"], affine=affine, device="meta")
-    if affine:
-        module.weight, module.bias = parameter(tensors["weight"]), parameter(tensors["bias"])  # type: ignore[assignment]
+    weight, bias = _affine(tensors, mean.shape)
+    module = kind(mean.shape[0], values["eps"], values["momentum"], affine=weight is not None, device="meta")
+    if weight is not None:
+        module.weight, module.bias = weight, bias  # type: ignore[assignment]
     module.running_mean, module.running_var = mean, tensors["running_var"]
     module.num_batches_tracked = mean.new_zeros((), dtype=torch.int64)
     return module.train(bool(values.get("training", False)))
 
 
 def _layer_norm(values: Values, tensors: Tensors) -> nn.Module:
-    weight, bias = tensors.get("weight"), tensors.get("bias")
     shape = [int(s) for s in values["normalized_shape"]]
-    module = nn.LayerNorm(shape, values["eps"], weight is not None, bias is not None, device="meta")
+    has_bias = tensors.get("bias") is not None
+    weight, bias = _affine(tensors, shape)
+    module = nn.LayerNorm(shape, values["eps"], weight is not None, has_bias, device="meta")
     if weight is not None:
-        module.weight, module.bias = parameter(weight), parameter(bias)  # type: ignore[assignment]
+        module.weight, module.bias = weight, bias if has_bias else None  # type: ignore[assignment]
     return module
 
 
 def _group_norm(values: Values, tensors: Tensors) -> nn.Module:
-    weight, bias = tensors.get("weight"), tensors.get("bias")
     channels = int(values["input"].meta["val"].shape[1])
-    module = nn.GroupNorm(values["num_groups"], channels, values["eps"], weight is not None, device="meta")
+    weight, bias = _affine(tensors, (channels,))
+    groups = values["num_groups"] if "num_groups" in values else values["group"]
+    module = nn.GroupNorm(groups, channels, values["eps"], weight is not None, device="meta")
     if weight is not None:
-        module.weight, module.bias = parameter(weight), parameter(bias)  # type: ignore[assignment]
+        module.weight, module.bias = weight, bias  # type: ignore[assignment]
     return module
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from techniques.errors import UnsupportedNetworkError
-from techniques.head import find_head
+from techniques.head import final_input, final_rows, find_head
 from techniques.network import Network
 
 BATCHES = (1, 2, 7)
@@ -205,12 +205,53 @@ def check_outputs(
         raise UnsupportedNetworkError(f"the lifted graph returns {tuple(output.shape)}, the original {tuple(reference.shape)}")
     if not bool(torch.isfinite(reference).all()):
         raise UnsupportedNetworkError("the original's outputs are not finite numbers: look for NaN or infinity in its weights")
-    error = relative_error(output, reference)
-    if not error <= tolerance:
-        raise UnsupportedNetworkError(f"the lifted graph differs from the original by {error:.1e} of the output's scale")
-    batch = _run(network, images) if any((training or {}).values()) else reference
+    batch = _run(network, images) if any((training or {}).values()) else output
     single = _run(network, images[:1])
     alone = _ALONE_TOLERANCE_QUANTIZED if _has_quantizers(network) else _ALONE_TOLERANCE
     if not relative_error(single, batch[:1]) <= max(tolerance, alone):
         where = _first_mixing(network, images, alone)
         raise UnsupportedNetworkError(f"{where}: an image alone gives another value than in a batch: the network mixes images")
+    error = relative_error(output, reference)
+    if not error <= tolerance:
+        raise UnsupportedNetworkError(f"the lifted graph differs from the original by {error:.1e} of the output's scale")
+
+
+class _Tapping(fx.Interpreter):
+    """Keeps the value of one node."""
+
+    def __init__(self, module: fx.GraphModule, node: fx.Node) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self._node = node
+        self.value: Any = None
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n is self._node:
+            self.value = value.detach().clone()
+        return value
+
+
+def before_activation(source: fx.GraphModule, images: Tensor) -> Tensor | None:
+    """What goes into the softmax or sigmoid that ends a graph of ATen calls; None where nothing of the kind does."""
+    node = final_input(source.graph)
+    if node is None:
+        return None
+    tapping = _Tapping(source, node)
+    with torch.no_grad(), unchanged(source):
+        tapping.run(images.clone())
+    return tapping.value if isinstance(tapping.value, Tensor) else None
+
+
+def check_logits(network: Network, images: Tensor, reference: Tensor, tolerance: float = RELATIVE_TOLERANCE) -> None:
+    """Check what goes into the final activation, too: behind a saturated one, outputs agree whatever came before it.
+
+    Raises:
+        UnsupportedNetworkError: it is not what went into the original's.
+    """
+    with torch.no_grad():
+        rows = final_rows(network, images)
+    if rows is None or rows.shape != reference.flatten(1).shape:
+        return  # the activation was rewritten, or several share the output: the outputs themselves were compared
+    error = relative_error(rows, reference.flatten(1))
+    if not error <= tolerance:
+        raise UnsupportedNetworkError(f"in front of the final activation the lifted graph differs by {error:.1e} of the scale")

@@ -7,7 +7,7 @@ Accuracies are fractions, drops are percentage points. An image that has several
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -118,7 +118,8 @@ def score(
     if metric in _COUNTED:
         value = float(correct.mean())
         return AccuracyResult(metric, value, wilson_interval(int(correct.sum()), len(correct)), correct, logits)
-    return _estimated(metric, _MEASURES[metric](logits, target), correct, logits)
+    estimate = _macro_f1(logits, target) if metric == "macro_f1" else _auroc(logits, target, task)
+    return _estimated(metric, estimate, correct, logits)
 
 
 def _estimated(metric: MetricName, estimate: _Estimate, correct: Hits, logits: Logits) -> AccuracyResult:
@@ -342,7 +343,7 @@ def _macro_f1(logits: Logits, target: Labels) -> _Estimate:
     return _Estimate(float(f1.mean()), influence)
 
 
-def _auroc(logits: Logits, target: Labels) -> _Estimate:
+def _auroc(logits: Logits, target: Labels, task: Task) -> _Estimate:
     """One against the rest, averaged over the classes that both occur and do not occur on some image.
 
     An image's influence comes from its placement among the images of the other side (DeLong et al. 1988, equations 3-6). One
@@ -352,8 +353,8 @@ def _auroc(logits: Logits, target: Labels) -> _Estimate:
 
     broken = np.logical_not(np.isfinite(logits).all(axis=1))
     logits = np.where(broken[:, None], 0.0, logits)
-    # Between images, only probabilities compare; with several labels per image each logit stands for itself.
-    scores = log_softmax(logits, axis=1) if target.ndim == 1 else logits
+    # Between images, only probabilities compare; of labels that are decided one by one each logit stands for itself.
+    scores = log_softmax(logits, axis=1) if target.ndim == 1 and task == "classes" else logits
     truth = target.astype(bool) if target.ndim > 1 else target[:, None] == np.arange(logits.shape[1])
     images = len(truth)
     values, influence = [], np.zeros(images)
@@ -371,6 +372,3 @@ def _auroc(logits: Logits, target: Labels) -> _Estimate:
     if not values:
         return _Estimate(0.5, influence)
     return _Estimate(float(np.mean(values)), influence / len(values))
-
-
-_MEASURES: dict[str, Callable[[Logits, Labels], _Estimate]] = {"macro_f1": _macro_f1, "auroc": _auroc}

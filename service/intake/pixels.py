@@ -50,7 +50,7 @@ def to_pixels(
     convert = _pixel_scale(images, request)
     pixels = np.zeros((len(images), p.height, p.width, p.channels), np.uint8)
     usable = np.ones(len(images), np.bool_)
-    fits = images.shape[1:] == pixels.shape[1:]
+    fits = images.shape[1:] == pixels.shape[1:] and p.keeps_size
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
         values, reasons = convert(chunk)

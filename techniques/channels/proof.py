@@ -71,7 +71,7 @@ def difference(network: Network, known: ChannelMap, removed: Removed) -> tuple[f
             keep = torch.from_numpy(np.flatnonzero(~removed[axis.classes]))
             reference = reference.index_select(axis.dim, keep)
         found = relative_difference(value, reference)
-        if found > worst:
+        if not found <= worst:  # not a number is no agreement
             worst, where = found, f"node {name!r}"
     return worst, where
 
@@ -82,4 +82,5 @@ def relative_difference(value: Tensor, reference: Tensor) -> float:
         return float("inf")
     scale = float(reference.abs().max()) if reference.numel() else 0.0
     error = float((value.double() - reference.double()).abs().max()) if value.numel() else 0.0
-    return error / scale if scale > 0 else error
+    found = error / scale if scale > 0 else error
+    return found if found == found else float("inf")

@@ -60,6 +60,13 @@ def test_macro_f1_and_auroc_are_scikit_learns():
         assert result.interval[1] - result.interval[0] < 0.1
 
 
+def test_auroc_of_labels_that_are_decided_one_by_one_takes_each_logit_as_it_is():
+    """Of several sigmoids with one label per image, the file's own probabilities are what others compute it from."""
+    probabilities = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    wanted = np.mean([roc_auc_score(column == LABELS, probabilities[:, column]) for column in range(LOGITS.shape[1])])
+    assert score(LOGITS, LABELS, "auroc", task="labels").value == pytest.approx(wanted, abs=1e-6)
+
+
 @pytest.mark.parametrize("metric", ["macro_f1", "auroc"])
 def test_interval_is_as_wide_as_a_bootstraps(metric: str):
     labels = RANDOM.choice(10, 1000, p=np.arange(1, 11) / 55)

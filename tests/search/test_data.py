@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms import functional
 
 from search.dataset_file import DatasetMetadata, DatasetTensors, read, write
 from search.evaluation.data import CalibrationSource, ImageData, TrainingSource, open_teacher_logits, write_teacher_logits
@@ -186,3 +188,10 @@ def test_images_with_several_labels_or_none_train_on_the_teacher_alone(tmp_path:
 
 def assert_same(a: Tensor, b: Tensor) -> None:
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("size", "side"), [((987, 376), 384), ((376, 987), 384), ((500, 375), 256), ((333, 500), 232)])
+def test_the_longer_side_is_torchvisions_to_the_pixel(size: tuple[int, int], side: int):
+    image = Image.new("RGB", size)
+    scaled = Preprocessing(200, 200, 3, resize="shortest_side", resize_size=side, crop="center")._shortest_side(image)
+    assert scaled.size == functional.resize(image, side).size

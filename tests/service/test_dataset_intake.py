@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from examples import digits
 from examples.to_npz import write_npz
@@ -353,3 +355,21 @@ def test_bad_options_are_refused_at_once(tmp_path: Path):
         import_dataset(path, "npz", SMALL, DatasetOptions(augment="mixup"), scratch=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(IntakeError, match="format must be one of"):
         import_dataset(path, "hdf5", SMALL, scratch=tmp_path)  # type: ignore[arg-type]
+
+
+def test_arrays_are_resized_and_cropped_as_image_files_are(tmp_path: Path):
+    """Arrays that had the final size already were taken as they were, whatever resize was stated."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    files = {}
+    for number, image in enumerate(pixels):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        files[f"{'ab'[number % 2]}/{number:02}.png"] = buffer.getvalue()
+    stated = Preprocessing(16, 16, 3, resize="shortest_side", resize_size=20, crop="center")
+    from_files, _ = read(take_in(zip_of(tmp_path / "d.zip", files), "zip", stated).path)
+    path = npz_of(tmp_path / "d.npz", images=pixels, labels=np.arange(12) % 2)
+    from_arrays, _ = read(take_in(path, "npz", stated).path)
+    assert {image.tobytes() for image in from_arrays.images} == {image.tobytes() for image in from_files.images}
+    assert not (from_arrays.images == pixels).all()
+    as_they_are, _ = read(take_in(path, "npz", Preprocessing(16, 16, 3, resize="shortest_side", crop="center")).path)
+    assert (as_they_are.images == pixels).all(), "nothing is left to resize"

@@ -153,6 +153,10 @@ class _Ends(nn.Module):
         return self.end(self.first(x), self.second(x))
 
 
+def _share(values: Tensor) -> Tensor:
+    return values / values.sum(1, keepdim=True)
+
+
 @pytest.mark.parametrize(
     ("end", "activation"),
     [
@@ -167,6 +171,11 @@ class _Ends(nn.Module):
         (lambda a, b: torch.sigmoid(a) * b, "none"),
         (lambda a, b: torch.tanh(a + b), "none"),
         (lambda a, b: torch.cat([torch.sigmoid(a), b], 1), "none"),
+        (lambda a, b: _share((a + b).exp()), "softmax"),
+        (lambda a, b: (a + b).log_softmax(1).exp(), "softmax"),
+        (lambda a, b: 1 / (1 + torch.exp(-(a + b))), "sigmoid"),
+        (lambda a, b: torch.cat([_share(a.exp()), torch.sigmoid(b)], 1), "none"),
+        (lambda a, b: a.exp() / (1 + b.exp()), "none"),
         (lambda a, b: torch.add(torch.sigmoid(a), torch.sigmoid(b), alpha=-3) / 2, "none"),
         (lambda a, b: (nn.functional.hardtanh(a + b, -6.0, 6.0) + 1) / 2, "none"),
     ],
