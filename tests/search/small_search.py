@@ -76,5 +76,6 @@ def small_search(folder: Path, trials: int = 2, epochs: float = 0.0, wall_time_s
         tracker=SilentTracker(),
         predictor_json=Predictor.uncalibrated(get_target(TARGET)).to_json(),
         work_dir=folder / "work",
+        measure_limit_s=1.0,
     )
     return SmallSearch(spec, environment, store)

@@ -20,6 +20,9 @@ HELD_OUT = 400
 TARGET = "projects/default/targets/cpu-ort-1t"
 NO_TRAINING = ("block_removal", "structured_pruning", "int8_quantization")
 
+ALL = ("block_removal", "structured_pruning", "distillation", "int8_quantization")
+"""Techniques: all that a small network of digits can take."""
+
 
 @dataclass(frozen=True)
 class Inputs:

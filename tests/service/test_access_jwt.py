@@ -113,7 +113,7 @@ async def test_projects_may_be_several(tmp_path: Path) -> None:
     [
         {"exp": int(time.time()) - 60},
         {"exp": None},
-        {"nbf": int(time.time()) + 600},
+        {"nbf": int(time.time()) + 86_400},
         {"iss": "https://other"},
         {"iss": None},
         {"aud": "others"},
