@@ -22,7 +22,7 @@ REFUSALS = [
     Refusal(one("GatherND", {"i": i64(0).reshape(1, 1)}, name="image_by_index", batch=1), "GatherND.*holds the batch"),
     Refusal(
         Case("images_mixed", (node("Reshape", "x s", "t"), node("Softmax", "t", "y", axis=0)), {"s": i64(1, 168)}, batch=1),
-        "differs from the original",
+        "the network mixes images",
     ),
     Refusal(one("TopK", {"k": i64(9)}, axis=1, outputs="y i"), "TopK"),
     Refusal(one("Hardmax"), "Hardmax is not supported"),
