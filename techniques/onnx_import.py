@@ -35,6 +35,8 @@ a whole step apart. ONNX Runtime's optimisations are off for these files: its in
 _FREE_BATCH = 3
 """Images that a file with a free batch is tried with, and runs of one with a small batch of its own."""
 _MAX_NAME = 256
+_FINAL = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+_RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ def from_onnx(path: Path | str, limits: OnnxLimits | None = None) -> Network:
     reference = _onnx_runtime_output(data, input_name, torch.split(as_written, batch), optimised=not integers)
     tolerance = QUANTISED_TOLERANCE if "QuantizeLinear" in kinds else RELATIVE_TOLERANCE
     network = lift.lift_graph(graph_module, size, BATCH, (images, reference), tolerance)
+    tap = _final_input(model.graph)
+    if tap:
+        tapped = _with_output(data, tap)
+        logits = _onnx_runtime_output(tapped, input_name, torch.split(as_written, batch), optimised=not integers)
+        network_checks.check_logits(network, images, logits, tolerance)
     notes = (*network.erased, NOTE) if last else network.erased
     return replace(network, input_name=input_name, output_name=output_name, erased=notes)
 
@@ -203,6 +210,23 @@ def _array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
 def _identifier(name: str) -> str:
     plain = re.sub(r"\W", "_", name, flags=re.ASCII)
     return plain if plain.isidentifier() and not keyword.iskeyword(plain) else f"input_{plain}"
+
+
+def _final_input(graph: onnx.GraphProto) -> str:
+    """Name of what goes into the softmax or sigmoid that ends the graph; empty where something else does."""
+    made_by = {name: node for node in graph.node for name in node.output}
+    node = made_by.get(graph.output[0].name)
+    while node is not None and node.op_type in _RESHAPES:
+        node = made_by.get(node.input[0])
+    return node.input[0] if node is not None and node.op_type in _FINAL and node.input[0] in made_by else ""
+
+
+def _with_output(data: bytes, name: str) -> bytes:
+    """The file with one of its values as its first output."""
+    model = onnx.load_model_from_string(data)
+    model.graph.output.insert(0, onnx.ValueInfoProto(name=name))
+    tapped: bytes = model.SerializeToString()
+    return tapped
 
 
 def _onnx_runtime_output(data: bytes, input_name: str, batches: Sequence[Tensor], optimised: bool) -> Tensor:

@@ -218,3 +218,26 @@ def test_limits_and_garbage(tmp_path: Path) -> None:
     path.write_bytes(b"\xff" * 100)
     with pytest.raises(UnsafeModelError, match="not an ONNX file"):
         onnx_import.from_onnx(path)
+
+
+def test_what_a_sure_softmax_hides_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs of 0 and 1 agree whatever came before them; what goes into the softmax does not."""
+    model = _keras_style()
+    for tensor in model.graph.initializer:
+        if tensor.name in ("dense", "bias"):
+            factor = {"dense": 1e4, "bias": 1e3}[tensor.name]
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+    path = tmp_path / "sure.onnx"
+    onnx.save(model, path)
+    assert onnx_import.from_onnx(path)(torch.randn(4, *onnx_import.from_onnx(path).input_shape)).max() == 1.0
+    build = onnx_import._build
+
+    def without_bias(read: onnx.ModelProto, *arguments: Any) -> Any:
+        for tensor in read.graph.initializer:
+            if tensor.name == "bias":
+                tensor.CopyFrom(numpy_helper.from_array(np.zeros(10, np.float32), tensor.name))
+        return build(read, *arguments)
+
+    monkeypatch.setattr(onnx_import, "_build", without_bias)
+    with pytest.raises(UnsupportedNetworkError, match=r"in front of the final activation the lifted graph differs by"):
+        onnx_import.from_onnx(path)
