@@ -155,7 +155,6 @@ def checks(rows: Sequence[Row]) -> list[Check]:
     silences = [row["longest_silence_s"] for row in rows]
     return [
         Check("promises 2 searches within their wall time", sum(row["over_s"] <= 0 for row in answered + in_words), ">= 10"),
-        Check("promises 2 of them with an answer", len(answered), ">= 8"),
         Check("promises 2 of them with an answer", len(answered), ">= 10", "goal"),
         Check("promises 2 of them resumed", sum("worked_before_s" in row and row["over_s"] <= 0 for row in answered), ">= 1"),
         Check("promises 2 longest silence, s", max(silences, default=None), "< 5"),
