@@ -358,9 +358,8 @@ def _measure(setup: Setup, environment: SearchEnvironment, ends_at: float) -> Se
     torch.manual_seed(setup.spec.effort.seed)
     images = view.images(chosen)
     network = setup.original.network
-    look = (network, possible.moves, images, setup.context, setup.pricer, attempts, precisions, limit_s)
     try:
-        found = measure_sensitivity(*look)
+        found = measure_sensitivity(network, possible.moves, images, setup.context, setup.pricer, attempts, precisions, limit_s)
     except OptionSkippedError as error:
         if time.monotonic() < ends_at:
             raise

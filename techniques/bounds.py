@@ -16,7 +16,7 @@ Bounds = tuple[float, float]
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 _MODULES: Mapping[type[nn.Module], Bounds] = {
     nn.Sigmoid: (0.0, 1.0), nn.Hardsigmoid: (0.0, 1.0), nn.Softmax: (0.0, 1.0), nn.Softmax2d: (0.0, 1.0),
-    nn.Tanh: (-1.0, 1.0), nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0),
+    nn.Tanh: (-1.0, 1.0), nn.ReLU: (0.0, math.inf),
 }  # fmt: skip
 _FUNCTIONS: Mapping[str, Bounds] = {
     "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "_softmax": (0.0, 1.0),
@@ -64,7 +64,7 @@ def _of_node(root: nn.Module, node: fx.Node, known: dict[fx.Node, Bounds]) -> Bo
         module = root.get_submodule(str(node.target))
         if isinstance(module, _SAME_MODULES):
             return bounds_of(root, node.args[0], known)
-        if type(module) is nn.Hardtanh:
+        if isinstance(module, nn.Hardtanh):  # ReLU6 is one
             return float(module.min_val), float(module.max_val)
         return _MODULES.get(type(module), UNBOUNDED)
     name = operation(node)

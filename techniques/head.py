@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from techniques.bounds import bounds_of, is_share, within
+from techniques.bounds import bounds_of, is_share, operation, within
 from techniques.network import Network
 from techniques.shapes import node_shapes
 
@@ -135,9 +135,9 @@ def final_input(graph: fx.Graph) -> fx.Node | None:
     node: Any = next(n for n in reversed(graph.nodes) if n.op == "output").args[0]
     while isinstance(node, list | tuple | dict) and node:
         node = next(iter(node.values())) if isinstance(node, dict) else node[0]
-    while isinstance(node, fx.Node) and _operation(node) in _RESHAPES:
+    while isinstance(node, fx.Node) and operation(node) in _RESHAPES:
         node = _data_input(node)
-    return _data_input(node) if isinstance(node, fx.Node) and _operation(node) in FINAL_ACTIVATIONS else None
+    return _data_input(node) if isinstance(node, fx.Node) and operation(node) in FINAL_ACTIVATIONS else None
 
 
 def _up_to(network: Network, node: fx.Node) -> fx.GraphModule:
@@ -200,9 +200,10 @@ def _joined_activation(network: Network) -> Activation:
         node = waiting.pop()
         if node not in seen:
             seen.add(node)
-            kind = _written_out(network, node) or _activation_of(network, node)
-            whole_row = _written_out(network, node) is not None or (kind == "softmax" and _spans_classes(network, node))
-            is_part = kind == "softmax" and not (whole_row and math.prod(shapes[node.name][1:]) == whole)
+            written_out = _written_out(network, node)
+            kind = written_out or _activation_of(network, node)
+            spans = bool(written_out) or (kind == "softmax" and _spans_classes(network, node))
+            is_part = kind == "softmax" and not (spans and math.prod(shapes[node.name][1:]) == whole)
             found.add("part" if is_part else kind)
             waiting += node.all_input_nodes if kind == "none" else ()
     if found & {"softmax", "part", "log_softmax"}:
@@ -212,7 +213,7 @@ def _joined_activation(network: Network) -> Activation:
 
 def _written_out(network: Network, node: fx.Node) -> Activation | None:
     """``exp`` of a log-softmax, or values over their sum over all classes: a softmax of the values' logarithms."""
-    if _operation(node) == "exp":
+    if operation(node) == "exp":
         source = _behind_reshapes(network, _data_input(node))
         return "softmax" if _activation_of(network, source) == "log_softmax" and _spans_classes(network, source) else None
     if not is_share(node):
@@ -224,7 +225,7 @@ def _written_out(network: Network, node: fx.Node) -> Activation | None:
 def _is_one_of_two(network: Network) -> bool:
     """Whether the one output is picked from a softmax over two classes: a probability as a sigmoid's, of their difference."""
     node = _behind_reshapes(network, _output(network))
-    while _operation(node) in _PICKS:
+    while operation(node) in _PICKS:
         node = _behind_reshapes(network, _data_input(node))
     return _activation_of(network, node) == "softmax" and _spans_classes(network, node) and node_shapes(network)[node.name][1] == 2
 
@@ -238,16 +239,16 @@ def _behind_reshapes(network: Network, node: fx.Node) -> fx.Node:
 def _only_reshapes(network: Network, node: fx.Node) -> bool:
     if node.op == "call_module":
         return isinstance(network.graph.get_submodule(str(node.target)), nn.Flatten | nn.Identity | nn.Unflatten | nn.Dropout)
-    if _operation(node) in _PICKS:
+    if operation(node) in _PICKS:
         shapes = node_shapes(network)
         return math.prod(shapes[node.name]) == math.prod(shapes[_data_input(node).name])
-    return _operation(node) in _RESHAPES
+    return operation(node) in _RESHAPES
 
 
 def _activation_of(network: Network, node: fx.Node) -> Activation:
     if node.op == "call_module":
         return _MODULES.get(type(network.graph.get_submodule(str(node.target))), "none")
-    return FINAL_ACTIVATIONS.get(_operation(node), "none")
+    return FINAL_ACTIVATIONS.get(operation(node), "none")
 
 
 def _spans_classes(network: Network, node: fx.Node) -> bool:
@@ -259,14 +260,6 @@ def _spans_classes(network: Network, node: fx.Node) -> bool:
 
 def _argument(node: fx.Node, position: int, name: str) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name)
-
-
-def _operation(node: fx.Node) -> str:
-    """Name of an ATen operation without namespace and overload, or of a method."""
-    if node.op == "call_method":
-        return str(node.target)
-    parts = str(node.target).split(".") if node.op == "call_function" else []
-    return parts[1].rstrip("_") if len(parts) >= 2 and parts[0] == "aten" else ""
 
 
 def _data_input(node: fx.Node) -> fx.Node:

@@ -88,7 +88,9 @@ def _state_problems(name: str, state: str, ended: bool, row: SearchRow | Calibra
         yield f"{name}: {state} with an end time"
     if state == "QUEUED" and leased:
         yield f"{name}: QUEUED with a lease of {row.lease_owner!r}"
-    if state == "RUNNING" and (row.start_time is None or (row.lease_owner and row.lease_expires <= 0)):
+    pauses = isinstance(row, SearchRow) and not row.lease_owner
+    half_leased = bool(row.lease_owner) != (row.lease_expires > 0) and not pauses
+    if state == "RUNNING" and (row.start_time is None or half_leased):
         yield f"{name}: RUNNING with half a lease, or without a start"
 
 

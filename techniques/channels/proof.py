@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def difference(network: Network, known: ChannelMap, removed: Removed) -> tuple[f
             keep = torch.from_numpy(np.flatnonzero(~removed[axis.classes]))
             reference = reference.index_select(axis.dim, keep)
         found = relative_difference(value, reference)
-        if not found <= worst:  # not a number is no agreement
+        if found > worst:
             worst, where = found, f"node {name!r}"
     return worst, where
 
@@ -83,4 +84,4 @@ def relative_difference(value: Tensor, reference: Tensor) -> float:
     scale = float(reference.abs().max()) if reference.numel() else 0.0
     error = float((value.double() - reference.double()).abs().max()) if value.numel() else 0.0
     found = error / scale if scale > 0 else error
-    return found if found == found else float("inf")
+    return float("inf") if math.isnan(found) else found  # no number is no agreement
