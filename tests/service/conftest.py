@@ -11,7 +11,14 @@ from paretopress.client import Client
 from paretopress.v1 import dataset_pb2, model_pb2, search_pb2
 from service.store.database import Database
 from service.testing import InProcessServer
+from tests.service.digits_search import Inputs, make_inputs
 from tests.service.fakes import FakeImporter, FakeTools, finds_three
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """A small trained network of digits and its data; nobody changes the files."""
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="session")

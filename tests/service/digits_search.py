@@ -15,6 +15,7 @@ from hw_models.predictor import Predictor
 from hw_models.targets import builtin_targets
 from paretopress.client import Client
 from paretopress.v1 import dataset_pb2, model_pb2, search_pb2
+from service.testing import InProcessServer
 
 HELD_OUT = 400
 TARGET = "projects/default/targets/cpu-ort-1t"
@@ -79,3 +80,8 @@ def place_predictors(data_dir: Path) -> None:
     (data_dir / "targets").mkdir(parents=True)
     for target in builtin_targets():
         (data_dir / "targets" / f"{target.name}.json").write_text(Predictor.uncalibrated(target).to_json())
+
+
+def searching_server(folder: Path) -> InProcessServer:
+    """With a real worker that measures for seconds only."""
+    return InProcessServer(folder, embedded_worker=True, measure_limit_s=5.0)

@@ -30,17 +30,12 @@ from search.setup import training_effort
 from search.spec import Budget, Effort, SearchSpec
 from service.testing import InProcessServer
 from techniques.recipe import Recipe
-from tests.service.digits_search import ALL, Inputs, make_inputs, place_predictors, search, upload
+from tests.service.digits_search import ALL, Inputs, place_predictors, search, searching_server, upload
 
 pytestmark = pytest.mark.timeout(400)
 SEARCH = "projects/default/searches/digits"
 ROOT = Path(__file__).parent.parent.parent
 MARKER = "Paretopress listens on "
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ def _serve(data_dir: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 @pytest.fixture(scope="module")
 def server(killed: Killed) -> Iterator[InProcessServer]:
-    with InProcessServer(killed.folder, embedded_worker=True, measure_limit_s=5.0) as running:
+    with searching_server(killed.folder) as running:
         yield running
 
 

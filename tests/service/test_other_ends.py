@@ -20,21 +20,16 @@ from paretopress.client import Client
 from paretopress.errors import ClientError, RequestRefusedError
 from paretopress.v1 import dataset_pb2, model_pb2, search_pb2, target_pb2
 from service.testing import InProcessServer
-from tests.service.digits_search import ALL, Inputs, make_inputs, place_predictors, preprocessing, search, upload
+from tests.service.digits_search import ALL, Inputs, place_predictors, preprocessing, search, searching_server, upload
 
 pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcessServer]:
     folder = tmp_path_factory.mktemp("data")
     place_predictors(folder)
-    with InProcessServer(folder, embedded_worker=True, measure_limit_s=5.0) as running:
+    with searching_server(folder) as running:
         yield running
 
 
