@@ -73,7 +73,7 @@ def _searched(server: PromisesServer, inputs: search_pb2.Search, limit_ms: float
     request.effort.max_wall_time.FromSeconds(_WALL_S)
     with Client(server.address) as client:
         ended = client.wait(client.create_search(request).name)
-        candidates = client.list_candidates(ended.name)
+        candidates = list(client.list_candidates(ended.name))
     finalists = [c for c in candidates if "selection" in c.accuracies]
     return {
         "limit_ms": limit_ms,
