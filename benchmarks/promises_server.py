@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.harness import ROOT
 from examples.demo import OUT, export_pt2, prepare
 from paretopress.client import Client
@@ -66,16 +68,32 @@ def fresh_server(name: str) -> Iterator[PromisesServer]:
         server.end()
 
 
-def upload_resnet(server: PromisesServer) -> search_pb2.Search:
-    """ResNet-20 and Fashion-MNIST, as the request that all searches are made from; the target is calibrated by the idle worker."""
+def upload_resnet(server: PromisesServer, images_of_split: int | None = None) -> search_pb2.Search:
+    """ResNet-20 and Fashion-MNIST, as the request that all searches are made from; the target is calibrated by the idle worker.
+
+    Args:
+        images_of_split: how many images of each split, at most; None takes all.
+    """
     OUT.mkdir(parents=True, exist_ok=True)
     subject = prepare()
+    data_file = subject.data if images_of_split is None else _first_images(subject.data, images_of_split, server.folder)
     export_pt2(subject.network, server.folder / "original.pt2")
     how = dataset_pb2.Preprocessing(height=28, width=28, channels=1, mean=[subject.mean], std=[subject.std])
     with Client(server.address) as client:
         model = client.upload_model(server.folder / "original.pt2", model_pb2.Model.PT2)
-        data = client.upload_dataset(subject.data, dataset_pb2.Dataset.NPZ, how)
+        data = client.upload_dataset(data_file, dataset_pb2.Dataset.NPZ, how)
         while not client.get_target(TARGET).calibrated:
             time.sleep(1)
     budget = search_pb2.Budget(max_accuracy_drop_points=3.0)
     return search_pb2.Search(model=model.name, dataset=data.name, target=TARGET, budget=budget)
+
+
+def _first_images(data: Path, count: int, folder: Path) -> Path:
+    """The first so many images of each split, as a file in ``folder``."""
+    with np.load(data) as found:
+        split = found["split"]
+        kept = np.concatenate([np.flatnonzero(split == name)[:count] for name in np.unique(split)])
+        arrays = {name: values[kept] if len(values) == len(split) else values for name, values in found.items()}
+    path = folder / "data.npz"
+    np.savez_compressed(path, **arrays)
+    return path
