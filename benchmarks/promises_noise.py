@@ -26,7 +26,7 @@ _LEAST_S, _MOST_S = 1.0, 10.0
 
 
 def run(results: Results) -> None:
-    """The searches that have no row yet: each budget quietly, then beside the neighbour, for the machine itself changes by the hour."""
+    """The searches that have no row yet: each budget quietly, then beside the neighbour; the machine itself changes by the hour."""
     with fresh_server(NAME) as server:
         inputs = upload_resnet(server, _IMAGES)
         original = results.cell("original", lambda: _original(server, inputs))
