@@ -11,10 +11,11 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from search.promotion import FIRST_PEERS, PROMOTED_SHARE
 from search.protocols import CandidateStore, Event
 from techniques.base import Effort
 from techniques.head import Task, training_logits
@@ -24,9 +25,8 @@ from techniques.training.device import CPU, placed_on
 PHASE = "effort"
 LEAST_SHARE = 0.25
 """Of the epochs asked for; fewer would rank candidates by noise."""
-FIRST_PEERS = 3
-PROMOTED_SHARE = 0.5
 _STEPS, _ENOUGH_S = 3, 5.0
+_GUESSED_STEP_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,21 @@ def plan_effort(asked: Effort, trials: int, costs: EffortCosts) -> Effort:
     if training_s <= max(free_s, 0.0):
         return asked
     share = max(free_s / training_s, LEAST_SHARE)
-    return Effort(tuple(math.ceil(steps * share) for steps in asked.rung_steps), asked.batch_size)
+    return replace(asked, rung_steps=tuple(math.ceil(steps * share) for steps in asked.rung_steps))
 
 
 def remembered_effort(store: CandidateStore) -> Effort | None:
     """The effort of an earlier life of this search: its candidates are compared with those to come."""
     found = store.phase(PHASE)
-    return None if found is None else Effort(tuple(found["rung_steps"]), found["batch_size"])
+    return None if found is None else Effort(tuple(found["rung_steps"]), found["batch_size"], found.get("last_steps", 0))
 
 
-def remember_effort(store: CandidateStore, asked: Effort, planned: Effort, epochs: float, trials: int, costs: EffortCosts) -> None:
+def remember_effort(
+    store: CandidateStore, asked: Effort, planned: Effort, epochs: float | None, trials: int, costs: EffortCosts
+) -> None:
     """Write the effort down; say so where it is less than was asked for."""
     note = ""
-    if planned != asked:
+    if planned != asked and epochs is not None:
         share = sum(planned.rung_steps) / sum(asked.rung_steps)
         trained = f"trained for at most {epochs * share:.2g} epochs instead of {epochs:.2g}" if share else "not trained at all"
         note = (
@@ -101,7 +103,13 @@ def remember_effort(store: CandidateStore, asked: Effort, planned: Effort, epoch
             "allows more epochs"
         )
         store.append(Event("warning", note))
-    store.save_phase(PHASE, {"rung_steps": list(planned.rung_steps), "batch_size": planned.batch_size, "note": note})
+    steps = {"rung_steps": list(planned.rung_steps), "batch_size": planned.batch_size, "last_steps": planned.last_steps}
+    store.save_phase(PHASE, {**steps, "step_s": costs.step_s, "note": note})
+
+
+def step_seconds(store: CandidateStore) -> float:
+    """Seconds of a step of training, as measured on the original; a guess where they were not."""
+    return float((store.phase(PHASE) or {}).get("step_s", _GUESSED_STEP_S))
 
 
 def effort_notes(store: CandidateStore) -> Sequence[str]:

@@ -48,8 +48,7 @@ class PolicySampler:
         self._study.sampler = self._sampler(number)
         trial = self._study.ask(self._distributions)
         self._trials[number] = trial
-        base = self._space.first[0] if self._space.first else Policy()
-        return Policy.from_json({**base.to_json(), **trial.params})
+        return Policy(trial.params)
 
     def tell(self, number: int, values: Sequence[float], constraints: Sequence[float]) -> None:
         """Report a trial: objectives, and constraints that are met when at most 0."""
@@ -62,8 +61,15 @@ class PolicySampler:
         """Report a trial that gave no numbers."""
         self._study.tell(self._trials.pop(number), state=TrialState.FAIL)
 
+    def resume(self, number: int, policy: Policy) -> None:
+        """A trial of an earlier life is running again."""
+        self._study.enqueue_trial(self._parameters_of(policy))
+        self._trials[number] = self._study.ask(self._distributions)
+
     def restore(self, policy: Mapping[str, Any], values: Sequence[float], constraints: Sequence[float]) -> None:
-        """Add a finished trial of an earlier life of this search."""
+        """Add a finished trial of an earlier life of this search, if its policy was one of this space."""
+        if not set(self._distributions) <= set(policy):
+            return
         parameters = self._parameters_of(Policy.from_json(policy))
         self._study.add_trial(
             optuna.trial.create_trial(
@@ -75,7 +81,7 @@ class PolicySampler:
         )
 
     def _parameters_of(self, policy: Policy) -> dict[str, Any]:
-        values = policy.to_json()
+        values = {**{p.name: p.default for p in self._space.parameters}, **policy.to_json()}
         return {name: values[name] for name in self._distributions}
 
     def _sampler(self, number: int) -> TPESampler:

@@ -31,8 +31,11 @@ class Workload:
 
 
 def estimated_duration_s(workload: Workload, effort: Effort) -> float:
-    """Expected seconds of a search."""
+    """Expected seconds of a search; all its time, where the request does not say how long candidates are trained."""
     forward_s = workload.macs / (INFERENCE_MACS_PER_S_PER_CPU * workload.cpus)
+    if effort.max_epochs is None:
+        # What trials leave of the time trains the few that are left.
+        return workload.calibration_s + effort.max_wall_time_s
     # Backward costs about twice the forward pass.
     training_s = 3 * workload.macs / (TRAINING_MACS_PER_S_PER_CPU * workload.cpus)
     trial_s = PER_TRIAL_S + workload.validation_images * forward_s

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,14 @@ from paretopress.v1 import (
     search_pb2_grpc,
     target_pb2,
     target_pb2_grpc,
+    technique_pb2,
+    technique_pb2_grpc,
 )
 from service.access.setup import Gate, check_exposure, make_gate, quotas_of
 from service.errors import ServiceError
 from service.estimate import Estimator
 from service.importing import Importer, SandboxImporter
-from service.intake.sandbox import run_in_sandbox, warm_up
+from service.intake.sandbox import warm_up
 from service.interceptors import default_interceptors
 from service.logs import configure_logging
 from service.memory import keep_freed_memory, make_pauses_rare
@@ -58,6 +59,7 @@ from service.servicers.models import ModelServicer
 from service.servicers.schedules import ScheduleServicer, ScheduleStores
 from service.servicers.searches import SearchServicer, SearchStores
 from service.servicers.targets import TargetServicer, TargetStores
+from service.servicers.techniques import TechniqueServicer
 from service.settings import Settings
 from service.store.access_store import AccessStore
 from service.store.blobs import FsspecBlobStore, blob_store
@@ -73,6 +75,7 @@ from service.store.target_store import TargetStore
 from service.store.upload_store import UploadStore
 from service.supervision import SupervisedProcess, child_environment
 from service.targets import TargetDirectory
+from service.techniques import known_techniques, technique_names
 from service.tls import TlsFiles, server_credentials
 from service.tracing import start_tracing, stop_tracing
 from service.upkeep import Upkeep
@@ -88,6 +91,7 @@ SERVICE_NAMES = tuple(
         (target_pb2, "TargetService"),
         (search_pb2, "SearchService"),
         (schedule_pb2, "ScheduleService"),
+        (technique_pb2, "TechniqueService"),
         (access_pb2, "AccessService"),
     )
 )
@@ -245,7 +249,7 @@ def _add_servicers(
         blobs=blobs,
         estimator=Estimator(predictors, settings.cpus, settings.calibration_s),
         targets=directory,
-        techniques=_technique_names,
+        techniques=technique_names,
     )
     model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(models, uploads, importer), server)
     dataset_servicer = DatasetServicer(datasets, uploads, importer, settings.dataset_roots)
@@ -256,14 +260,9 @@ def _add_servicers(
     runs = ScheduleRuns(database, maker.make, quotas)
     schedules = ScheduleStores(ScheduleStore(database), runs, searches.lookups, settings.may_use_registry)
     schedule_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(schedules), server)
+    technique_pb2_grpc.add_TechniqueServiceServicer_to_server(TechniqueServicer(known_techniques), server)
     access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(AccessStore(database)), server)
     return schedules
-
-
-@functools.cache
-def _technique_names() -> Collection[str]:
-    names: list[str] = run_in_sandbox("service.child_functions:technique_names", {})["names"]
-    return tuple(names)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -57,6 +57,7 @@ class TechniqueContext:
     Attributes:
         seed: decides every random choice of a technique.
         channel_multiple: kept channel counts are rounded to this multiple (the target's preference); 1 rounds nothing.
+        formats: bits of weights and of activations that the target runs as such.
         unsigned_activations: whether the target prefers uint8 to int8 activations.
         reduced_weight_range: whether the target's integer kernels add two products in 16 bits, so that weights must leave room.
         scopes: shell patterns of module names that may be compressed; others are left untouched.
@@ -70,6 +71,7 @@ class TechniqueContext:
 
     seed: int = 0
     channel_multiple: int = 8
+    formats: tuple[tuple[int, int], ...] = ((32, 32), (8, 8))
     unsigned_activations: bool = True
     reduced_weight_range: bool = True
     scopes: tuple[str, ...] = ("*",)

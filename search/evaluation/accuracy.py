@@ -158,11 +158,6 @@ def paired_drop_points(original_correct: Hits, candidate_correct: Hits, confiden
     return 100 * estimate, 100 * min(centre - half, estimate), 100 * max(centre + half, estimate)
 
 
-def upper_drop_points(original_correct: Hits, candidate_correct: Hits, confidence: float = 0.95) -> float:
-    """One-sided upper bound of the paired drop, in points: the drop is below it at this confidence (above 0.5)."""
-    return paired_drop_points(original_correct, candidate_correct, 2 * confidence - 1)[2]
-
-
 def drop_points(
     original: AccuracyResult, candidate: AccuracyResult, labels: Labels | None, confidence: float = 0.95
 ) -> tuple[float, float, float]:

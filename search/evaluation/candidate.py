@@ -93,6 +93,7 @@ class EvaluationSettings:
     task: Task = "classes"
     untrained_limit_s: float = math.inf
     labelled: bool = True
+    formats: tuple[tuple[int, int], ...] = ((32, 32), (8, 8))
     device: str = "cpu"
 
 
@@ -107,7 +108,8 @@ class CandidateEvaluator:
         """
         self.files, self.settings, self.tell = files, settings, tell
         self._loaded: _Loaded | None = None
-        self._number = -1
+        self._number, self._effort = -1, settings.effort
+        self._steps_at: list[float] = []
 
     def with_files(self, files: EvaluationFiles) -> CandidateEvaluator:
         """The same evaluator on files that lie elsewhere."""
@@ -118,7 +120,8 @@ class CandidateEvaluator:
         return CandidateEvaluator(self.files, replace(self.settings, device=device), self.tell)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"files": self.files, "settings": self.settings, "tell": None, "_loaded": None, "_number": -1}
+        fresh = CandidateEvaluator(self.files, self.settings)
+        return dict(fresh.__dict__)
 
     def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         """Accuracy and drop on the validation split after ``rung``; ended from outside when the search stops.
@@ -127,14 +130,18 @@ class CandidateEvaluator:
             OptionSkippedError: it was stopped: without training it took more than the stated time.
             SearchCancelledError: the search is to stop.
         """
-        limit_s = math.inf if self.settings.effort.rung_steps[rung] else self.settings.untrained_limit_s
+        trains = rung == len(self.settings.effort.rung_steps) or self.settings.effort.rung_steps[rung] > 0
+        limit_s = math.inf if trains else self.settings.untrained_limit_s
         return supervised(lambda: self._evaluate(plan, rung), self.files.interrupt.exists, limit_s)
 
     def _evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         started = time.perf_counter()
-        self._number = plan.number
-        network = self.build(Recipe.from_json(plan.payload["recipe"]), rung, self.files.checkpoint(plan.number))
-        return {**self.read(network), "duration_s": time.perf_counter() - started}
+        self._number, self._steps_at = plan.number, []
+        recipe, last_steps = Recipe.from_json(plan.payload["recipe"]), plan.payload.get("last_steps", 0)
+        network = self.build(recipe, rung, self.files.checkpoint(plan.number), last_steps)
+        taken = np.diff(self._steps_at)
+        step_s = {"step_s": float(np.median(taken))} if len(taken) else {}
+        return {**self.read(network), **step_s, "last_steps": last_steps, "duration_s": time.perf_counter() - started}
 
     def read(self, network: Network) -> Mapping[str, Any]:
         """On the validation split: ``accuracy``, ``interval`` (low, high) and ``drop_points`` (estimate, low, high)."""
@@ -149,12 +156,16 @@ class CandidateEvaluator:
             "drop_points": list(drop),
         }
 
-    def build(self, recipe: Recipe, rung: int, checkpoint: Path | None) -> Network:
-        """The candidate after ``rung``; without a checkpoint this is its replay from nothing but recipe, rung and seed."""
+    def build(self, recipe: Recipe, rung: int, checkpoint: Path | None, last_steps: int = 0) -> Network:
+        """The candidate after ``rung``; without a checkpoint this is its replay from nothing but recipe, rung and seed.
+
+        Args:
+            rung: behind those of the settings stands the last one, of ``last_steps``.
+        """
         torch.set_num_threads(self.settings.threads)
         torch.manual_seed(self.settings.seed)
         loaded = self.loaded()
-        effort = self.settings.effort.up_to(rung)
+        effort = self._effort = replace(self.settings.effort.up_to(rung), last_steps=last_steps)
         return compress(loaded.network, recipe, loaded.context, loaded.training, effort, checkpoint)
 
     def loaded(self) -> _Loaded:
@@ -164,11 +175,12 @@ class CandidateEvaluator:
         return self._loaded
 
     def _step_done(self, rung: int, steps: int) -> None:
+        self._steps_at.append(time.perf_counter())
         if self.tell is None:
             return
-        effort, images = self.settings.effort, len(self.loaded().training)
-        done = sum(effort.rung_steps[:rung]) + steps
-        epoch, epochs = (count * effort.batch_size / images for count in (done, sum(effort.rung_steps)))
+        images, known = len(self.loaded().training), max(self._effort.stages, self.settings.effort.rung_steps, key=len)
+        done = sum(known[:rung]) + steps
+        epoch, epochs = (count * self._effort.batch_size / images for count in (done, sum(known)))
         self.tell(Word(self._number, rung, epoch, epochs))
 
 
@@ -203,6 +215,7 @@ def technique_context(settings: EvaluationSettings, train: SplitView, interrupt:
     return TechniqueContext(
         seed=settings.seed,
         channel_multiple=settings.channel_multiple,
+        formats=settings.formats,
         unsigned_activations=settings.unsigned_activations,
         reduced_weight_range=settings.reduced_weight_range,
         scopes=settings.scopes,

@@ -13,7 +13,8 @@ from google.protobuf.empty_pb2 import Empty
 
 from paretopress.v1 import search_pb2, search_pb2_grpc
 from search.errors import FieldViolation, InvalidSpecError
-from search.pareto import broken_limits, nearest, pick
+from search.limits import broken_limits
+from search.pareto import nearest, pick
 from search.protocols import BASELINE, BlobStore
 from service.converters.candidates import candidate_to_proto
 from service.converters.enums import seconds_of

@@ -86,8 +86,9 @@ class SearchQueue:
             rows = session.scalars(select(SearchRow).where(waiting).order_by(SearchRow.id).with_for_update()).all()
             free = [r for r in rows if r.state == "QUEUED" or (worker_is_gone(r, now) and not _pauses(r, now))]
             alive = [r for r in free if not ended_by_cancelling(session, r)]
-            row = next((r for r in alive if not _given_up(session, r, now)), None)
-            if row is None:
+            readable = ((r, spec) for r in alive if not _given_up(session, r, now) if (spec := _read_spec(session, r)) is not None)
+            row, spec = next(readable, (None, None))
+            if row is None or spec is None:
                 return None
             resumed = row.start_time is not None
             row.state, row.lease_owner, row.lease_expires = "RUNNING", self.owner, now + self._lease_s
@@ -100,7 +101,6 @@ class SearchQueue:
             boot = boot_id()
             groups = session.scalars(select(ProcessGroupRow.pgid).filter_by(search_id=row.id, boot_id=boot)).all()
             notes = tuple(json.loads(row.dataset_notes_json))
-            spec = SearchSpec.from_json(row.spec_json)
             return ClaimedSearch(row.id, row.name, spec, notes, tuple(groups), resumed, origin_of(row))
 
     def waiting_targets(self) -> frozenset[str]:
@@ -108,7 +108,7 @@ class SearchQueue:
         lost = and_(SearchRow.state == "RUNNING", SearchRow.lease_expires < time.time())
         with self._database.read() as session:
             specs = session.scalars(select(SearchRow.spec_json).where(or_(SearchRow.state == "QUEUED", lost))).all()
-            return frozenset(SearchSpec.from_json(text).target for text in specs)
+            return frozenset(str(json.loads(text).get("target", "")) for text in specs)
 
     def forget_process_groups(self, search_id: int) -> None:
         """The groups have been ended."""
@@ -194,6 +194,17 @@ def ended_by_cancelling(session: Session, row: SearchRow) -> bool:
         _end_untracked(session, row, "CANCELLED", "cancelled on request; finished candidates are kept")
         return True
     return False
+
+
+def _read_spec(session: Session, row: SearchRow) -> SearchSpec | None:
+    """What the search was asked to do; one that this version cannot read ends here, with the reason: others wait behind it."""
+    try:
+        return SearchSpec.from_json(row.spec_json)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:300]}"
+        message = f"this version of Paretopress cannot read the request ({reason}); another version has stored it. Create it again"
+        _end_untracked(session, row, "FAILED", message)
+        return None
 
 
 def _forget_groups(session: Session, row: SearchRow) -> None:

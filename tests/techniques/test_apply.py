@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from techniques.apply import apply_recipe, compress, validate_recipe
+from techniques.apply import apply_recipe, compress, structure_of, validate_recipe
 from techniques.base import Effort
 from techniques.context import TechniqueContext
 from techniques.errors import ConfigError, DataRequiredError
@@ -88,3 +88,9 @@ def test_a_recipe_by_energy_is_valid_though_it_cannot_be_priced() -> None:
     validate_recipe(recipe, trained(), TechniqueContext())
     with pytest.raises(DataRequiredError):
         apply_recipe(trained().to_meta(), recipe, context())
+
+
+def test_recipes_that_differ_in_training_alone_are_one_structure() -> None:
+    other = Step("distillation", {"temperature": 2.0})
+    assert structure_of(Recipe((PRUNE, TRAIN, QUANTISE))) == structure_of(Recipe((PRUNE, other, QUANTISE)))
+    assert structure_of(Recipe((PRUNE, TRAIN))) == structure_of(Recipe((PRUNE,))) != structure_of(Recipe((REMOVE, TRAIN)))
