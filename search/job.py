@@ -17,6 +17,7 @@ from search.attempts import ON_PURPOSE, supervised, unexpected
 from search.clock import Clock, ClockedStore
 from search.conclusion import Finals, conclude, known_baseline, run_finals
 from search.driver import SearchDriver
+from search.driving import make_driver
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import ClusterError, OutsideError, SearchCancelledError, SearchError, TimeLimitError, UnexpectedError
 from search.execution.runner import run_trials
@@ -24,7 +25,7 @@ from search.execution.runtime import ray_runtime
 from search.limits import broken_limits
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Progress
 from search.reach import Reach
-from search.setup import Setup, make_driver, prepare, runner_settings
+from search.setup import Setup, prepare, runner_settings
 from search.spec import SearchSpec
 from search.survey import find_sensitivity, reach_of, tell_places, tell_techniques
 from search.tracking.described import search_parameters

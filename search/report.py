@@ -98,6 +98,7 @@ def entry(record: CandidateRecord, split: str) -> dict[str, Any]:
         **{name: _counted(record.measurements.get(name)) for name in (*SIZES, "macs", "parameters")},
         "recipe": json.loads(record.recipe_json),
         "rung": record.rung,
+        "last_steps": record.last_steps,
         "seed": record.seed,
         "artifacts": dict(record.artifacts),
     }

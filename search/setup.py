@@ -12,7 +12,6 @@ import torch
 
 from hw_models.predictor import Predictor
 from hw_models.targets import Target, builtin_targets
-from search.aims import Aims
 from search.attempts import STEP_LIMIT_S, reason_of
 from search.baseline import (
     Original,
@@ -23,10 +22,7 @@ from search.baseline import (
     read_original,
     save_original_logits,
 )
-from search.clock import Clock
-from search.composition import Composition
-from search.driver import SearchDriver
-from search.effort_plan import EffortCosts, plan_effort, remember_effort, remembered_effort, step_seconds, training_step_s
+from search.effort_plan import EffortCosts, plan_effort, remember_effort, remembered_effort, training_step_s
 from search.environment import SearchEnvironment
 from search.errors import FieldViolation, InvalidSpecError
 from search.evaluation.accuracy import AccuracyResult
@@ -40,15 +36,9 @@ from search.evaluation.candidate import (
 from search.evaluation.reading import Reading
 from search.execution.runtime import RunnerSettings
 from search.finals_time import FinalsTime
-from search.last_rung import LastRung
 from search.pricing import Pricer
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
-from search.reach import Reach
-from search.sampler import PolicySampler
-from search.sensitivity import Sensitivity
-from search.space import search_space
 from search.spec import SearchSpec
-from search.tracking.outbox import Outbox
 from techniques import registry
 from techniques.base import Effort as TrainingEffort
 from techniques.base import TrainingMethod
@@ -69,11 +59,11 @@ GAP_IMAGES = 5000
 SENSITIVITY_SHARE = 0.1
 _BASELINE_SHARE = 0.1
 """Of the wall time: how long rounds are added until the original's latency has settled."""
-_GRACE_SHARE = 0.05
+GRACE_SHARE = 0.05
 """Of the wall time: how long after the last promotion a trial that trains may go on before it is interrupted."""
 _WAIT_SHARE = 0.25
 """Of the wall time: how long a search waits for a cluster that has no room for it."""
-_BUILD_S, _RAY_START_S = 1.0, 20.0
+_BUILD_S, RAY_START_S = 1.0, 20.0
 _UNTRAINED_FACTOR = 20
 """A candidate is built on some hundred images and read on the validation split; so many times what the original needs for these."""
 
@@ -228,14 +218,14 @@ def _affordable(
     device = "cuda" if environment.train_device != "cpu" and torch.cuda.is_available() else "cpu"
     train, limit_s = original.data.split("train"), spec.effort.max_wall_time_s
     batch = train.images(np.arange(min(len(train), asked.batch_size)))
-    left_s = limit_s * (1 - SENSITIVITY_SHARE - _GRACE_SHARE) - (time.monotonic() - environment.began)
+    left_s = limit_s * (1 - SENSITIVITY_SHARE - GRACE_SHARE) - (time.monotonic() - environment.began)
     try:
         step_s = training_step_s(original.network, batch, reading.task, device)
     except RuntimeError as error:  # a GPU that others have filled
         environment.store.append(Event("warning", f"no step of training could be timed here: {reason_of(error)}"))
         return asked
     rung_epochs = sum(asked.rung_steps) * asked.batch_size / len(train)
-    left_s -= finals_time.reserved_s(limit_s) + _RAY_START_S + image_s * len(train) * max(1, round(rung_epochs))
+    left_s -= finals_time.reserved_s(limit_s) + RAY_START_S + image_s * len(train) * max(1, round(rung_epochs))
     costs = EffortCosts(
         step_s=step_s,
         untrained_s=_BUILD_S + image_s * len(original.data.split("validation")) * len(asked.rung_steps),
@@ -318,37 +308,3 @@ def _files(spec: SearchSpec, environment: SearchEnvironment) -> EvaluationFiles:
     )
     files.interrupt.unlink(missing_ok=True)
     return files
-
-
-def make_driver(
-    setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment, outbox: Outbox, clock: Clock, reach: Reach
-) -> SearchDriver:
-    """The driver over this search; trials stop early enough to leave time for the finalists."""
-    spec, limit_s = setup.spec, setup.spec.effort.max_wall_time_s
-    training = training_methods(setup.techniques) if setup.rungs > 1 else ()
-    aims = Aims.of(spec.budget, spec.preference, setup.pricer.price(Recipe()).named(), reach.lowest)
-    space = search_space(sensitivity.offered, training, aims.ranges, sensitivity.savings())
-    composition = Composition.of(setup.original.network.to_meta(), setup.context, sensitivity.pinned, training)
-    training_ends_at = clock.ends_at - setup.finals_time.reserved_s(limit_s) - limit_s * _GRACE_SHARE
-    last = None
-    if training:
-        effort = setup.evaluator.settings.effort
-        last = LastRung(effort.last_steps, effort.rung_steps, step_seconds(environment.store), training_ends_at)
-    left_s = max(training_ends_at - time.monotonic(), 0.0)
-    return SearchDriver(
-        spec=spec,
-        store=environment.store,
-        outbox=outbox,
-        sampler=PolicySampler(space, spec.effort.seed, environment.work_dir / "optuna.db"),
-        sensitivity=sensitivity,
-        pricer=setup.pricer,
-        make_recipe=composition.recipe,
-        aims=aims,
-        rungs=setup.rungs,
-        deadline=training_ends_at - (left_s * LAST_TIME_SHARE if last else 0.0),
-        grace_s=limit_s * _GRACE_SHARE,
-        first_deadline=clock.ends_at - setup.finals_time.least_s - _RAY_START_S,
-        first_ends_at=clock.ends_at,
-        interrupt=setup.evaluator.files.interrupt,
-        last=last,
-    )

@@ -124,6 +124,20 @@ def _repaired(
     return fit(network, data, effort, composed(methods, context), context, checkpoint)
 
 
+def training_of(recipe: Recipe, context: TechniqueContext) -> Training:
+    """The training that a recipe asks for.
+
+    Raises:
+        ConfigError: see `composed`.
+    """
+    methods = []
+    for index, step in enumerate(recipe.steps):
+        technique = _technique(index, step)
+        if isinstance(technique, TrainingMethod):
+            methods.append((technique, _parse(index, step, technique)))
+    return composed(methods, context)
+
+
 def composed(methods: Sequence[tuple[TrainingMethod[Any], Any]], context: TechniqueContext) -> Training:
     """One training of several methods, each with its parsed config.
 

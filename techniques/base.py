@@ -164,12 +164,15 @@ class TrainingMethod(Technique[ConfigT]):
     """
 
     stage: ClassVar[Stage] = "training"
+    states_optimizer: ClassVar[bool] = False
+    """Whether `optimizer` gives one, by a field ``learning_rate`` of the config."""
 
     def step(
         self, network: Network, options: Sequence[Option], settings: Mapping[str, Any], context: TechniqueContext
     ) -> Step | None:
-        """Its settings are its config; it has no options."""
-        return self.make_step(settings)
+        """Its settings are its config; it has no options. One that states an optimiser takes the peak that was found."""
+        rate = {"learning_rate": context.learning_rate} if context.learning_rate is not None and self.states_optimizer else {}
+        return self.make_step({**settings, **rate})
 
     def losses(self, config: ConfigT, context: TechniqueContext) -> Sequence[Loss]:
         """Terms of what is minimised."""

@@ -56,6 +56,7 @@ class TechniqueContext:
 
     Attributes:
         seed: decides every random choice of a technique.
+        learning_rate: peak for training on this network and data, where one was found (`techniques.training.range_test`).
         channel_multiple: kept channel counts are rounded to this multiple (the target's preference); 1 rounds nothing.
         formats: bits of weights and of activations that the target runs as such.
         unsigned_activations: whether the target prefers uint8 to int8 activations.
@@ -70,6 +71,7 @@ class TechniqueContext:
     """
 
     seed: int = 0
+    learning_rate: float | None = None
     channel_multiple: int = 8
     formats: tuple[tuple[int, int], ...] = ((32, 32), (8, 8))
     unsigned_activations: bool = True

@@ -19,11 +19,13 @@ from search.protocols import Event
 from search.spec import SearchSpec
 from search.tracking.described import SearchOrigin
 from search.tracking.ended import UNTRACKED
+from service.errors import PreconditionError
 from service.store.database import Database
 from service.store.events import append_events
 from service.store.records import origin_of
 from service.store.schema import PhaseRow, ProcessGroupRow, SearchRow
 from service.store.search_store import boot_id
+from service.store.specs import read_spec, shown_spec
 
 MAX_ATTEMPTS, MIN_TROUBLE_S = 10, 1800.0
 """A search is given up when so many workers have taken it without finding anything new, over so long: what kills processes for
@@ -108,7 +110,7 @@ class SearchQueue:
         lost = and_(SearchRow.state == "RUNNING", SearchRow.lease_expires < time.time())
         with self._database.read() as session:
             specs = session.scalars(select(SearchRow.spec_json).where(or_(SearchRow.state == "QUEUED", lost))).all()
-            return frozenset(str(json.loads(text).get("target", "")) for text in specs)
+            return frozenset(shown_spec(text).target for text in specs)
 
     def forget_process_groups(self, search_id: int) -> None:
         """The groups have been ended."""
@@ -199,11 +201,9 @@ def ended_by_cancelling(session: Session, row: SearchRow) -> bool:
 def _read_spec(session: Session, row: SearchRow) -> SearchSpec | None:
     """What the search was asked to do; one that this version cannot read ends here, with the reason: others wait behind it."""
     try:
-        return SearchSpec.from_json(row.spec_json)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {str(error)[:300]}"
-        message = f"this version of Paretopress cannot read the request ({reason}); another version has stored it. Create it again"
-        _end_untracked(session, row, "FAILED", message)
+        return read_spec(row.spec_json)
+    except PreconditionError as error:
+        _end_untracked(session, row, "FAILED", str(error))
         return None
 
 

@@ -50,6 +50,7 @@ class Distillation(TrainingMethod[DistillationConfig]):
     name = "distillation"
     config_type = DistillationConfig
     cites = "Hinton et al. 2015, section 2"
+    states_optimizer = True
 
     def settings(self) -> Sequence[Parameter]:
         """How soft the targets are, and what they count for."""

@@ -40,6 +40,10 @@ class Training:
     regimes: tuple[Regime, ...]
     optimizer: SgdConfig
 
+    def loss(self, network: Network, outputs: Tensor, batch: Batch) -> Tensor:
+        """The sum of all terms."""
+        return sum((one(network, outputs, batch) for one in self.losses), torch.zeros((), device=outputs.device))
+
 
 def fit(
     network: Network,
@@ -67,7 +71,7 @@ def fit(
         regime.begin(student)
     student.graph.requires_grad_(True)
     keys = [_key(start, effort, index) for index in range(len(effort.stages))]
-    run = _Run(student, _sgd(student, training.optimizer), data, effort, training, context)
+    run = _Run(student, sgd(student, training.optimizer), data, effort, training, context)
     rung = run.resume(checkpoint, keys) if checkpoint is not None else -1
     with placed_on(context.device, student), run.state_on(context.device):
         for index in range(rung + 1, len(keys)):
@@ -152,7 +156,7 @@ class _Run:
         self._epoch = batches.epoch + 1
 
     def _step(self, outputs: Tensor, batch: Batch, step: int, rung: int) -> None:
-        loss = sum((one(self._student, outputs, batch) for one in self._training.losses), torch.zeros(()))
+        loss = self._training.loss(self._student, outputs, batch)
         if not math.isfinite(loss.item()):
             raise TechniqueError(
                 f"the loss became {loss.item()} at step {step} of rung {rung} (learning rate "
@@ -206,13 +210,26 @@ def _rung_seed(seed: int, rung: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{rung}".encode()).digest()[:7], "big")
 
 
-def _sgd(network: Network, config: SgdConfig) -> torch.optim.SGD:
+def sgd(network: Network, config: SgdConfig) -> torch.optim.SGD:
+    """An optimiser of all parameters."""
     parameters = list(network.graph.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
+
+
+def training_batches(data: ImageSource, batch_size: int, steps: int, context: TechniqueContext) -> Iterator[tuple[int, Batch]]:
+    """So many numbered batches from the first epoch on.
+
+    Raises:
+        DataRequiredError, InterruptedTrainingError: as `fit`.
+    """
+    for step, batch in zip(range(steps), _Batches(data, 0, batch_size), strict=False):
+        if context.interrupt is not None and context.interrupt():
+            raise InterruptedTrainingError(f"interrupted at step {step} of {steps}")
+        yield step, batch.on(context.device)
 
 
 class _Batches:

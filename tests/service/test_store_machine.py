@@ -521,7 +521,7 @@ class TestStoreMachine(StoreMachine.TestCase):  # type: ignore[name-defined,misc
     settings = (
         settings()
         if LONG
-        else settings(max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+        else settings(max_examples=6, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
     )
 
     @classmethod
