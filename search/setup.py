@@ -141,7 +141,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         views=views,
         threads=runner.threads_per_trial,
         channel_multiple=target.channel_multiple,
-        formats=formats_of(target),
+        formats=target.formats,
         unsigned_activations=target.unsigned_activations,
         scopes=spec.scopes,
         reduced_weight_range=target.reduced_weight_range,
@@ -273,12 +273,6 @@ def allowed_techniques(spec: SearchSpec) -> tuple[str, ...]:
 def training_methods(techniques: Sequence[str]) -> tuple[str, ...]:
     """Those of these techniques that train."""
     return tuple(name for name in techniques if isinstance(registry.get(name), TrainingMethod))
-
-
-def formats_of(target: Target) -> tuple[tuple[int, int], ...]:
-    """Bits of weights and of activations that the target runs."""
-    bits = {"fp32": (32, 32), "int8": (8, 8)}
-    return tuple(bits[precision] for precision in target.precisions)
 
 
 def training_effort(spec: SearchSpec, train_images: int, trains: bool) -> TrainingEffort:
