@@ -39,6 +39,7 @@ from search.finals_time import FinalsTime
 from search.pricing import Pricer
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
 from search.spec import SearchSpec
+from search.target_facts import facts_of
 from techniques import registry
 from techniques.base import Effort as TrainingEffort
 from techniques.base import TrainingMethod
@@ -140,11 +141,10 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         seed=spec.effort.seed,
         views=views,
         threads=runner.threads_per_trial,
-        channel_multiple=target.channel_multiple,
-        formats=target.formats,
-        unsigned_activations=target.unsigned_activations,
+        facts=facts_of(target),
+        batch=spec.budget.batch_size,
+        predictor_json=environment.predictor_json,
         scopes=spec.scopes,
-        reduced_weight_range=target.reduced_weight_range,
         task=reading.task,
         untrained_limit_s=_untrained_limit_s(original, image_s),
         labelled=original.data.labelled,

@@ -11,6 +11,7 @@ from techniques.apply import apply_recipe
 from techniques.base import Technique, Transform
 from techniques.context import TechniqueContext
 from techniques.errors import TechniqueError
+from techniques.facts import TargetFacts
 from techniques.lift import from_pt2
 from techniques.option import STAGES
 from techniques.parameters import ChoiceParameter, Parameter
@@ -45,20 +46,20 @@ def _setting(parameter: Parameter) -> dict[str, Any]:
 
 
 def describe_with_recipe(
-    network_path: str, recipe_json: str, batch_size: int, preferences: Sequence[Mapping[str, Any]]
+    network_path: str, recipe_json: str, batch_size: int, facts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Operator graphs of a stored model, at a batch size, after a recipe; or the reason why the recipe cannot be applied.
 
     Args:
-        preferences: fields of `TechniqueContext` that a target decides; one graph each.
+        facts: `TargetFacts` of targets as JSON; one graph each.
     """
     original = from_pt2(Path(network_path)).to_meta()
     graphs = []
     try:
-        for wanted in preferences:
+        for known in facts:
             network = original
             if recipe_json:
-                network = apply_recipe(original, Recipe.from_json(recipe_json), TechniqueContext(**wanted))
+                network = apply_recipe(original, Recipe.from_json(recipe_json), TechniqueContext.of(TargetFacts.from_json(known)))
             graphs.append(describe(network, batch_size).to_json())
     except TechniqueError as error:
         return {"refused": str(error)}

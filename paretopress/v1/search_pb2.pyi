@@ -656,6 +656,7 @@ class Candidate(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
+    LAST_STEPS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/searches/{search}/candidates/{candidate}`; the original is `baseline`."""
     state: Global___Candidate.State.ValueType
@@ -674,6 +675,8 @@ class Candidate(_message.Message):
     """Why it failed."""
     node: _builtins.str
     """Id of the Ray node on which it reached its rung; empty where the search did not run on a cluster."""
+    last_steps: _builtins.int
+    """Steps of its last rung, if it came so far: what the time allowed. A replay takes recipe, rung, these and the seed."""
     @_builtins.property
     def accuracies(self) -> _containers.MessageMap[_builtins.str, _measurement_pb2.Accuracy]:
         """By split: `validation` always, `selection` for finalists, `test` for the best."""
@@ -706,10 +709,11 @@ class Candidate(_message.Message):
         error: _builtins.str = ...,
         duration: _duration_pb2.Duration | None = ...,
         node: _builtins.str = ...,
+        last_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "duration", b"duration", "feasible", b"feasible"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "accuracies", b"accuracies", "artifacts", b"artifacts", "duration", b"duration", "error", b"error", "feasible", b"feasible", "measurements", b"measurements", "name", b"name", "node", b"node", "recipe_json", b"recipe_json", "rung", b"rung", "seed", b"seed", "state", b"state", "trial_number", b"trial_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "accuracies", b"accuracies", "artifacts", b"artifacts", "duration", b"duration", "error", b"error", "feasible", b"feasible", "last_steps", b"last_steps", "measurements", b"measurements", "name", b"name", "node", b"node", "recipe_json", b"recipe_json", "rung", b"rung", "seed", b"seed", "state", b"state", "trial_number", b"trial_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__feasible: _TypeAlias = _typing.Literal["feasible"]  # noqa: Y015
     _WhichOneofArgType__feasible: _TypeAlias = _typing.Literal["_feasible", b"_feasible"]  # noqa: Y015

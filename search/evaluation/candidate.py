@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from hw_models.predictor import Predictor
 from search.attempts import supervised
 from search.evaluation.accuracy import AccuracyResult, drop_points, evaluate, score
 from search.evaluation.data import CalibrationSource, ImageData, SplitView, TrainingSource, open_teacher_logits
 from search.evaluation.reading import Reading
 from search.execution.trial import TrialPlan
 from search.execution.word import Tell, Word
+from search.pricing import Pricer
 from search.spec import MetricName
 from techniques import lift
 from techniques.apply import compress
 from techniques.base import Effort
 from techniques.context import TechniqueContext
+from techniques.facts import TargetFacts
 from techniques.head import Task, find_head
 from techniques.network import Network
 from techniques.recipe import Recipe
@@ -78,6 +81,8 @@ class EvaluationSettings:
 
     Attributes:
         device: where candidates are trained, ``cpu`` or ``cuda``; they are read on the CPU, as the files will be.
+        facts: of the target.
+        batch, predictor_json: what prices of networks are for; without a predictor techniques have no cost.
         untrained_limit_s: what building a candidate and reading it may take before anything is trained.
     """
 
@@ -86,14 +91,13 @@ class EvaluationSettings:
     seed: int
     views: int
     threads: int
-    channel_multiple: int
-    unsigned_activations: bool
     scopes: tuple[str, ...]
-    reduced_weight_range: bool = True
+    facts: TargetFacts = field(default_factory=TargetFacts)
+    batch: int = 1
+    predictor_json: str = ""
     task: Task = "classes"
     untrained_limit_s: float = math.inf
     labelled: bool = True
-    formats: tuple[tuple[int, int], ...] = ((32, 32), (8, 8))
     device: str = "cpu"
 
 
@@ -200,27 +204,39 @@ def _open(files: EvaluationFiles, settings: EvaluationSettings, step_done: StepD
     logits: np.ndarray[Any, Any] = np.load(files.original_logits, allow_pickle=False)
     teacher = open_teacher_logits(files.teacher_logits) if files.teacher_logits.exists() else None
     network = lift.from_pt2(files.network)
+    cost = LazyCost(network, settings.predictor_json, settings.batch) if settings.predictor_json else None
     return _Loaded(
         network=network,
         training=TrainingSource(train, settings.seed, data.metadata.augment, teacher, settings.views, settings.task),
         validation=validation,
         original=score(logits, validation.labels, settings.metric, logits, settings.task),
         reading=Reading(settings.metric, find_head(network), settings.task),
-        context=replace(technique_context(settings, train, files.interrupt), step_done=step_done),
+        context=replace(technique_context(settings, train, files.interrupt), step_done=step_done, cost=cost),
     )
 
 
 def technique_context(settings: EvaluationSettings, train: SplitView, interrupt: Path) -> TechniqueContext:
     """The facts of target and request as techniques see them."""
-    return TechniqueContext(
+    return TechniqueContext.of(
+        settings.facts,
         seed=settings.seed,
-        channel_multiple=settings.channel_multiple,
-        formats=settings.formats,
-        unsigned_activations=settings.unsigned_activations,
-        reduced_weight_range=settings.reduced_weight_range,
         scopes=settings.scopes,
         calibration=CalibrationSource(train, min(CALIBRATION_IMAGES, len(train)), settings.seed, settings.task),
         interrupt=interrupt.exists,
         task=settings.task,
         device=settings.device,
     )
+
+
+class LazyCost:
+    """A `CostFunction` that is made when it is first asked: most techniques never ask."""
+
+    def __init__(self, network: Network, predictor_json: str, batch: int) -> None:
+        self._network, self._predictor_json, self._batch = network, predictor_json, batch
+        self._pricer: Pricer | None = None
+
+    def __call__(self, network: Network) -> float:
+        """Predicted milliseconds."""
+        if self._pricer is None:
+            self._pricer = Pricer(self._network, Predictor.from_json(self._predictor_json), self._batch)
+        return self._pricer(network)
