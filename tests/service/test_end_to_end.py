@@ -148,10 +148,10 @@ def test_a_front_member_replays_to_the_same_outputs(done: Done, client: Client, 
         interrupt=tmp_path / "interrupt",
     )
     images = int((read(files.dataset)[0].split == 0).sum())
-    effort = training_effort(spec, images, distils=True)
-    settings = EvaluationSettings("top1", effort, 1, 2, server.settings.cpus, 8, True, ("*",))
+    effort = training_effort(spec, images, trains=True)
+    settings = EvaluationSettings("top1", effort, 1, 2, server.settings.cpus, ("*",))
     member = client.get_candidate(done.search.front[0])
-    replayed = CandidateEvaluator(files, settings).build(Recipe.from_json(member.recipe_json), member.rung, None)
+    replayed = CandidateEvaluator(files, settings).build(Recipe.from_json(member.recipe_json), member.rung, None, member.last_steps)
     client.download_artifact(member.name, "model.pt2", tmp_path / "model.pt2")
     from techniques import lift
 
