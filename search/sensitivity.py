@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ VERSION = 2
 LOSS_FACTOR = 60
 """A loss is measured on these images and twice as many calibration images; the time of one pass of the original, so many times, is
 far more than that takes."""
+_UNKNOWN_LOSS = 1.0
 MAX_HANGS = 2
 """A technique that hangs at so many places is not tried at others: each costs its whole time."""
 
@@ -102,7 +104,8 @@ def measure_sensitivity(
     """Apply each option alone, recalibrate batch norm, and compare outputs on ``images`` with the original's.
 
     An option that this network refuses, raises at or hangs at is left out with the reason; so is a format that it cannot take.
-    When the time is up, options not yet looked at take the median loss of those that were, and are named in ``skipped``.
+    Techniques take turns, the mildest options first, so that the time for it measures something of each; options not yet looked at
+    when it is up take a loss that follows from those that were (`estimated_loss`), and are named in ``skipped``.
 
     Raises:
         SearchCancelledError: the search is to stop; seen within a second or two.
@@ -114,10 +117,38 @@ def measure_sensitivity(
     look.at_formats()
     last_call = begin + time_limit_s + max(time_limit_s, attempts.limit_s)
     look.at_places(begin + time_limit_s, last_call=min(last_call, attempts.ends_at))
-    estimate = sorted(look.loss.values())[len(look.loss) // 2] if look.loss else 1.0
-    loss = {option.option_id: look.loss.get(option.option_id, estimate) for option in look.usable}
+    usable = tuple(option for option in offered.local if option.option_id in look.usable)
+    measured = {option: look.loss[option.option_id] for option in usable if option.option_id in look.loss}
+    loss = {option.option_id: estimated_loss(option, measured) for option in usable}
     pinned = tuple(option for option in offered.pinned if option.option_id not in look.skipped)
-    return Sensitivity(tuple(look.usable), loss, look.saved, {**offered.skipped, **look.skipped}, pinned)
+    return Sensitivity(usable, loss, look.saved, {**offered.skipped, **look.skipped}, pinned)
+
+
+def in_turns(options: Sequence[Option]) -> list[Option]:
+    """One option of each technique after the other, at each technique the mildest of all places first."""
+    by_technique: dict[str, list[Option]] = {}
+    for option in sorted(options, key=lambda one: one.level):
+        by_technique.setdefault(option.technique, []).append(option)
+    turns = zip_longest(*by_technique.values())
+    return [option for turn in turns for option in turn if option is not None]
+
+
+def estimated_loss(option: Option, measured: Mapping[Option, float]) -> float:
+    """The loss of an option: as measured, or as it follows from what was measured, never lower than is likely.
+
+    From a milder option of the technique at the same place it grows with the square of the strength; a stronger one there is an
+    upper end. Otherwise the upper quartile of the technique's other places counts, at this strength; without any, that of all.
+    """
+    if option in measured:
+        return measured[option]
+    mine = {one: loss for one, loss in measured.items() if one.technique == option.technique}
+    here = {one: loss for one, loss in mine.items() if one.place == option.place}
+    milder = [loss * (option.strength / one.strength) ** 2 for one, loss in here.items() if one.strength < option.strength]
+    stronger = [loss for one, loss in here.items() if one.strength > option.strength]
+    if milder or stronger:
+        return min([*stronger, *([max(milder)] if milder else [])])
+    likely = sorted(loss * (option.strength / one.strength) ** 2 for one, loss in (mine or measured).items())
+    return likely[3 * len(likely) // 4] if likely else _UNKNOWN_LOSS
 
 
 class _Look:
@@ -140,7 +171,7 @@ class _Look:
         self._loss_s = LOSS_FACTOR * reference_s
         self._originals: dict[str, Mapping[str, float]] = {}
         self._hangs: Counter[str] = Counter()
-        self.usable: list[Option] = []
+        self.usable: set[str] = set()
         self.loss: dict[str, float] = {}
         self.saved: dict[str, dict[str, dict[str, float]]] = {}
         self.skipped: dict[str, str] = {}
@@ -158,7 +189,7 @@ class _Look:
 
     def at_places(self, deadline: float, last_call: float) -> None:
         """Losses until ``deadline``, prices until ``last_call``."""
-        options = self._offered.local
+        options = in_turns(self._offered.local)
         for number, option in enumerate(options, 1):
             self._attempts.show("sensitivity", f"{number} of {len(options)}: {option.technique} at {option.place}")
             if self._hangs[option.technique] >= MAX_HANGS:
@@ -186,7 +217,7 @@ class _Look:
             self.skipped[name] = "loss estimated: the time for sensitivity was up"
         else:
             self.loss[name] = loss
-        self.usable.append(option)
+        self.usable.add(name)
 
     def _at(self, option: Option, with_loss: bool) -> tuple[dict[str, Mapping[str, float]], float | None]:
         prices = {bits: self._price((option,), bits) for bits in self._originals}

@@ -1,4 +1,8 @@
-"""The peak of the learning rate, found by raising it step by step until the loss no longer falls (Smith 2017, section 3.3)."""
+"""The peak of the learning rate, found by raising it step by step until training diverges (after Smith 2017, section 3.3).
+
+Smith takes the rate at which the loss no longer falls. The loss of a compressed network that learns from its original hardly falls
+within some steps, whatever the rate; where it begins to run away is seen on any network.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,10 @@ from techniques.training.loop import Training, sgd, training_batches
 STEPS = 24
 LOWEST, HIGHEST = 1e-3, 0.5
 _SMOOTHING = 0.7
-_DIVERGED = 1.5
-_SAFETY = 4.0
-"""The loss is least a little before training diverges; a peak that holds for hundreds of steps lies below by this factor."""
+_DIVERGED = 3.0
+"""Times the least loss so far."""
+_SAFETY = 5.0
+"""A peak that holds for hundreds of steps lies so many times below the rate at which a few diverge."""
 
 
 def peak_learning_rate(
@@ -25,8 +30,8 @@ def peak_learning_rate(
 ) -> float:
     """A peak for this network under these losses; the network is left as it was.
 
-    The rate grows by the same factor from step to step; the losses, smoothed, fall and then rise. The same network, data, losses
-    and seed give the same peak (one machine, fixed threads).
+    The rate grows by the same factor from step to step; the losses are smoothed. The same network, data, losses and seed give the
+    same peak (one machine, fixed threads).
 
     Raises:
         DataRequiredError: ``data`` has no usable batch.
@@ -38,7 +43,7 @@ def peak_learning_rate(
     student.graph.requires_grad_(True)
     optimizer = sgd(student, training.optimizer)
     factor = (HIGHEST / LOWEST) ** (1 / (STEPS - 1))
-    best, best_rate, smoothed, weight = math.inf, LOWEST, 0.0, 0.0
+    least, rate, smoothed, weight = math.inf, LOWEST, 0.0, 0.0
     student.train()
     logits = training_logits(student, context.task)
     with placed_on(context.device, student), torch.random.fork_rng(random_devices(context.device)), torch.enable_grad():
@@ -51,11 +56,10 @@ def peak_learning_rate(
             smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss.item()
             weight = _SMOOTHING * weight + 1 - _SMOOTHING
             mean = smoothed / weight
-            if not math.isfinite(mean) or mean > _DIVERGED * best:
+            if not math.isfinite(mean) or mean > _DIVERGED * least:
                 break
-            if mean < best:
-                best, best_rate = mean, rate
+            least = min(mean, least)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return max(best_rate / _SAFETY, LOWEST)
+    return max(rate / _SAFETY, LOWEST)
