@@ -23,7 +23,7 @@ from search.setup import GRACE_SHARE, LAST_TIME_SHARE, RAY_START_S, Setup, train
 from search.space import SearchSpace, search_space
 from search.tracking.outbox import Outbox
 from techniques.apply import compress, training_of
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.recipe import Recipe
 from techniques.training.range_test import STEPS, peak_learning_rate
 
@@ -87,7 +87,7 @@ def _learning_rate(
         policy = space.first[min(_HALF_WAY, len(space.first) - 1)]
         recipe = allocate(policy, aims.at(policy.shares()), sensitivity, composition.recipe, setup.pricer.price).recipe
         loaded = setup.evaluator.loaded()
-        network = compress(loaded.network, recipe, setup.context, None, Effort((0,)))
+        network = compress(loaded.network, recipe, setup.context, None, TrainingEffort((0,)))
         return peak_learning_rate(network, loaded.training, training_of(recipe, setup.context), setup.context)
 
     try:

@@ -17,7 +17,7 @@ import torch
 
 from search.promotion import FIRST_PEERS, PROMOTED_SHARE
 from search.protocols import CandidateStore, Event
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.head import Task, training_logits
 from techniques.network import Network
 from techniques.training.device import CPU, placed_on
@@ -70,10 +70,10 @@ def expected_trials(trials: int, rungs: int) -> list[float]:
     return counts
 
 
-def plan_effort(asked: Effort, trials: int, costs: EffortCosts) -> Effort:
+def plan_effort(asked: TrainingEffort, trials: int, costs: EffortCosts) -> TrainingEffort:
     """The effort asked for, or a smaller one with which ``trials`` fit into the time that is left; perhaps no training at all."""
     if costs.untrained_s + costs.step_s * LEAST_SHARE * sum(asked.rung_steps) > costs.left_s:
-        return Effort((0,), asked.batch_size)
+        return TrainingEffort((0,), asked.batch_size)
     counts = expected_trials(trials, len(asked.rung_steps))
     training_s = costs.step_s * sum(count * steps for count, steps in zip(counts, asked.rung_steps, strict=True))
     free_s = costs.left_s - trials * costs.untrained_s
@@ -83,14 +83,14 @@ def plan_effort(asked: Effort, trials: int, costs: EffortCosts) -> Effort:
     return replace(asked, rung_steps=tuple(math.ceil(steps * share) for steps in asked.rung_steps))
 
 
-def remembered_effort(store: CandidateStore) -> Effort | None:
+def remembered_effort(store: CandidateStore) -> TrainingEffort | None:
     """The effort of an earlier life of this search: its candidates are compared with those to come."""
     found = store.phase(PHASE)
-    return None if found is None else Effort(tuple(found["rung_steps"]), found["batch_size"], found.get("last_steps", 0))
+    return None if found is None else TrainingEffort(tuple(found["rung_steps"]), found["batch_size"], found.get("last_steps", 0))
 
 
 def remember_effort(
-    store: CandidateStore, asked: Effort, planned: Effort, epochs: float | None, trials: int, costs: EffortCosts
+    store: CandidateStore, asked: TrainingEffort, planned: TrainingEffort, epochs: float | None, trials: int, costs: EffortCosts
 ) -> None:
     """Write the effort down; say so where it is less than was asked for."""
     note = ""

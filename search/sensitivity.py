@@ -21,7 +21,7 @@ from search.options import Offered
 from search.pricing import Pricer
 from search.space import NONE, Policy
 from techniques.apply import compress
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.context import TechniqueContext
 from techniques.head import training_logits
 from techniques.network import Network
@@ -238,5 +238,5 @@ def _logits(network: Network, images: Tensor, context: TechniqueContext) -> Tens
 
 
 def _divergence(network: Network, recipe: Recipe, reference: Tensor, images: Tensor, context: TechniqueContext) -> float:
-    changed = compress(network, recipe, context, None, Effort((0,)), None)
+    changed = compress(network, recipe, context, None, TrainingEffort((0,)), None)
     return divergence(_logits(changed, images, context), reference, context.task)

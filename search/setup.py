@@ -41,8 +41,7 @@ from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, M
 from search.spec import SearchSpec
 from search.target_facts import facts_of
 from techniques import registry
-from techniques.base import Effort as TrainingEffort
-from techniques.base import TrainingMethod
+from techniques.base import TrainingEffort, TrainingMethod
 from techniques.context import TechniqueContext
 from techniques.recipe import Recipe
 

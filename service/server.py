@@ -44,13 +44,12 @@ from service.estimate import Estimator
 from service.importing import Importer, SandboxImporter
 from service.intake.sandbox import warm_up
 from service.interceptors import default_interceptors
-from service.logs import configure_logging
-from service.memory import keep_freed_memory, make_pauses_rare
-from service.metrics import StoreCollector
-from service.monitoring import MonitoringServer
-from service.predictors import PredictorFiles
-from service.pricing import LatencyPricing
-from service.readiness import NoWorkerError, Readiness
+from service.monitoring.endpoint import MonitoringServer
+from service.monitoring.logs import configure_logging
+from service.monitoring.memory import keep_freed_memory, make_pauses_rare
+from service.monitoring.metrics import StoreCollector
+from service.monitoring.readiness import NoWorkerError, Readiness
+from service.monitoring.tracing import start_tracing, stop_tracing
 from service.schedules.maker import SearchMaker
 from service.schedules.scheduler import Scheduler
 from service.servicers.access import AccessServicer
@@ -73,14 +72,15 @@ from service.store.schedule_store import ScheduleStore
 from service.store.search_catalogue import SearchCatalogue
 from service.store.target_store import TargetStore
 from service.store.upload_store import UploadStore
-from service.supervision import SupervisedProcess, child_environment
-from service.targets import TargetDirectory
+from service.targets.directory import TargetDirectory
+from service.targets.latency_prices import LatencyPricing
+from service.targets.predictors import PredictorFiles
 from service.techniques import known_techniques, technique_names
 from service.tls import TlsFiles, server_credentials
-from service.tracing import start_tracing, stop_tracing
 from service.upkeep import Upkeep
 from service.watching import EventHub
-from service.workers import WorkerRegistry
+from service.workers.heartbeats import WorkerRegistry
+from service.workers.supervision import SupervisedProcess, child_environment
 
 _LOG = logging.getLogger("paretopress.server")
 SERVICE_NAMES = tuple(
@@ -301,7 +301,7 @@ def _processes(settings: Settings, worker_command: Sequence[str] | None) -> list
         artifacts = ["--artifacts-destination", settings.mlflow_artifacts or ""]
         page = ["--host", settings.mlflow_host, "--port", str(settings.mlflow_port), "--workers", "1"]
         store = ["--backend-store-uri", settings.resolved_tracking_uri]
-        command = [sys.executable, "-m", "service.supervision", str(os.getpid()), sys.executable, "-m", "mlflow", "server"]
+        command = [sys.executable, "-m", "service.workers.supervision", str(os.getpid()), sys.executable, "-m", "mlflow", "server"]
         # Five more processes for language-model evaluation jobs, which nobody has here.
         environment = {**_without_secrets(environment), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         processes.append(

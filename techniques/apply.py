@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from techniques.base import Effort, Technique, TrainingMethod, Transform
+from techniques.base import Technique, TrainingEffort, TrainingMethod, Transform
 from techniques.context import ImageSource, TechniqueContext
 from techniques.errors import ConfigError, DataRequiredError
 from techniques.network import Network
@@ -75,7 +75,7 @@ def compress(
     recipe: Recipe,
     context: TechniqueContext,
     data: ImageSource | None,
-    effort: Effort,
+    effort: TrainingEffort,
     checkpoint: Path | None = None,
 ) -> Network:
     """The candidate: transforms, batch norm recalibration, training for ``effort``, then what belongs behind training.
@@ -113,7 +113,7 @@ def _repaired(
     methods: Sequence[tuple[TrainingMethod[Any], Any]],
     context: TechniqueContext,
     data: ImageSource | None,
-    effort: Effort,
+    effort: TrainingEffort,
     checkpoint: Path | None,
 ) -> Network:
     """Batch norms recalibrated where their statistics are stale, then trained by all methods together."""

@@ -135,20 +135,20 @@ class Transform(Technique[ConfigT]):
 
 
 @dataclass(frozen=True)
-class Effort:
+class TrainingEffort:
     """How long to train: optimiser steps per rung, and at the end.
 
-    ``Effort((0, 200, 600), batch_size=128)`` is rung 0 without training, then 200 steps, then 600 more, all at the peak of the
-    learning rate once that has warmed up. A last rung of ``last_steps`` lets it decay: only few candidates come so far.
+    ``TrainingEffort((0, 200, 600), batch_size=128)`` is rung 0 without training, then 200 steps, then 600 more, all at the peak of
+    the learning rate once that has warmed up. A last rung of ``last_steps`` lets it decay: only few candidates come so far.
     """
 
     rung_steps: tuple[int, ...]
     batch_size: int = 128
     last_steps: int = 0
 
-    def up_to(self, rung: int) -> Effort:
+    def up_to(self, rung: int) -> TrainingEffort:
         """The same effort cut off after ``rung``, without the last rung."""
-        return Effort(self.rung_steps[: rung + 1], self.batch_size)
+        return TrainingEffort(self.rung_steps[: rung + 1], self.batch_size)
 
     @property
     def stages(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import torch
 from scipy.special import log_softmax
 
 from search.errors import BaselineError, SearchError
-from search.evaluation.data import Predictor, SplitView
+from search.evaluation.data import ImageFunction, SplitView
 from search.preprocessing import Preprocessing
 from search.spec import MetricName
 from techniques.head import Task
@@ -70,7 +70,7 @@ class AccuracyResult:
         return len(self.correct)
 
 
-def predict(network: Predictor, view: SplitView, batch: int = 256) -> Logits:
+def predict(network: ImageFunction, view: SplitView, batch: int = 256) -> Logits:
     """Logits ``(n, classes)`` float32 in the view's order; the caller has switched the network to evaluation behaviour."""
     parts: list[npt.NDArray[Any]] = []
     with torch.inference_mode():
@@ -82,7 +82,7 @@ def predict(network: Predictor, view: SplitView, batch: int = 256) -> Logits:
 
 
 def evaluate(
-    network: Predictor,
+    network: ImageFunction,
     view: SplitView,
     metric: MetricName = "top1",
     batch: int = 256,

@@ -23,7 +23,7 @@ from search.pricing import Pricer
 from search.spec import MetricName
 from techniques import lift
 from techniques.apply import compress
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.context import TechniqueContext
 from techniques.facts import TargetFacts
 from techniques.head import Task, find_head
@@ -87,7 +87,7 @@ class EvaluationSettings:
     """
 
     metric: MetricName
-    effort: Effort
+    effort: TrainingEffort
     seed: int
     views: int
     threads: int

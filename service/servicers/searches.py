@@ -28,13 +28,13 @@ from service.converters.searches import (
 )
 from service.errors import InvalidRequestError, NotFoundError, PreconditionError
 from service.estimate import Estimator
+from service.monitoring.tracing import current_trace
 from service.resources import CandidateName, ProjectName, SearchName
 from service.store.input_store import InputStore
 from service.store.pages import PageRequest
 from service.store.requests import fingerprint
 from service.store.search_catalogue import NewSearch, SearchCatalogue, StoredSearch
-from service.targets import TargetDirectory
-from service.tracing import current_trace
+from service.targets.directory import TargetDirectory
 from service.watching import EventHub
 
 _CHUNK_BYTES = 256 << 10

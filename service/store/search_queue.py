@@ -225,7 +225,7 @@ def _given_up(session: Session, row: SearchRow, now: float) -> bool:
 
 
 def _end_untracked(session: Session, row: SearchRow, state: str, message: str) -> None:
-    """For the search, which could not tell the tracker how it ended; see `service.late_tracking`."""
+    """For the search, which could not tell the tracker how it ended; see `service.workers.late_tracking`."""
     session.merge(PhaseRow(search_id=row.id, name=UNTRACKED, value_json="{}"))
     _end(session, row, state, message)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.context import Batch, ImageSource, TechniqueContext
 from techniques.errors import DataRequiredError, InterruptedTrainingError, TechniqueError
 from techniques.head import training_logits
@@ -48,7 +48,7 @@ class Training:
 def fit(
     network: Network,
     data: ImageSource,
-    effort: Effort,
+    effort: TrainingEffort,
     training: Training,
     context: TechniqueContext,
     checkpoint: Path | None = None,
@@ -83,7 +83,7 @@ def fit(
     return run.result()
 
 
-def schedule(step: int, effort: Effort, rung: int) -> float:
+def schedule(step: int, effort: TrainingEffort, rung: int) -> float:
     """Share of the peak learning rate at a step of a rung: linear warm-up, the peak, and in the last rung a cosine to near zero."""
     warm = min(1.0, (sum(effort.rung_steps[:rung]) + step + 1) / WARM_UP_STEPS)
     if rung < len(effort.rung_steps):
@@ -99,7 +99,7 @@ class _Run:
         student: Network,
         optimizer: torch.optim.SGD,
         data: ImageSource,
-        effort: Effort,
+        effort: TrainingEffort,
         training: Training,
         context: TechniqueContext,
     ) -> None:
@@ -202,7 +202,7 @@ class _MovedState:
                 state["momentum_buffer"] = state["momentum_buffer"].to(device)
 
 
-def _key(start: str, effort: Effort, rung: int) -> str:
+def _key(start: str, effort: TrainingEffort, rung: int) -> str:
     return hashlib.sha256(f"{start}{effort.stages[: rung + 1]}".encode()).hexdigest()
 
 

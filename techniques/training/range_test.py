@@ -21,7 +21,7 @@ LOWEST, HIGHEST = 1e-3, 0.5
 _SMOOTHING = 0.7
 _DIVERGED = 3.0
 """Times the least loss so far."""
-_SAFETY = 5.0
+_SAFETY = 10.0
 """A peak that holds for hundreds of steps lies so many times below the rate at which a few diverge."""
 
 

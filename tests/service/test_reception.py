@@ -35,10 +35,16 @@ class _Inputs:
 def test_it_is_taken_in_once() -> None:
     inputs = _Inputs()
     uploads = SimpleNamespace(
-        begin=lambda *_: SimpleNamespace(resource=""), path=lambda *_: Path("upload"), finish=lambda *_: None, discard=lambda *_: None
+        begin=lambda *_: SimpleNamespace(resource=""),
+        path=lambda *_: Path("upload"),
+        finish=lambda *_: None,
+        discard=lambda *_: None,
     )
     metadata = SimpleNamespace(
-        upload=SimpleNamespace(offset=0, ClearField=lambda _: None), request_id="", SerializeToString=lambda **_: b"", DESCRIPTOR=None
+        upload=SimpleNamespace(offset=0, ClearField=lambda _: None),
+        request_id="",
+        SerializeToString=lambda **_: b"",
+        DESCRIPTOR=None,
     )
     request: Any = SimpleNamespace(project="p", name="mine", format="onnx", options_sha256="", display_name="a title")
     upload: Any = SimpleNamespace(project="p", kind="model", upload_id="u", sha256="s", size_bytes=1)

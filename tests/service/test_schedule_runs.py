@@ -14,7 +14,6 @@ from sqlalchemy import select
 from search.spec import Budget, Effort, SearchSpec
 from service.errors import EtagMismatchError, QuotaExceededError
 from service.estimate import Estimator
-from service.predictors import PredictorFiles
 from service.schedules.maker import SearchMaker
 from service.schedules.scheduler import Scheduler
 from service.schedules.spec import ScheduleSpec, SearchTemplate, Timing
@@ -27,6 +26,7 @@ from service.store.schedule_runs import ScheduleRuns
 from service.store.schedule_store import NewSchedule, ScheduleStore, StoredRun
 from service.store.schema import ScheduleRunRow, SearchRow
 from service.store.search_catalogue import SearchCatalogue
+from service.targets.predictors import PredictorFiles
 from tests.service.fakes import dataset_facts, model_facts
 
 MODEL, DATASET = "projects/p/models/m", "projects/p/datasets/d"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from examples.resnet import ResNet
 from techniques.apply import composed
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.context import Batch, ImageSource, TechniqueContext
 from techniques.distillation.soft_targets import Distillation, DistillationConfig
 from techniques.lift import from_module
@@ -63,14 +63,14 @@ def untrained() -> Network:
 @functools.cache
 def trained() -> Network:
     """About 97% on the test digits."""
-    effort = Effort((), batch_size=64, last_steps=80)
+    effort = TrainingEffort((), batch_size=64, last_steps=80)
     return distilled(untrained(), digits()[0], effort, DistillationConfig(learning_rate=0.1), TechniqueContext())
 
 
 def distilled(
     network: Network,
     data: ImageSource,
-    effort: Effort,
+    effort: TrainingEffort,
     config: DistillationConfig | None = None,
     known: TechniqueContext | None = None,
     checkpoint: Path | None = None,

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from techniques.apply import composed, compress, validate_recipe
-from techniques.base import MAX_SETTINGS, Effort, Technique, TrainingMethod, Transform
+from techniques.base import MAX_SETTINGS, Technique, TrainingEffort, TrainingMethod, Transform
 from techniques.errors import ConfigError, InterruptedTrainingError, TechniqueError
 from techniques.network import Network
 from techniques.option import NETWORK, STAGES, Option
@@ -248,10 +248,10 @@ def test_the_result_runs_at_any_batch_and_copies(case: Case) -> None:
 @pytest.mark.parametrize("case", [case for case in TRANSFORMS if case.what.startswith("mildest")], ids=case_id)
 def test_the_mildest_option_leaves_it_far_above_chance(case: Case) -> None:
     recipe = Recipe((Step(case.technique, case.config),))
-    assert accuracy(compress(trained(), recipe, context(), None, Effort((0,)))) > 0.5
+    assert accuracy(compress(trained(), recipe, context(), None, TrainingEffort((0,)))) > 0.5
 
 
-def fitted(case: Case, effort: Effort, checkpoint: Path | None = None, **changes: Any) -> Network:
+def fitted(case: Case, effort: TrainingEffort, checkpoint: Path | None = None, **changes: Any) -> Network:
     technique, known = get(case.technique), context(**changes)
     assert isinstance(technique, TrainingMethod)
     training = composed([(technique, technique.parse_config(case.config))], known)
@@ -260,7 +260,7 @@ def fitted(case: Case, effort: Effort, checkpoint: Path | None = None, **changes
 
 @pytest.mark.parametrize("case", TRAININGS, ids=case_id)
 def test_training_resumed_equals_training_at_one_go(case: Case, tmp_path: Path) -> None:
-    effort, file = Effort((0, 3, 4), batch_size=32, last_steps=3), tmp_path / "rungs.safetensors"
+    effort, file = TrainingEffort((0, 3, 4), batch_size=32, last_steps=3), tmp_path / "rungs.safetensors"
     whole = fitted(case, effort)
     fitted(case, effort.up_to(1), file)
     resumed = fitted(case, effort, file)
@@ -270,7 +270,7 @@ def test_training_resumed_equals_training_at_one_go(case: Case, tmp_path: Path) 
 
 @pytest.mark.parametrize("case", TRAININGS, ids=case_id)
 def test_finished_rungs_are_not_repeated(case: Case, tmp_path: Path) -> None:
-    effort, file = Effort((3,), batch_size=32), tmp_path / "rungs.safetensors"
+    effort, file = TrainingEffort((3,), batch_size=32), tmp_path / "rungs.safetensors"
     first = fitted(case, effort, file)
 
     def never() -> bool:
@@ -283,7 +283,7 @@ def test_finished_rungs_are_not_repeated(case: Case, tmp_path: Path) -> None:
 def test_training_stops_when_asked(case: Case, tmp_path: Path) -> None:
     answers = iter([False, False, True])
     with pytest.raises(InterruptedTrainingError, match="step 2 of 50"):
-        fitted(case, Effort((50,), batch_size=32), tmp_path / "rungs.safetensors", interrupt=lambda: next(answers))
+        fitted(case, TrainingEffort((50,), batch_size=32), tmp_path / "rungs.safetensors", interrupt=lambda: next(answers))
     assert not (tmp_path / "rungs.safetensors").exists()
 
 
@@ -296,4 +296,4 @@ def test_divergence_is_said(case: Case) -> None:
         next(broken.graph.parameters()).fill_(float("nan"))
     training = composed([(technique, technique.parse_config(case.config))], known)
     with pytest.raises(TechniqueError, match="learning rate"):
-        fit(broken, digits()[0], Effort((2,), 32), training, known)
+        fit(broken, digits()[0], TrainingEffort((2,), 32), training, known)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from examples.resnet import ResNet
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.context import Batch
 from techniques.distillation.soft_targets import DistillationConfig, distillation_loss
 from techniques.head import Task
@@ -83,7 +83,7 @@ def test_values_are_distilled() -> None:
     source = digits()[0]
     taught = TensorSource(source.images, None, outputs(trained(), source.images))
     before = divergence(outputs(untrained(), source.images), outputs(trained(), source.images), "values")
-    network = distilled(untrained(), taught, Effort((60,), 64), DistillationConfig(), context(task="values"))
+    network = distilled(untrained(), taught, TrainingEffort((60,), 64), DistillationConfig(), context(task="values"))
     assert divergence(outputs(network, source.images), outputs(trained(), source.images), "values") < 0.3 * before
 
 
@@ -95,7 +95,10 @@ def ended(outputs: int, end: nn.Module) -> Network:
 @pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1)], ids=["softmax", "log-softmax"])
 def test_a_network_with_an_activation_behind_it_is_trained_as_its_twin_without(end: nn.Module) -> None:
     source = with_teacher(digits()[0])
-    twins = [distilled(ended(10, last), source, Effort((3,), 64), DistillationConfig(), context()) for last in (nn.Identity(), end)]
+    twins = [
+        distilled(ended(10, last), source, TrainingEffort((3,), 64), DistillationConfig(), context())
+        for last in (nn.Identity(), end)
+    ]
     for name, tensor in state(twins[0]).items():
         torch.testing.assert_close(state(twins[1])[name], tensor, rtol=1e-4, atol=1e-5)
 
@@ -106,6 +109,6 @@ def test_a_single_output_learns_two_classes(end: nn.Module) -> None:
     assert train.labels is not None
     assert test.labels is not None
     source = TensorSource(train.images, train.labels % 2)
-    network = distilled(ended(1, end), source, Effort((40,), 64), DistillationConfig(learning_rate=0.1), context())
+    network = distilled(ended(1, end), source, TrainingEffort((40,), 64), DistillationConfig(learning_rate=0.1), context())
     decided = outputs(network, test.images)[:, 0] > (0.5 if isinstance(end, nn.Sigmoid) else 0.0)
     assert float((decided == (test.labels % 2 == 1)).float().mean()) > 0.9

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from techniques.apply import composed
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.distillation.soft_targets import Distillation, DistillationConfig
 from techniques.errors import InterruptedTrainingError
 from techniques.network import Network
@@ -23,7 +23,7 @@ def _peak(network: Network, **changes: object) -> float:
 def test_the_peak_trains() -> None:
     peak = _peak(untrained())
     assert LOWEST < peak < HIGHEST
-    data, effort = with_teacher(digits()[0]), Effort((60,), 64)
+    data, effort = with_teacher(digits()[0]), TrainingEffort((60,), 64)
     found, slow = (
         accuracy(distilled(untrained(), data, effort, DistillationConfig(learning_rate=rate))) for rate in (peak, LOWEST)
     )
