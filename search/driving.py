@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from search.aims import Aims
+from search.aims import Aims, margin_of
 from search.allocation import allocate
 from search.attempts import STEP_LIMIT_S, attempt
 from search.clock import Clock
@@ -38,7 +38,9 @@ def make_driver(
     """The driver over this search; trials stop early enough to leave time for the finalists."""
     spec, limit_s = setup.spec, setup.spec.effort.max_wall_time_s
     training = training_methods(setup.techniques) if setup.rungs > 1 else ()
-    aims = Aims.of(spec.budget, spec.preference, setup.pricer.price(Recipe()).named(), reach.lowest)
+    original = setup.pricer.price(Recipe())
+    margin = margin_of(original, setup.target.attached)
+    aims = Aims.of(spec.budget, spec.preference, original.named(), reach.lowest, margin)
     space = search_space(sensitivity.offered, training, aims.ranges, sensitivity.savings())
     composition = Composition.of(setup.original.network.to_meta(), setup.context, sensitivity.pinned, training)
     if training:
