@@ -15,7 +15,7 @@ from hw_models.graph import OperatorGraph
 from hw_models.kernel_times import KernelTimes
 from hw_models.kernels import FEATURES, Kernel, kernels
 from hw_models.residual import Residual
-from hw_models.targets import Format, Peaks, Target
+from hw_models.targets import Peaks, Target
 from hw_models.transfer import CORRECTION_NAMES, TransferredTimes
 
 COVERAGE = 0.9
@@ -247,7 +247,7 @@ def _finite(name: str, value: Any) -> float:
     return number
 
 
-def _foreign_format(kernel: Kernel, formats: Mapping[str, Format], target: Target) -> str:
+def _foreign_format(kernel: Kernel, formats: Mapping[str, tuple[int, int]], target: Target) -> str:
     """The format of a kernel's weights and activations, such as ``W4A8``, where the target's runtime does not run it as such."""
     for weights, activations in (formats[name] for name in kernel.operators if name in formats):
         if (weights, activations) not in target.formats:

@@ -16,9 +16,7 @@ from typing import Any, Literal, get_args
 from hw_models.errors import TargetError
 
 Precision = Literal["fp32", "int8"]
-Format = tuple[int, int]
-"""Bits of weights, bits of activations."""
-FORMATS: Mapping[Precision, Format] = {"fp32": (32, 32), "int8": (8, 8)}
+FORMATS: Mapping[Precision, tuple[int, int]] = {"fp32": (32, 32), "int8": (8, 8)}
 Optimization = Literal["all", "extended", "basic", "none"]
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -98,7 +96,7 @@ class Target:
             raise TargetError(f"{self.name}: optimization must be one of {list(get_args(Optimization))}, got {self.optimization!r}")
 
     @property
-    def formats(self) -> tuple[Format, ...]:
+    def formats(self) -> tuple[tuple[int, int], ...]:
         """Bits of weights and of activations that its runtime runs as such."""
         return tuple(FORMATS[precision] for precision in self.precisions)
 

@@ -23,7 +23,7 @@ class Composition:
     Attributes:
         network: the original on the meta device; shapes that earlier stages leave follow from it.
         pinned: options for the whole network by their ids, of which the policy names some.
-        training: names of the techniques that train; the policy names one, else it is the first. None: nothing is trained.
+        training: names of the techniques that train, see `Policy.training`. None: nothing is trained.
     """
 
     network: Network
@@ -36,19 +36,13 @@ class Composition:
         """See the class."""
         return Composition(network, context, {option.option_id: option for option in pinned}, tuple(training))
 
-    def untrained(self) -> Composition:
-        """The same without training: what single options are measured by."""
-        return Composition(self.network, self.context, self.pinned)
-
     def recipe(self, options: Iterable[Option], policy: Policy) -> Recipe:
         """The recipe that does these options under a policy."""
         chosen = [*options, *(option for id_, option in self.pinned.items() if policy.pinned(option.axis) == id_)]
         by_technique: dict[str, list[Option]] = {}
         for option in chosen:
             by_technique.setdefault(option.technique, []).append(option)
-        trains = policy.training(self.training)
-        if trains:
-            by_technique[trains] = []
+        by_technique |= {name: [] for name in policy.training(self.training)}
         steps: list[Step] = []
         chosen_techniques = [one for one in registry.all_techniques() if one.name in by_technique]
         for technique in sorted(chosen_techniques, key=lambda one: STAGES.index(one.stage)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 from search.aims import Aims
 from search.allocation import Allocation, MakeRecipe, allocate
 from search.errors import OptionSkippedError, SearchCancelledError, SearchError
+from search.execution.driver import WAIT, Wait
 from search.execution.trial import TrialPlan
 from search.execution.word import Word
-from search.last_rung import FEW, LastRung, most_promising, recovery
+from search.last_rung import FEW, LastRung, Prospect, most_promising, recovery
 from search.limits import priced_limits
 from search.pricing import Price, Pricer, price_measurements
 from search.promotion import Standings
@@ -60,6 +61,7 @@ class SearchDriver:
         first_deadline: float = -math.inf,
         first_ends_at: float = -math.inf,
         last: LastRung | None = None,
+        held_rung: Callable[[int], int] = lambda _: -1,
     ) -> None:
         """See the class.
 
@@ -67,21 +69,25 @@ class SearchDriver:
             aims: what recipes are made for.
             deadline: of `time.monotonic`; behind it nothing is proposed or promoted.
             interrupt: a file that ends the trials that run, where it exists.
-            grace_s: how long after the deadline a trial may go on; then it is interrupted, and what it had reached stays.
+            grace_s: how long after the deadline (the last rung's, where there is one) a trial may go on; then it is interrupted,
+                and what it had reached stays.
             first_deadline, first_ends_at: until when the first one may begin and go on, if that is later: without a candidate
                 there is no answer.
             last: how the last rung may be spent; None where nothing is trained.
+            held_rung: of a trial: the last rung that its checkpoint holds, -1 if there is none.
         """
         self._spec, self._store, self._outbox, self._sampler = spec, store, outbox, sampler
         self._sensitivity, self._pricer, self._make_recipe = sensitivity, pricer, make_recipe
         self._aims, self._rungs, self._deadline, self._interrupt = aims, rungs, deadline, interrupt
-        self._last = last
+        self._last, self._held_rung = last, held_rung
         self._ends_at = max(deadline, last.ends_at if last else deadline) + grace_s
         self._first_deadline, self._first_ends_at = max(deadline, first_deadline), max(self._ends_at, first_ends_at)
         self._running: dict[int, _Running] = {}
         self._unfinished: list[TrialPlan] = []
+        self._trials_over = False
         self._trained: dict[int, CandidateRecord] = {}
         self._last_drops: dict[int, float] = {}
+        self._last_begun = 0
         self._step_s: dict[int, float] = {}
         self._standings = Standings(rungs, spec.budget, pricer.price(Recipe()))
         self._structures: set[str] = set()
@@ -116,14 +122,15 @@ class SearchDriver:
                 self._sampler.restore(record.policy, *self._standings.told(number))
             self._outbox.candidate(record)
 
-    def propose(self) -> TrialPlan | None:
+    def propose(self) -> TrialPlan | Wait | None:
         """What an earlier life has begun, then the next recipe that fits the budget by prediction and is new."""
         if self._unfinished:
             plan = self._unfinished.pop(0)
             self._show(plan.number, plan.rung)
             return plan
         begun = self._done + len(self._running)
-        if begun >= self._spec.effort.max_trials or time.monotonic() > (self._deadline if begun else self._first_deadline):
+        late = time.monotonic() > (self._deadline if begun else self._first_deadline)
+        if self._trials_over or late or begun >= self._spec.effort.max_trials:
             return self._propose_last()
         for _ in range(_ASKS_PER_TRIAL):
             number, policy = self._number, self._sampler.ask(self._number)
@@ -140,23 +147,29 @@ class SearchDriver:
         if not self.should_stop():
             words = f"{_ASKS_PER_TRIAL} policies in a row made no recipe that is new and can fit the budget"
             self.note(f"{words}: the search ends with {begun} of {self._spec.effort.max_trials} candidates", warning=True)
+        self._trials_over = True
         return self._propose_last()
 
-    def _propose_last(self) -> TrialPlan | None:
-        """The next candidate of the last rung, if there is time for it."""
-        if self._last is None or self._running or len(self._last_drops) >= FEW or self.should_stop():
+    def _propose_last(self) -> TrialPlan | Wait | None:
+        """The next candidate of the last rung, if there is time for it; they are trained one after the other."""
+        if self._last is None or self._last_begun >= FEW or self.should_stop():
             return None
-        left = [record for number, record in self._trained.items() if number not in self._last_drops]
+        if self._running:
+            return WAIT
+        left = [number for number, record in self._trained.items() if number not in self._last_drops and not record.kept]
         expected = {number: self._standings.expected_drop(number) for number in self._trained}
-        record = most_promising(left, expected, recovery(expected, self._last_drops), self._spec)
-        if record is None:
+        prices = {number: self._pricer.price(Recipe.from_json(self._trained[number].recipe_json)) for number in left}
+        prospects = [Prospect(number, expected[number], price) for number, price in prices.items()]
+        chosen = most_promising(prospects, recovery(expected, self._last_drops), self._spec)
+        if chosen is None:
             return None
-        number, left_s = record.trial_number, self._last.ends_at - time.monotonic()
-        steps = self._last.steps(record, self._step_s.get(number), len(self._last_drops), left_s)
+        number, left_s = chosen.number, self._last.ends_at - time.monotonic()
+        steps = self._last.steps(self._held_rung(number), self._step_s.get(number), self._last_begun, left_s)
         if not steps:
             return None
-        recipe = Recipe.from_json(record.recipe_json)
-        self._running[number] = _Running(Policy.from_json(record.policy), recipe, self._pricer.price(recipe), record)
+        record, recipe = self._trained[number], Recipe.from_json(self._trained[number].recipe_json)
+        self._last_begun += 1
+        self._running[number] = _Running(Policy.from_json(record.policy), recipe, chosen.price, record)
         self.note(f"last rung: {record.candidate_id} is trained for {steps} steps more", {"candidate": record.candidate_id})
         self._show(number, self._rungs)
         return TrialPlan(number, {"recipe": record.recipe_json, "last_steps": steps}, self._rungs)
@@ -197,6 +210,9 @@ class SearchDriver:
         """Store the candidate, then decide: promoted, or told to the sampler and done."""
         running = self._running[number]
         record = self._record(number, rung, running, values)
+        if rung == self._rungs and running.record is not None and _is_worse(record, running.record):
+            self._keep(number, f"it would have lost {record.drop_points['validation'][0]:+.2f} points")
+            return False
         self._stand(number, record.readings[-1], running.price)
         if "step_s" in values:
             self._step_s[number] = values["step_s"]
@@ -218,19 +234,16 @@ class SearchDriver:
     def _show(self, number: int, rung: int, epoch: float = 0.0, epochs: float = 0.0) -> None:
         words = f"trial {self._done + len(self._running)} of {self._spec.effort.max_trials}"
         if rung == self._rungs:
-            words = f"last rung, candidate {len(self._last_drops) + 1} of at most {FEW}"
+            words = f"last rung, candidate {self._last_begun} of at most {FEW}"
         self._store.show(Progress("search", words, f"c{number:04d}", rung, max(self._rungs, rung + 1), epoch, epochs))
 
     def failed(self, number: int, rung: int, message: str) -> None:
         """Store the failure; what the trial reached before stays."""
+        if rung == self._rungs:
+            self._keep(number, message)
+            return
         running = self._running.pop(number)
         before = running.record
-        if rung == self._rungs and before is not None:
-            # It is as good as it was; another one gets the time that is left.
-            self._last_drops[number] = before.readings[-1].drop_points[0]
-            if not self.should_stop():
-                self.note(f"{before.candidate_id} stays as it was before the last rung: {message}", warning=True)
-            return
         self._sampler.tell_failed(number)
         if self.should_stop() and self._stop:
             return
@@ -241,6 +254,16 @@ class SearchDriver:
         self._done += 1
         self._store.save_candidate(record, [Event("warning", f"{record.candidate_id} failed at rung {rung}: {message}")])
         self._outbox.candidate(record)
+
+    def _keep(self, number: int, why: str) -> None:
+        """The last rung did a candidate no good: it is as it was, and another one gets the time that is left."""
+        record = self._running.pop(number).record
+        assert record is not None  # only what was read before comes to the last rung
+        if self.should_stop():
+            return  # ended from outside: nothing was found out about it
+        record = self._trained[number] = replace(record, kept=why)
+        words = f"{record.candidate_id} stays as it was before the last rung: {why}"
+        self._store.save_candidate(record, [Event("warning", words, {"candidate": record.candidate_id})])
 
     def close(self) -> None:
         """Tell of the trials that the end of the time cut off: they have failed, unless they had reached a rung."""
@@ -315,6 +338,11 @@ class SearchDriver:
             earlier=before.readings if before else (),
             last_steps=values.get("last_steps", 0),
         )
+
+
+def _is_worse(after: CandidateRecord, before: CandidateRecord) -> bool:
+    """Whether the reading behind the last rung is above the interval of the one before: less is noise of the split."""
+    return after.drop_points["validation"][0] > before.drop_points["validation"][2]
 
 
 def _candidate_event(record: CandidateRecord, goes_on: bool) -> Event:

@@ -25,6 +25,8 @@ from techniques.training.device import CPU, placed_on
 PHASE = "effort"
 LEAST_SHARE = 0.25
 """Of the epochs asked for; fewer would rank candidates by noise."""
+LEAST_STEPS = 16
+"""Where no epochs were asked for."""
 _STEPS, _ENOUGH_S = 3, 5.0
 _GUESSED_STEP_S = 0.1
 
@@ -70,16 +72,21 @@ def expected_trials(trials: int, rungs: int) -> list[float]:
     return counts
 
 
-def plan_effort(asked: TrainingEffort, trials: int, costs: EffortCosts) -> TrainingEffort:
+def least_share(asked: TrainingEffort, epochs: float | None) -> float:
+    """Of the rungs' steps, what each candidate is trained for at least."""
+    return LEAST_SHARE if epochs is not None else min(1.0, LEAST_STEPS / max(sum(asked.rung_steps), 1))
+
+
+def plan_effort(asked: TrainingEffort, trials: int, costs: EffortCosts, least: float = LEAST_SHARE) -> TrainingEffort:
     """The effort asked for, or a smaller one with which ``trials`` fit into the time that is left; perhaps no training at all."""
-    if costs.untrained_s + costs.step_s * LEAST_SHARE * sum(asked.rung_steps) > costs.left_s:
+    if costs.untrained_s + costs.step_s * least * sum(asked.rung_steps) > costs.left_s:
         return TrainingEffort((0,), asked.batch_size)
     counts = expected_trials(trials, len(asked.rung_steps))
     training_s = costs.step_s * sum(count * steps for count, steps in zip(counts, asked.rung_steps, strict=True))
     free_s = costs.left_s - trials * costs.untrained_s
     if training_s <= max(free_s, 0.0):
         return asked
-    share = max(free_s / training_s, LEAST_SHARE)
+    share = max(free_s / training_s, least)
     return replace(asked, rung_steps=tuple(math.ceil(steps * share) for steps in asked.rung_steps))
 
 
@@ -94,9 +101,12 @@ def remember_effort(
 ) -> None:
     """Write the effort down; say so where it is less than was asked for."""
     note = ""
-    if planned != asked and epochs is not None:
+    trains = bool(sum(planned.rung_steps))
+    if planned != asked and (epochs is not None or not trains):
         share = sum(planned.rung_steps) / sum(asked.rung_steps)
-        trained = f"trained for at most {epochs * share:.2g} epochs instead of {epochs:.2g}" if share else "not trained at all"
+        trained = (
+            f"trained for at most {(epochs or 0.0) * share:.2g} epochs instead of {epochs}" if trains else "not trained at all"
+        )
         note = (
             f"candidates are {trained}: a step of training takes "
             f"{costs.step_s:.2g} s here, and the wall time leaves {max(costs.left_s, 0.0):.0f} s for {trials} trials. More time "

@@ -51,7 +51,8 @@ def export(
         FileDiffersError: the runtime computes something else than the network; names the layer.
     """
     if "model.onnx" in record.artifacts:
-        return Exported(record, blobs.get_bytes(record.artifacts["model.onnx"]))  # an earlier end of the search has proven it
+        # An earlier end of the search has proven it.
+        return Exported(record, blobs.get_bytes(record.artifacts["model.onnx"]), record.note)
     network, onnx, recipe = _proven(record, evaluator, target, batch)
     tried, note = Recipe.from_json(record.recipe_json), ""
     if recipe != tried:
@@ -74,7 +75,7 @@ def export(
         **file_counts(onnx, network),
         "predicted_latency_ms": record.measurements["latency_ms"],
     }
-    return Exported(replace(record, artifacts=artifacts, measurements=measurements, state="finalist"), onnx, note)
+    return Exported(replace(record, artifacts=artifacts, measurements=measurements, state="finalist", note=note), onnx, note)
 
 
 def _changed(

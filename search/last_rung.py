@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from search.limits import drop_limit, priced_limits
 from search.pareto import OBJECTIVES
-from search.protocols import CandidateRecord
+from search.pricing import Price
 from search.spec import SearchSpec
 
 FEW = 6
@@ -41,13 +41,14 @@ class LastRung:
     step_s: float
     ends_at: float
 
-    def steps(self, record: CandidateRecord, step_s: float | None, done: int, left_s: float) -> int:
+    def steps(self, rung: int, step_s: float | None, done: int, left_s: float) -> int:
         """Steps of the last rung of a candidate when so many are done; 0 where too little time is left.
 
-        One that has not been through all rungs before makes these up first.
+        Args:
+            rung: the last one before that its checkpoint holds, -1 if there is none: it makes up the others first.
         """
         step_s = step_s or self.step_s
-        missing = sum(self.rung_steps[record.rung + 1 :])
+        missing = sum(self.rung_steps[rung + 1 :])
         worth = min(self.most_steps, max(sum(self.rung_steps), LEAST_STEPS)) + missing
         to_come = max(1, min(FEW - done, int(left_s * _USED_SHARE / max(worth * step_s, 1e-9))))
         steps = min(self.most_steps, int(left_s * _USED_SHARE / to_come / max(step_s, 1e-9)) - missing)
@@ -64,24 +65,34 @@ def recovery(before: Mapping[int, float], after: Mapping[int, float]) -> float:
     return statistics.median(shares) if shares else _FIRST_GUESS
 
 
-def most_promising(
-    records: Sequence[CandidateRecord], expected: Mapping[int, float], share: float, spec: SearchSpec
-) -> CandidateRecord | None:
-    """The candidate to train next: least over the limits by what is expected of it, then best by the request\'s preference.
+@dataclass(frozen=True)
+class Prospect:
+    """A candidate that may be trained on.
+
+    Attributes:
+        drop: in points, as it is expected without the last rung.
+        price: predicted; what was measured of some could not be compared.
+    """
+
+    number: int
+    drop: float
+    price: Price
+
+
+def most_promising(prospects: Sequence[Prospect], share: float, spec: SearchSpec) -> Prospect | None:
+    """The one to train next: least over the limits by what is expected of it, then best by the request's preference.
 
     Args:
-        records: those that may be.
-        expected: trial -> drop in points without the last rung.
         share: what the last rung leaves of a drop, see `recovery`.
     """
     limit = drop_limit(spec.budget)
 
-    def key(record: CandidateRecord) -> tuple[float, ...]:
-        drop = expected[record.trial_number] * (share if expected[record.trial_number] > 0 else 1.0)
+    def key(prospect: Prospect) -> tuple[float, ...]:
+        drop, named = prospect.drop * (share if prospect.drop > 0 else 1.0), prospect.price.named()
         over = max(drop - _MARGIN * limit.most, 0.0) if limit else 0.0
-        priced = max((one.estimated_excess(record) for one in priced_limits(spec.budget)), default=0.0)
-        latency, size = (record.measurements[name].value for name in OBJECTIVES)
+        priced = max((named[one.name] / one.most - 1 for one in priced_limits(spec.budget)), default=0.0)
+        latency, size = (named[name] for name in OBJECTIVES)
         wanted = {"fastest": (latency, drop), "smallest": (size, drop), "most_accurate": (drop, latency)}
         return (round(max(priced, 0.0), 3), over, *wanted.get(spec.preference, (latency * size, drop)))
 
-    return min(records, key=key, default=None)
+    return min(prospects, key=key, default=None)

@@ -31,21 +31,21 @@ class LimitKind:
         doubt: how many times too high a price may be before it is known that nothing comes so low. Latencies are taken at the
             optimistic end of their interval; sizes of files are estimates within some percent, and how well a container packs is
             not known.
-        whole: whether its values are whole numbers.
+        packs: how many times smaller than its price it may come out.
     """
 
     name: str
     least: float
     doubt: float = 1.1
-    whole: bool = True
+    packs: float = 1.0
 
 
 KINDS: Mapping[str, LimitKind] = {
     kind.name: kind
     for kind in (
-        LimitKind("latency_ms", 0.001, 1.5, whole=False),
+        LimitKind("latency_ms", 0.001, 1.5),
         LimitKind("onnx_size_bytes", 100),
-        LimitKind("download_size_bytes", 100, 2.0),
+        LimitKind("download_size_bytes", 100, 2.0, packs=2.0),
         LimitKind("weight_size_bytes", 1),
         LimitKind("macs", 1),
         LimitKind("parameters", 1),
@@ -57,8 +57,8 @@ KINDS: Mapping[str, LimitKind] = {
 class Limit:
     """One hard limit of a budget on what is measured and priced.
 
-    >>> Limit("macs", 1000).aim({"macs": 4000.0}, tightness=0.5)
-    500.0
+    >>> Limit("macs", 1000).is_out_of_reach(1090), Limit("macs", 1000).is_out_of_reach(1110)
+    (False, True)
     """
 
     name: str
@@ -73,21 +73,13 @@ class Limit:
         found = record.measurements.get(self.name)
         return math.inf if found is None else max(found.value + found.spread - self.most, 0.0)
 
-    def estimated_excess(self, record: CandidateRecord) -> float:
-        """By its estimate alone, relative to the limit; negative where it is met."""
-        return record.measurements[self.name].value / self.most - 1
-
     def relative(self, excess: float) -> float:
         """An excess as a share of the limit."""
         return excess / self.most
 
-    def aim(self, original: Mapping[str, float], tightness: float) -> float:
-        """What a recipe's price should be at most."""
-        return min(self.most, original[self.name]) * tightness
-
     def can_hold(self, price: Price) -> bool:
         """Whether even the optimistic end of a prediction is within it."""
-        return price.optimistic()[self.name] <= self.most
+        return price.optimistic()[self.name] / KINDS[self.name].packs <= self.most
 
     def is_out_of_reach(self, lowest: float) -> bool:
         """Whether nothing comes so low, where ``lowest`` is the lowest price that can be made, at its optimistic end."""

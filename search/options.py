@@ -36,14 +36,14 @@ class Offered:
         """Options that take the whole network: the policy names one of each axis, or none."""
         return tuple(option for option in self.options if option.place == NETWORK)
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"options": [option.to_json() for option in self.options], "skipped": dict(self.skipped)}
 
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Offered:
-        """Read what `to_json` wrote."""
-        return Offered(tuple(Option.from_json(one) for one in data["options"]), data["skipped"])
+def _unusable(options: Sequence[Option], technique: Transform[Any]) -> str:
+    """What is wrong with the options of a technique that somebody else wrote; empty if nothing is."""
+    ids = [option.option_id for option in options]
+    if len(set(ids)) < len(ids):
+        return f"it offers {next(id_ for id_ in ids if ids.count(id_) > 1)} twice"
+    foreign = [option.option_id for option in options if (option.technique, option.axis) != (technique.name, technique.axis)]
+    return f"it offers {foreign[0]}, which is not its own" if foreign else ""
 
 
 def collect_options(network: Network, context: TechniqueContext, techniques: Sequence[str], attempts: Attempts) -> Offered:
@@ -63,7 +63,9 @@ def collect_options(network: Network, context: TechniqueContext, techniques: Seq
         try:
             reason = attempts.attempt(f"support of {name}", partial(technique.supports, network, context))
             if not reason and isinstance(technique, Transform):
-                options += attempts.attempt(f"places of {name}", partial(technique.options, network, context), PROOF_S)
+                found = attempts.attempt(f"places of {name}", partial(technique.options, network, context), PROOF_S)
+                reason = _unusable(found, technique)
+                options += () if reason else found
         except OptionSkippedError as error:
             reason = str(error)
         if reason:

@@ -54,6 +54,8 @@ class CandidateRecord:
         artifacts: artifact name to blob digest: ``model.onnx``, ``model.pt2``, ``recipe.json``.
         state: ``evaluated`` (stopped at its rung), ``finalist`` (exported and measured), ``front``, ``best``, ``failed``.
         last_steps: of its last rung, if it came so far: how many steps the time allowed.
+        kept: why the last rung left it as it was, if one was tried; empty otherwise.
+        note: what a reader must know of how its files came about.
         earlier: what it had reached at the rungs before this one.
         promoted: whether it goes on to the next rung: until that is read, its trial is not done.
         node: id of the cluster's node on which it reached its rung; empty where the search ran in a runtime of its own.
@@ -78,6 +80,8 @@ class CandidateRecord:
     earlier: tuple[RungReading, ...] = ()
     promoted: bool = False
     last_steps: int = 0
+    kept: str = ""
+    note: str = ""
 
     @property
     def readings(self) -> tuple[RungReading, ...]:

@@ -29,7 +29,7 @@ from techniques.option import Axis, Option
 from techniques.recipe import Recipe
 from techniques.training.losses import divergence
 
-VERSION = 2
+VERSION = 3
 LOSS_FACTOR = 60
 """A loss is measured on these images and twice as many calibration images; the time of one pass of the original, so many times, is
 far more than that takes."""
@@ -49,6 +49,7 @@ class Sensitivity:
             the option alone saves (predicted, in the price's unit).
         skipped: option id, or technique, -> why it was left out.
         pinned: options that take the whole network, of those that it can be priced with.
+        whole: id of such an option -> price name -> what it alone saves.
     """
 
     options: tuple[Option, ...]
@@ -56,6 +57,7 @@ class Sensitivity:
     saved: Mapping[str, Mapping[str, Mapping[str, float]]]
     skipped: Mapping[str, str] = field(default_factory=dict)
     pinned: tuple[Option, ...] = ()
+    whole: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def offered(self) -> Offered:
@@ -76,7 +78,7 @@ class Sensitivity:
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         options = {"options": [one.to_json() for one in self.options], "pinned": [one.to_json() for one in self.pinned]}
-        found = {"loss": self.loss, "saved": self.saved, "skipped": self.skipped}
+        found = {"loss": self.loss, "saved": self.saved, "skipped": self.skipped, "whole": self.whole}
         return json.loads(json.dumps({"version": VERSION, **options, **found}, default=dict))  # type: ignore[no-any-return]
 
     @staticmethod
@@ -89,7 +91,7 @@ class Sensitivity:
         if data["version"] != VERSION:
             raise ValueError(f"sensitivities of version {data['version']} are not read by version {VERSION}")
         options, pinned = (tuple(Option.from_json(one) for one in data[name]) for name in ("options", "pinned"))
-        return Sensitivity(options, data["loss"], data["saved"], data["skipped"], pinned)
+        return Sensitivity(options, data["loss"], data["saved"], data["skipped"], pinned, data["whole"])
 
 
 def measure_sensitivity(
@@ -121,7 +123,7 @@ def measure_sensitivity(
     measured = {option: look.loss[option.option_id] for option in usable if option.option_id in look.loss}
     loss = {option.option_id: estimated_loss(option, measured) for option in usable}
     pinned = tuple(option for option in offered.pinned if option.option_id not in look.skipped)
-    return Sensitivity(usable, loss, look.saved, {**offered.skipped, **look.skipped}, pinned)
+    return Sensitivity(usable, loss, look.saved, {**offered.skipped, **look.skipped}, pinned, look.whole)
 
 
 def in_turns(options: Sequence[Option]) -> list[Option]:
@@ -175,16 +177,22 @@ class _Look:
         self.loss: dict[str, float] = {}
         self.saved: dict[str, dict[str, dict[str, float]]] = {}
         self.skipped: dict[str, str] = {}
+        self.whole: dict[str, dict[str, float]] = {}
 
     def at_formats(self) -> None:
         """What the network costs in every format that takes the whole of it; as it is, it must have a price."""
         self._originals[NONE] = self._attempts.attempt("original as it is", partial(self._price, (), NONE))
-        for option in (one for one in self._offered.pinned if one.axis == "bits"):
-            what = f"original as {option.option_id}"
+        original = self._originals[NONE]
+        for option in self._offered.pinned:
+            policy = Policy({option.axis: option.option_id})
             try:
-                self._originals[option.option_id] = self._attempts.attempt(what, partial(self._price, (), option.option_id))
+                price = self._attempts.attempt(f"original as {option.option_id}", partial(self._priced, (), policy))
             except OptionSkippedError as error:
                 self.skipped[option.option_id] = str(error)
+                continue
+            self.whole[option.option_id] = {name: original[name] - value for name, value in price.items()}
+            if option.axis == "bits":
+                self._originals[option.option_id] = price
         self.saved = {bits: {} for bits in self._originals}
 
     def at_places(self, deadline: float, last_call: float) -> None:
@@ -226,7 +234,10 @@ class _Look:
         return prices, _divergence(self._network, self._recipe((option,), NONE), self._reference, self._images, self._context)
 
     def _price(self, chosen: Sequence[Option], bits: str) -> Mapping[str, float]:
-        return self._pricer.price(self._recipe(chosen, bits)).named()
+        return self._priced(chosen, Policy({"bits": bits}))
+
+    def _priced(self, chosen: Sequence[Option], policy: Policy) -> Mapping[str, float]:
+        return self._pricer.price(self._composition.recipe(chosen, policy)).named()
 
     def _recipe(self, chosen: Sequence[Option], bits: str) -> Recipe:
         return self._composition.recipe(chosen, Policy({"bits": bits}))

@@ -21,8 +21,9 @@ from search.baseline import (
     open_original,
     read_original,
     save_original_logits,
+    teacher_views,
 )
-from search.effort_plan import EffortCosts, plan_effort, remember_effort, remembered_effort, training_step_s
+from search.effort_plan import EffortCosts, least_share, plan_effort, remember_effort, remembered_effort, training_step_s
 from search.environment import SearchEnvironment
 from search.errors import FieldViolation, InvalidSpecError
 from search.evaluation.accuracy import AccuracyResult
@@ -38,6 +39,7 @@ from search.execution.runtime import RunnerSettings
 from search.finals_time import FinalsTime
 from search.pricing import Pricer
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
+from search.space import states_optimizer
 from search.spec import SearchSpec
 from search.target_facts import facts_of
 from techniques import registry
@@ -47,7 +49,7 @@ from techniques.recipe import Recipe
 
 BATCH_SIZE = 128
 RUNG_SHARES = (0.0, 0.25, 0.75)
-RUNG_EPOCHS = 1.0
+MOST_RUNG_STEPS = 500
 """Over the rungs that all candidates may reach, where the request does not say how long to train."""
 LAST_EPOCHS_SHARE = 0.5
 """Of the epochs that a request allows, the last rung's."""
@@ -73,6 +75,7 @@ class Setup:
     """What the phases of one search share.
 
     Attributes:
+        train_device: where this process would train.
         calibrated: whether anything was measured on the target; its predictions are a data sheet's otherwise.
         finals_time: what the finals are expected to take.
     """
@@ -89,6 +92,7 @@ class Setup:
     techniques: tuple[str, ...]
     runner: RunnerSettings
     calibrated: bool = True
+    train_device: str = "cpu"
     finals_time: FinalsTime = field(default_factory=FinalsTime)
 
     @property
@@ -132,7 +136,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     views = 1
     if effort.rung_steps[-1]:
         stop = environment.store.should_stop
-        epochs = sum(effort.rung_steps) * effort.batch_size / len(original.data.split("train")) / LAST_EPOCHS_SHARE
+        epochs = 2 * sum(effort.rung_steps) * effort.batch_size / len(original.data.split("train"))
         views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, epochs, stop, reading)
     settings = EvaluationSettings(
         metric=spec.metric,
@@ -151,6 +155,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     record = baseline_record(spec, original, validation, environment.blobs.put_bytes(original.onnx))
     context = technique_context(settings, original.data.split("train"), files.interrupt)
     pricer = Pricer(original.network, predictor, spec.budget.batch_size, context)
+    context = replace(context, cost=pricer)
     record = replace(record, measurements={**record.measurements, "latency_ms": latency or pricer.price(Recipe()).latency})
     return Setup(
         spec=spec,
@@ -165,6 +170,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         techniques=techniques,
         runner=runner,
         calibrated=predictor.calibrated,
+        train_device=_local_device(environment),
         finals_time=finals_time,
     )
 
@@ -214,7 +220,7 @@ def _affordable(
     # How fast the nodes of a cluster are is not known here.
     if (remembered and remembered.rung_steps[-1]) or environment.ray_address or not asked.rung_steps[-1]:
         return remembered or asked
-    device = "cuda" if environment.train_device != "cpu" and torch.cuda.is_available() else "cpu"
+    device = _local_device(environment)
     train, limit_s = original.data.split("train"), spec.effort.max_wall_time_s
     batch = train.images(np.arange(min(len(train), asked.batch_size)))
     left_s = limit_s * (1 - SENSITIVITY_SHARE - GRACE_SHARE) - (time.monotonic() - environment.began)
@@ -224,16 +230,21 @@ def _affordable(
         environment.store.append(Event("warning", f"no step of training could be timed here: {reason_of(error)}"))
         return asked
     rung_epochs = sum(asked.rung_steps) * asked.batch_size / len(train)
-    left_s -= finals_time.reserved_s(limit_s) + RAY_START_S + image_s * len(train) * max(1, round(rung_epochs))
+    left_s -= finals_time.reserved_s(limit_s) + RAY_START_S + image_s * len(train) * teacher_views(2 * rung_epochs)
     costs = EffortCosts(
         step_s=step_s,
         untrained_s=_BUILD_S + image_s * len(original.data.split("validation")) * len(asked.rung_steps),
         left_s=left_s * (1 - LAST_TIME_SHARE),
     )
-    planned = plan_effort(asked, spec.effort.max_trials, costs)
+    planned = plan_effort(asked, spec.effort.max_trials, costs, least_share(asked, spec.effort.max_epochs))
     if planned != remembered:
         remember_effort(environment.store, asked, planned, spec.effort.max_epochs, spec.effort.max_trials, costs)
     return planned
+
+
+def _local_device(environment: SearchEnvironment) -> str:
+    """Where this process trains; what a cluster has is not known here."""
+    return "cuda" if environment.train_device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def searched_target(name: str, predictor: Predictor) -> Target:
@@ -270,21 +281,22 @@ def allowed_techniques(spec: SearchSpec) -> tuple[str, ...]:
 
 
 def training_methods(techniques: Sequence[str]) -> tuple[str, ...]:
-    """Those of these techniques that train."""
-    return tuple(name for name in techniques if isinstance(registry.get(name), TrainingMethod))
+    """Those of these techniques that train; none, where none of them trains by itself."""
+    found = tuple(name for name in techniques if isinstance(registry.get(name), TrainingMethod))
+    return found if any(map(states_optimizer, found)) else ()
 
 
 def training_effort(spec: SearchSpec, train_images: int, trains: bool) -> TrainingEffort:
     """Steps per rung: none, a quarter, and the rest of the rungs' share of ``max_epochs``; a single rung where nothing is trained.
 
-    ``last_steps`` are the most of the last rung, which the time may cut.
+    ``last_steps`` are the most of the last rung, which the time may cut. Without ``max_epochs`` the rungs are an epoch, or
+    `MOST_RUNG_STEPS` of a larger dataset: enough to tell candidates apart.
     """
-    epochs = spec.effort.max_epochs
-    rungs = RUNG_EPOCHS if epochs is None else (1 - LAST_EPOCHS_SHARE) * epochs
-    total = rungs * train_images / BATCH_SIZE
-    if not trains or total < 1:
+    epochs, epoch_steps = spec.effort.max_epochs, train_images / BATCH_SIZE
+    if not trains or (epochs is not None and epochs * epoch_steps < 1):
         return TrainingEffort((0,), BATCH_SIZE)
-    last = _NO_MORE_STEPS if epochs is None else math.ceil(LAST_EPOCHS_SHARE * epochs * train_images / BATCH_SIZE)
+    total = min(epoch_steps, MOST_RUNG_STEPS) if epochs is None else (1 - LAST_EPOCHS_SHARE) * epochs * epoch_steps
+    last = _NO_MORE_STEPS if epochs is None else math.ceil(LAST_EPOCHS_SHARE * epochs * epoch_steps)
     return TrainingEffort(tuple(math.ceil(share * total) for share in RUNG_SHARES), BATCH_SIZE, last)
 
 

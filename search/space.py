@@ -14,14 +14,22 @@ from typing import Any
 from search.aims import SHARE, AimRange
 from search.options import Offered
 from techniques import registry
+from techniques.base import TrainingMethod
 from techniques.option import AXES, Axis
 from techniques.parameters import ChoiceParameter, FloatParameter, Parameter
 
 Value = float | int | str | bool
 MAX_PARAMETERS = 15
 NONE, ANY = "none", "any"
-_COST, _METHOD = "cost.", "method."
+_COST, _METHOD, _WITH = "cost.", "method.", "with."
+_OFF, _ON = "off", "on"
 _CHEAP, _DEAR = 0.25, 4.0
+
+
+def states_optimizer(name: str) -> bool:
+    """Whether a technique trains by itself."""
+    technique = registry.get(name)
+    return isinstance(technique, TrainingMethod) and technique.states_optimizer
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,8 @@ class Policy:
     - ``cost.<axis>``: what a unit of loss counts for on this axis; the allocation prefers what is cheap.
     - ``method.<axis>``: the only technique that may be used at the places of this axis; ``any`` lets the allocation choose.
     - ``<axis>``: which option takes the whole network, by its id, or ``none``.
-    - ``training``: the technique that trains.
+    - ``training``: the technique that trains, of those that state an optimiser.
+    - ``with.<technique>``: whether another one takes part in the training.
     - ``<technique>.<setting>``: see `Technique.settings`.
     """
 
@@ -59,10 +68,17 @@ class Policy:
         """Id of the option that takes the whole network, or `NONE`."""
         return str(self.values.get(axis, NONE))
 
-    def training(self, techniques: Sequence[str]) -> str:
-        """Which of these techniques trains; empty if there are none."""
-        named = str(self.values.get("training", ""))
-        return named if named in techniques else next(iter(techniques), "")
+    def training(self, techniques: Sequence[str]) -> tuple[str, ...]:
+        """Which of these techniques train together: one that states an optimiser, and those that are switched on.
+
+        Without any that states an optimiser nothing is trained.
+        """
+        optimising = [name for name in techniques if states_optimizer(name)]
+        if not optimising:
+            return ()
+        named = str(self.values.get("training", optimising[0]))
+        others = [name for name in techniques if name not in optimising and self.values.get(f"{_WITH}{name}") == _ON]
+        return (named if named in optimising else optimising[0], *others)
 
     def settings(self, technique: str) -> dict[str, Value]:
         """Settings of a technique by their own names."""
@@ -137,8 +153,10 @@ def _parameters(offered: Offered, training: Sequence[str]) -> Sequence[Parameter
             found.append(ChoiceParameter(axis, choices, choices[1] if axis == "bits" else NONE))
     found += [FloatParameter(f"{_COST}{axis}", 0.1, 10.0, 1.0, log=True) for axis in AXES if local[axis]]
     found += [ChoiceParameter(f"{_METHOD}{axis}", (ANY, *names), ANY) for axis, names in local.items() if len(names) > 1]
-    if len(training) > 1:
-        found.append(ChoiceParameter("training", tuple(training), training[0]))
+    optimising = [name for name in training if states_optimizer(name)]
+    if len(optimising) > 1:
+        found.append(ChoiceParameter("training", tuple(optimising), optimising[0]))
+    found += [ChoiceParameter(f"{_WITH}{name}", (_OFF, _ON), _OFF) for name in training if name not in optimising]
     offering = {option.technique for option in offered.options}
     for name in [*training, *(one.name for one in registry.all_techniques() if one.name in offering)]:
         found += [_of_technique(name, parameter) for parameter in registry.get(name).settings()]

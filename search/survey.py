@@ -93,7 +93,8 @@ def tell_techniques(setup: Setup, sensitivity: Sensitivity, store: CandidateStor
         options = [option for option in sensitivity.offered.options if option.technique == technique.name]
         works = bool(options) or not isinstance(technique, Transform)
         reason = sensitivity.skipped.get(technique.name, "" if works else "it finds nothing to do on this network")
-        saves_ms = sum(sensitivity.savings("latency_ms", technique.name).values())
+        whole_ms = [sensitivity.whole.get(option.option_id, {}).get("latency_ms", 0.0) for option in options]
+        saves_ms = sum(sensitivity.savings("latency_ms", technique.name).values()) + max(whole_ms, default=0.0)
         words = {"technique": technique.name, "stage": technique.stage, "cites": technique.cites, "reason": reason}
         found.append({**words, "options": len(options), "saves_at_most_ms": saves_ms})
     store.save_phase(TECHNIQUES_PHASE, {"techniques": found})

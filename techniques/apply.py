@@ -35,6 +35,16 @@ def apply_step(network: Network, index: int, step: Step, context: TechniqueConte
     return _transform(network, index, step, technique, context) if isinstance(technique, Transform) else network
 
 
+def trained_part(recipe: Recipe) -> Recipe:
+    """The recipe without what belongs behind training: what is trained."""
+    steps = []
+    for index, step in enumerate(recipe.steps):
+        technique = _technique(index, step)
+        if not (isinstance(technique, Transform) and technique.after_training):
+            steps.append(step)
+    return Recipe(tuple(steps))
+
+
 def structure_of(recipe: Recipe) -> str:
     """Digest of what a recipe makes of a network, however that is trained: recipes that agree in it give the same structure."""
     steps = (step for step in recipe.steps if not isinstance(get(step.technique), TrainingMethod))

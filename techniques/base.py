@@ -145,10 +145,17 @@ class TrainingEffort:
     rung_steps: tuple[int, ...]
     batch_size: int = 128
     last_steps: int = 0
+    planned_steps: int = 0
+    """Over all rungs before the last one, of the whole plan that this is a part of; 0: this is the whole plan."""
 
     def up_to(self, rung: int) -> TrainingEffort:
-        """The same effort cut off after ``rung``, without the last rung."""
-        return TrainingEffort(self.rung_steps[: rung + 1], self.batch_size)
+        """The same effort cut off after ``rung``, without the last rung; it knows the whole plan."""
+        return TrainingEffort(self.rung_steps[: rung + 1], self.batch_size, planned_steps=self.known_steps)
+
+    @property
+    def known_steps(self) -> int:
+        """See ``planned_steps``."""
+        return self.planned_steps or sum(self.rung_steps)
 
     @property
     def stages(self) -> tuple[int, ...]:

@@ -49,6 +49,8 @@ class Option:
     def __post_init__(self) -> None:
         if self.axis not in AXES:
             raise ValueError(f"an option of {self.technique} is on the axis {self.axis!r}; there are {list(AXES)}")
+        if not self.layers:
+            raise ValueError(f"an option of {self.technique} at {self.place!r} touches no layer")
         if not 0 < self.strength <= 1:
             raise ValueError(f"an option of {self.technique} at {self.place!r} has strength {self.strength}, not in (0, 1]")
         frozen: dict[str, Any] = json.loads(json.dumps(dict(self.data), sort_keys=True))

@@ -18,6 +18,7 @@ from techniques.base import MAX_SETTINGS, Technique
 from techniques.distillation.soft_targets import Distillation
 from techniques.errors import ConfigError
 from techniques.low_rank.decompose import LowRank
+from techniques.option import STAGES
 from techniques.pruning.block_removal import BlockRemoval
 from techniques.pruning.structured import StructuredPruning
 from techniques.quantization.static_int8 import Int8Quantization
@@ -32,10 +33,12 @@ def register(technique: Technique[Any]) -> None:
     """Add a technique.
 
     Raises:
-        ValueError: the name is taken, or it has more settings than a search can vary.
+        ValueError: the name is taken, the stage is none, or it has more settings than a search can vary.
     """
     if technique.name in _TECHNIQUES:
         raise ValueError(f"technique {technique.name!r} is registered twice")
+    if technique.stage not in STAGES:
+        raise ValueError(f"technique {technique.name!r} is of the stage {technique.stage!r}; there are {list(STAGES)}")
     if len(technique.settings()) > MAX_SETTINGS:
         raise ValueError(f"technique {technique.name!r} has {len(technique.settings())} settings, at most {MAX_SETTINGS}")
     _TECHNIQUES[technique.name] = technique

@@ -61,7 +61,7 @@ class EvaluationFiles:
 
     def checkpoint(self, number: int) -> Path:
         """The training state of one trial."""
-        return self.checkpoints / f"c{number:04d}"
+        return self.checkpoints / f"c{number:04d}.rungs"
 
     def moved(self, inputs: Mapping[Path, Path], checkpoints: Path, interrupt: Path) -> EvaluationFiles:
         """The same files on another machine, which may lack the teacher's logits as this one does."""

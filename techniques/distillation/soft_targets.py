@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -48,6 +49,7 @@ class Distillation(TrainingMethod[DistillationConfig]):
     """SGD on soft targets of the original, on labels, or on both, as the batches allow."""
 
     name = "distillation"
+    version = 2
     config_type = DistillationConfig
     cites = "Hinton et al. 2015, section 2"
     states_optimizer = True
@@ -55,6 +57,10 @@ class Distillation(TrainingMethod[DistillationConfig]):
     def settings(self) -> Sequence[Parameter]:
         """How soft the targets are, and what they count for."""
         return (FloatParameter("temperature", 1.0, 8.0, 4.0, log=True), FloatParameter("alpha", 0.5, 1.0, 0.9))
+
+    def upgraded(self, config: Mapping[str, Any], version: int) -> Mapping[str, Any]:
+        """Version 1 had the same numbers and trained each rung by a schedule of its own: it replays to other weights."""
+        return config
 
     def losses(self, config: DistillationConfig, context: TechniqueContext) -> Sequence[Loss]:
         """One term. Batches need labels, the original's logits, or both."""

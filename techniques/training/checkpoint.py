@@ -88,6 +88,12 @@ def peek_key(path: Path) -> tuple[str, int] | None:
         return None
 
 
+def held_rung(path: Path) -> int:
+    """The last rung that a file holds, -1 if it is none."""
+    found = peek_key(path)
+    return -1 if found is None else found[1]
+
+
 def training_key(network: Network, *facts: object) -> str:
     """Digest of a network's weights and of the facts (config, seed, steps) that decide a training from there."""
     digest = hashlib.sha256(repr(facts).encode())

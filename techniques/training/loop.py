@@ -56,7 +56,8 @@ def fit(
     """Train a copy for every rung of ``effort``, and the last one if there is one.
 
     With a checkpoint file, rungs that it holds are taken from it. A file of another training (other weights, seed, steps, losses,
-    regimes) or of a later rung than asked for is not read, and is overwritten by this training's first finished rung. The same
+    regimes) or of a later rung than asked for is not read, and is overwritten by this training's first finished rung. With a last
+    rung, all is written to a file beside it (`last_checkpoint`): what was read before the last rung can be made again. The same
     network, data, effort, training and seed give the same weights, resumed or not (one machine, fixed threads).
 
     Raises:
@@ -72,15 +73,24 @@ def fit(
     student.graph.requires_grad_(True)
     keys = [_key(start, effort, index) for index in range(len(effort.stages))]
     run = _Run(student, sgd(student, training.optimizer), data, effort, training, context)
-    rung = run.resume(checkpoint, keys) if checkpoint is not None else -1
+    rung, written = -1, checkpoint
+    if checkpoint is not None:
+        written = last_checkpoint(checkpoint) if effort.last_steps else checkpoint
+        held = max((run.held(path, keys) for path in {written, checkpoint}), key=lambda found: found[0])
+        rung = run.resume(held)
     with placed_on(context.device, student), run.state_on(context.device):
         for index in range(rung + 1, len(keys)):
             if not effort.stages[index]:
                 continue
             run.rung(index)
-            if checkpoint is not None:
-                run.checkpoint(keys[index], index).save(checkpoint, student)
+            if written is not None:
+                run.checkpoint(keys[index], index).save(written, student)
     return run.result()
+
+
+def last_checkpoint(checkpoint: Path) -> Path:
+    """The file of a last rung, beside that of the rungs before."""
+    return checkpoint.with_name(f"{checkpoint.name}.last")
 
 
 def schedule(step: int, effort: TrainingEffort, rung: int) -> float:
@@ -108,17 +118,23 @@ class _Run:
         self._epoch = 0
         self._mean: WeightMean | None = None
 
-    def resume(self, path: Path, keys: Sequence[str]) -> int:
-        """Take over what a checkpoint of this training holds; returns its rung, or -1."""
+    def held(self, path: Path, keys: Sequence[str]) -> tuple[int, Path]:
+        """The rung that a file holds of this training, or -1."""
         found = peek_key(path)
-        if found is None or found[1] >= len(keys) or found[0] != keys[found[1]]:
+        is_mine = found is not None and found[1] < len(keys) and found[0] == keys[found[1]]
+        return (found[1] if found and is_mine else -1), path
+
+    def resume(self, held: tuple[int, Path]) -> int:
+        """Take over what a checkpoint of this training holds; returns its rung, or -1."""
+        rung, path = held
+        if rung < 0:
             return -1
-        held = RungCheckpoint.load(path, self._student)
-        self._epoch = held.next_epoch
-        for parameter, momentum in zip(self._parameters(), held.momenta, strict=True):
+        state = RungCheckpoint.load(path, self._student)
+        self._epoch = state.next_epoch
+        for parameter, momentum in zip(self._parameters(), state.momenta, strict=True):
             self._optimizer.state[parameter]["momentum_buffer"] = momentum
-        self._mean = WeightMean.of(held.mean)
-        return held.rung
+        self._mean = WeightMean.of(state.mean)
+        return rung
 
     def checkpoint(self, key: str, rung: int) -> RungCheckpoint:
         """What the next life of this training needs."""
@@ -165,9 +181,9 @@ class _Run:
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
-        done, known = sum(self._effort.stages[:rung]) + step + 1, sum(self._effort.stages)
+        done = sum(self._effort.stages[:rung]) + step + 1
         for regime in self._training.regimes:
-            regime.after_step(self._student, done, known)
+            regime.after_step(self._student, done, self._effort.known_steps)
 
     def result(self) -> Network:
         """The network as it is to be used: mean weights, their own statistics, nothing left that only training needs."""
@@ -203,7 +219,7 @@ class _MovedState:
 
 
 def _key(start: str, effort: TrainingEffort, rung: int) -> str:
-    return hashlib.sha256(f"{start}{effort.stages[: rung + 1]}".encode()).hexdigest()
+    return hashlib.sha256(f"{start}{effort.stages[: rung + 1]}{effort.known_steps}".encode()).hexdigest()
 
 
 def _rung_seed(seed: int, rung: int) -> int:

@@ -30,7 +30,8 @@ class Regime:
     """Acts on a network while it is trained: gradual pruning, quantisation in the loop, weights of few values.
 
     `begin` may add parametrizations that only training needs; `finish` takes them away again. A network that still has any when it
-    is exported is refused. Subclasses have a ``repr`` that says all that decides them.
+    is exported is refused. Whatever it must remember between two steps stands in buffers of the network, for a training may be
+    resumed in another process. Subclasses have a ``repr`` that says all that decides them.
     """
 
     def begin(self, network: Network) -> None:
@@ -40,7 +41,8 @@ class Regime:
         """After each step of the optimiser.
 
         Args:
-            step, steps: how many were done over all rungs so far, this one included, and how many are known to come at most.
+            step: how many were done over all rungs so far, this one included.
+            steps: how many the plan has for the rungs of a search, the same in each of them; the last rung goes beyond.
         """
 
     def finish(self, network: Network) -> None:

@@ -21,7 +21,7 @@ LOWEST, HIGHEST = 1e-3, 0.5
 _SMOOTHING = 0.7
 _DIVERGED = 3.0
 """Times the least loss so far."""
-_SAFETY = 10.0
+SAFETY = 10.0
 """A peak that holds for hundreds of steps lies so many times below the rate at which a few diverge."""
 
 
@@ -62,4 +62,4 @@ def peak_learning_rate(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return max(rate / _SAFETY, LOWEST)
+    return max(rate / SAFETY, LOWEST)

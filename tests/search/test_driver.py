@@ -72,7 +72,7 @@ class Life:
 
     def proposed(self) -> TrialPlan:
         plan = self.driver.propose()
-        assert plan is not None
+        assert isinstance(plan, TrialPlan)
         return plan
 
 
@@ -280,7 +280,7 @@ def _lived(folder: Path, cut_after: int | None) -> MemoryStore:
         folder.mkdir(exist_ok=True)
         life, reports = Life(folder, budget, trials=7, store=store), 0
         life.driver.restore(store.candidates())
-        while (plan := life.driver.propose()) is not None:
+        while isinstance(plan := life.driver.propose(), TrialPlan):
             rung = plan.rung
             while reports != cut_after:
                 reports += 1

@@ -33,7 +33,7 @@ def test_policies_make_the_recipes_that_they_made_before_options(name: str) -> N
     assert len(offered.local) == GOLDEN[name]["options"]
     pricer = Pricer(network, Predictor.uncalibrated(get_target("raspberry-pi-5")), 1, context)
     composition = Composition.of(network.to_meta(), context, offered.pinned, ("distillation",))
-    untrained = composition.untrained()
+    untrained = Composition.of(network.to_meta(), context, offered.pinned)
     saved: dict[str, dict[str, dict[str, float]]] = {}
     for bits in (NONE, "int8_quantization:int8"):
         policy = Policy({"bits": bits})

@@ -54,6 +54,19 @@ def test_a_policy_of_another_space_is_not_told(tmp_path: Path) -> None:
     assert [other.ask(number) for number in range(9)] == [plain.ask(number) for number in range(9)]
 
 
+def test_a_policy_out_of_the_bounds_of_today_is_not_told(tmp_path: Path) -> None:
+    """Another calibration moves prices, and with them the shares that are worth aiming at."""
+    sampler = PolicySampler(search_space(OFFERED, ("distillation",), (AimRange("latency_ms", 0.1, 0.7),)), 3, tmp_path / "o.db")
+    policy = SPACE.first[0]
+    assert policy.shares()["latency_ms"] == 0.8
+    assert not sampler.knows(policy.to_json())
+    sampler.restore(policy.to_json(), (0.0, 0.0, 0.0), (0.0,))
+    sampler.resume(4, policy)
+    sampler.tell(4, (0.0, 0.0, 0.0), (0.0,))
+    sampler.tell_failed(4)
+    assert isinstance(sampler.ask(5), Policy)
+
+
 def test_a_failed_trial_is_no_result(tmp_path: Path) -> None:
     sampler = PolicySampler(SPACE, 0, tmp_path / "o.db")
     sampler.ask(0)
