@@ -139,7 +139,8 @@ def run_tests(node_ids: Iterable[str]) -> list[Row]:
         file, _, name = node.partition("::")
         module = file.removesuffix(".py").replace("/", ".")
         mine = [c for c in cases if f"{c.get('classname')}.".startswith(f"{module}.") and (not name or c.get("name") == name)]
-        bad = [c for c in mine if c.find("failure") is not None or c.find("error") is not None]
+        # A test that was skipped has shown nothing.
+        bad = [c for c in mine if any(c.find(word) is not None for word in ("failure", "error", "skipped"))]
         rows.append({"test": node, "passed": bool(mine) and not bad, "cases": len(mine)})
     return rows
 
@@ -183,7 +184,7 @@ def _cell(value: Any) -> str:
 
 
 def print_checks() -> int:
-    """Compute all checks again from the committed rows; the exit status is the number of gates that do not hold."""
+    """Compute all checks again from the committed rows; the number of gates that do not hold."""
     missed = 0
     for path in sorted(RESULTS.glob("*.json")):
         results = Results.open(path.stem)
@@ -205,5 +206,5 @@ def main(name: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["checks"]:
-        sys.exit(print_checks())
+        sys.exit(bool(print_checks()))
     main(sys.argv[1])

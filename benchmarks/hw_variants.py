@@ -21,7 +21,7 @@ from paretopress.runtime.session import run_classifier
 from search.describe import describe
 from techniques import export, lift
 from techniques.apply import compress
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.context import Batch, TechniqueContext
 from techniques.errors import ConfigError
 from techniques.network import Network
@@ -112,11 +112,11 @@ def write_variants() -> None:
 
 def _compressed(recipe: Recipe, context: TechniqueContext) -> Network:
     try:
-        return compress(resnet20(), recipe, context, None, Effort((0,)), None).eval()
+        return compress(resnet20(), recipe, context, None, TrainingEffort((0,)), None).eval()
     except ConfigError:
         # A layer that pruning left too thin to be factored.
         rest = Recipe(tuple(step for step in recipe.steps if step.technique != "low_rank"))
-        return compress(resnet20(), rest, context, None, Effort((0,)), None).eval()
+        return compress(resnet20(), rest, context, None, TrainingEffort((0,)), None).eval()
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def _low_rank(network: Network, given: RandomNetwork, tally: Tally) -> None:
 
 def _resolution(network: Network, given: RandomNetwork, tally: Tally) -> None:
     """Where the size is free; the smaller network runs."""
-    if get("input_resolution").parameters(network, FREE):
+    if not get("input_resolution").supports(network, FREE):
         tally.add("resized", 1)
         _runs(network, Recipe((Step("input_resolution", {"height": 6, "width": 6}),)))
 

@@ -22,6 +22,7 @@ COVERAGE = 0.9
 VERSION = 3
 UNCALIBRATED_FACTOR = 3.0
 """A generic roofline is taken to be right within this factor; nothing was measured."""
+_COMPUTE = frozenset({"conv", "conv1d", "conv_transpose", "linear", "matmul"})
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Prediction:
     Attributes:
         low_ms, high_ms: a 90% interval from the errors on networks that the fit had not seen.
         kernels: in execution order, as the profiler would see them; their sum is near ``value_ms``.
-        unknown: signatures that were never measured on the target; priced by the generic roofline, they widen the interval.
+        unknown: kinds of kernels that were never measured on the target (priced by the generic roofline), and those of a format
+            that its runtime does not run (``conv3x3 W4A8``: priced as the next wider one that it does); they widen the interval.
         calibrated: False where nothing at all was measured on the target.
     """
 
@@ -109,9 +111,13 @@ class Predictor:
         run = kernels(graph, self.target)
         times_ms = self.times.ms(run)
         costs = tuple(KernelCost(kernel, self.target, ms) for kernel, ms in zip(run, times_ms, strict=True))
-        is_known = [self.times.knows(kernel) for kernel in run]
-        unknown = tuple(dict.fromkeys(c.kind for c, known in zip(costs, is_known, strict=True) if not known))
-        unknown_ms = sum(c.ms for c, known in zip(costs, is_known, strict=True) if not known)
+        computing = [op for op in graph.operators if op.weight_shape and op.kind in _COMPUTE]
+        formats = {op.name: (op.weight_bits, op.activation_bits) for op in computing}
+        foreign = [_foreign_format(kernel, formats, self.target) for kernel in run]
+        doubts = [f"{c.kind} {format}" if format else "" for c, format in zip(costs, foreign, strict=True)]
+        doubts = [doubt or ("" if self.times.knows(c.kernel) else c.kind) for doubt, c in zip(doubts, costs, strict=True)]
+        unknown = tuple(dict.fromkeys(filter(None, doubts)))
+        unknown_ms = sum(c.ms for c, doubt in zip(costs, doubts, strict=True) if doubt)
         value_ms = self.end_to_end.latency_ms(run, times_ms)
         known_ms = max(value_ms - unknown_ms, 0.0)
         factor = math.exp(self._log_error(run))
@@ -239,3 +245,11 @@ def _finite(name: str, value: Any) -> float:
     if not math.isfinite(number):
         raise PredictorFormatError(f"{name}: must be a finite number, got {value!r}")
     return number
+
+
+def _foreign_format(kernel: Kernel, formats: Mapping[str, tuple[int, int]], target: Target) -> str:
+    """The format of a kernel's weights and activations, such as ``W4A8``, where the target's runtime does not run it as such."""
+    for weights, activations in (formats[name] for name in kernel.operators if name in formats):
+        if (weights, activations) not in target.formats:
+            return f"W{weights}A{activations}"
+    return ""

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args
 from hw_models.errors import TargetError
 
 Precision = Literal["fp32", "int8"]
+FORMATS: Mapping[Precision, tuple[int, int]] = {"fp32": (32, 32), "int8": (8, 8)}
 Optimization = Literal["all", "extended", "basic", "none"]
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -92,6 +94,11 @@ class Target:
             raise TargetError(f"{self.name}: precisions must be some of {list(get_args(Precision))}, got {list(self.precisions)}")
         if self.optimization not in get_args(Optimization):
             raise TargetError(f"{self.name}: optimization must be one of {list(get_args(Optimization))}, got {self.optimization!r}")
+
+    @property
+    def formats(self) -> tuple[tuple[int, int], ...]:
+        """Bits of weights and of activations that its runtime runs as such."""
+        return tuple(FORMATS[precision] for precision in self.precisions)
 
     @property
     def proving_optimization(self) -> Optimization:

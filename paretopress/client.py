@@ -28,6 +28,8 @@ from paretopress.v1 import (
     search_pb2_grpc,
     target_pb2,
     target_pb2_grpc,
+    technique_pb2,
+    technique_pb2_grpc,
 )
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -90,6 +92,7 @@ class Client(Caller):
         self._targets = target_pb2_grpc.TargetServiceStub(self._channel)
         self._searches = search_pb2_grpc.SearchServiceStub(self._channel)
         self._schedules = schedule_pb2_grpc.ScheduleServiceStub(self._channel)
+        self._techniques = technique_pb2_grpc.TechniqueServiceStub(self._channel)
         self._access = access_pb2_grpc.AccessServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -207,6 +210,10 @@ class Client(Caller):
         """All targets, by name."""
         request = target_pb2.ListTargetsRequest(parent=self.project, page_size=page_size)
         return self._pages(self._targets.ListTargets, request, "targets")
+
+    def list_techniques(self) -> list[technique_pb2.Technique]:
+        """What the server can do to a network, in the order in which it is applied."""
+        return list(self._call(self._techniques.ListTechniques, technique_pb2.ListTechniquesRequest()).techniques)
 
     def create_target(self, target: target_pb2.Target, target_id: str, *, request_id: str = "") -> target_pb2.Target:
         """Register a target that is known from its data sheet; it needs ``device``, ``runtime`` and ``peaks``."""

@@ -1,9 +1,9 @@
 """From a policy and the sensitivities to a recipe per layer that fits the budget by prediction.
 
-Greedy: of all moves, the one that brings the price closest to its aims per unit of expected loss is made first, as in
+Greedy: of all options, the one that brings the price closest to its aims per unit of expected loss is made first, as in
 AMC's resource-constrained action space (He 2018, section 3.3) and NetAdapt's one-layer-at-a-time steps (Yang 2018, section 3),
-but with a cost per technique that the sampler chooses. Savings do not add up, so the whole recipe is priced again whenever
-the sum of single savings says that the aims are met, and moves are added until they really are.
+but with a cost per axis that the sampler chooses. Savings do not add up, so the whole recipe is priced again whenever
+the sum of single savings says that the aims are met, and options are added until they really are.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from functools import partial
 
 from search.attempts import attempt
 from search.errors import OptionSkippedError
-from search.moves import Move
 from search.pricing import Price
 from search.sensitivity import Sensitivity
 from search.space import Policy
-from search.spec import Budget
+from techniques.option import Axis, Option
 from techniques.recipe import Recipe
 
 MAX_PRICINGS = 12
 _LOSS_FLOOR = 1e-3
-MakeRecipe = Callable[[Sequence[Move], Policy], Recipe]
+MakeRecipe = Callable[[Sequence[Option], Policy], Recipe]
+Slot = tuple[Axis, str]
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,8 @@ class Allocation:
 
     recipe: Recipe
     price: Price
-    moves: tuple[Move, ...]
+    options: tuple[Option, ...]
     fits: bool
-
-
-def aims_of(budget: Budget, original: Price, tightness: float) -> dict[str, float]:
-    """What the recipe should cost: each limit times ``tightness``; without a latency limit, a share of the original's."""
-    aims: dict[str, float] = {}
-    aims["latency_ms"] = budget.latency_ms * tightness if budget.latency_ms else original.latency.value * tightness**4
-    if budget.size_bytes:
-        aims[budget.size_name] = budget.size_bytes * tightness
-    if budget.macs:
-        aims["macs"] = budget.macs * tightness
-    return aims
 
 
 def allocate(
@@ -55,25 +44,25 @@ def allocate(
     price: Callable[[Recipe], Price],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Allocation:
-    """Combine moves until every aim is met or no move helps.
+    """Combine options until every aim is met or none helps.
 
     Args:
         aims: named price -> what it should be at most.
-        make_recipe: the recipe of some moves under a policy.
+        make_recipe: the recipe of some options under a policy.
         price: the predicted price of a recipe (memoised).
 
     Raises:
-        OptionSkippedError: even without moves the policy's recipe cannot be made or priced on this network.
+        OptionSkippedError: even without options the policy's recipe cannot be made or priced on this network.
         SearchCancelledError: ``should_stop`` said so.
     """
 
-    def priced(moves: Sequence[Move]) -> tuple[Recipe, Price]:
-        made = make_recipe(moves, policy)
+    def priced(options: Sequence[Option]) -> tuple[Recipe, Price]:
+        made = make_recipe(options, policy)
         return made, price(made)
 
-    chosen: dict[tuple[str, str], Move] = {}
+    chosen: dict[Slot, Option] = {}
     rejected: set[str] = set()
-    recipe, current = attempt("a recipe without moves", lambda: priced(()), should_stop)
+    recipe, current = attempt("a recipe without options", lambda: priced(()), should_stop)
     for _ in range(MAX_PRICINGS):
         planned = _planned(chosen, rejected, current, aims, sensitivity, policy)
         if planned == chosen:
@@ -81,85 +70,87 @@ def allocate(
         try:
             recipe_now, price_now = attempt("a recipe", partial(priced, tuple(planned.values())), should_stop)
         except OptionSkippedError:
-            # Two moves of the plan do not go together; the last one is left out from here on.
-            rejected.add(list(planned.values())[-1].move_id)
+            # Two options of the plan do not go together; the last one is left out from here on.
+            rejected.add(list(planned.values())[-1].option_id)
             continue
         if _total_excess(price_now, aims) >= _total_excess(current, aims):
-            rejected |= {m.move_id for place, m in planned.items() if chosen.get(place) != m}
+            rejected |= {option.option_id for slot, option in planned.items() if chosen.get(slot) != option}
             continue
         chosen, recipe, current = planned, recipe_now, price_now
     return Allocation(recipe, current, tuple(chosen.values()), not _excess(current.named(), aims))
 
 
 def _planned(
-    chosen: Mapping[tuple[str, str], Move],
+    chosen: Mapping[Slot, Option],
     rejected: set[str],
     current: Price,
     aims: Mapping[str, float],
     sensitivity: Sensitivity,
     policy: Policy,
-) -> dict[tuple[str, str], Move]:
-    """Add moves as if savings added up until the aims would be met; the caller asks for the true price."""
-    costs = {"block": policy.depth_cost, "prune": policy.width_cost, "rank": policy.rank_cost}
+) -> dict[Slot, Option]:
+    """Add options as if savings added up until the aims would be met; the caller asks for the true price."""
     plan, estimate = dict(chosen), dict(current.named())
     tried = set(rejected)
-    while (excess := _excess(estimate, aims)) and len(tried) < len(sensitivity.moves):
+    allowed = [option for option in sensitivity.options if policy.allows(option.technique, option.axis)]
+    while (excess := _excess(estimate, aims)) and len(tried) < len(sensitivity.options):
         gains = {
-            move: _gain(move, plan, excess, sensitivity, policy) / (costs[move.kind] * _added_loss(move, plan, sensitivity))
-            for move in sensitivity.moves
-            if move.move_id not in tried and _is_new(move, plan)
+            option: _gain(option, plan, excess, sensitivity, policy)
+            / (policy.cost(option.axis) * _added_loss(option, plan, sensitivity))
+            for option in allowed
+            if option.option_id not in tried and _is_new(option, plan)
         }
-        best = max(gains, key=lambda move: gains[move], default=None)
+        best = max(gains, key=lambda option: gains[option], default=None)
         if best is None or gains[best] <= 0:
             break
-        tried.add(best.move_id)
+        tried.add(best.option_id)
         for name, saved in _saved(best, plan, sensitivity, policy).items():
             estimate[name] -= saved
         plan = _with(plan, best)
     return plan
 
 
-def _with(chosen: Mapping[tuple[str, str], Move], move: Move) -> dict[tuple[str, str], Move]:
-    """Add a move: a stronger one replaces the weaker at its place, and a removed block takes the moves inside it along."""
+def _with(chosen: Mapping[Slot, Option], option: Option) -> dict[Slot, Option]:
+    """Add an option: it replaces what its slot had, and one that removes layers takes the options inside them along."""
     kept = dict(chosen)
-    if move.kind == "block":
-        gone = set(move.layers)
-        kept = {place: m for place, m in kept.items() if m.kind == "block" or m.layers[0] not in gone}
-    kept[(move.kind, move.name)] = move
+    if option.removes:
+        gone = set(option.layers)
+        kept = {slot: other for slot, other in kept.items() if other.removes or other.layers[0] not in gone}
+    kept[option.slot] = option
     return kept
 
 
-def _is_new(move: Move, chosen: Mapping[tuple[str, str], Move]) -> bool:
-    present = chosen.get((move.kind, move.name))
-    if present is not None and present.strength >= move.strength:
+def _is_new(option: Option, chosen: Mapping[Slot, Option]) -> bool:
+    """Not chosen yet, nor something stronger by the same technique, and its layers are still there."""
+    present = chosen.get(option.slot)
+    if present is not None and present.technique == option.technique and present.strength >= option.strength:
         return False
-    removed = {layer for m in chosen.values() if m.kind == "block" for layer in m.layers}
-    return move.kind == "block" or move.layers[0] not in removed
+    gone = {layer for other in chosen.values() if other.removes for layer in other.layers}
+    return option.removes or option.layers[0] not in gone
 
 
-def _added_loss(move: Move, chosen: Mapping[tuple[str, str], Move], sensitivity: Sensitivity) -> float:
-    present = chosen.get((move.kind, move.name))
-    before = sensitivity.loss[present.move_id] if present else 0.0
-    return max(sensitivity.loss[move.move_id] - before, 0.0) + _LOSS_FLOOR
+def _added_loss(option: Option, chosen: Mapping[Slot, Option], sensitivity: Sensitivity) -> float:
+    present = chosen.get(option.slot)
+    before = sensitivity.loss[present.option_id] if present else 0.0
+    return max(sensitivity.loss[option.option_id] - before, 0.0) + _LOSS_FLOOR
 
 
-def _saved(move: Move, chosen: Mapping[tuple[str, str], Move], sensitivity: Sensitivity, policy: Policy) -> dict[str, float]:
-    """What the move saves alone, beyond the weaker move that it replaces."""
-    saved = sensitivity.saved[policy.precision]
-    present = chosen.get((move.kind, move.name))
-    already = saved[present.move_id] if present else {}
-    return {name: value - already.get(name, 0.0) for name, value in saved[move.move_id].items()}
+def _saved(option: Option, chosen: Mapping[Slot, Option], sensitivity: Sensitivity, policy: Policy) -> dict[str, float]:
+    """What the option saves alone, beyond the one that it replaces."""
+    saved = sensitivity.saved[policy.pinned("bits")]
+    present = chosen.get(option.slot)
+    already = saved[present.option_id] if present else {}
+    return {name: value - already.get(name, 0.0) for name, value in saved[option.option_id].items()}
 
 
 def _gain(
-    move: Move,
-    chosen: Mapping[tuple[str, str], Move],
+    option: Option,
+    chosen: Mapping[Slot, Option],
     excess: Mapping[str, float],
     sensitivity: Sensitivity,
     policy: Policy,
 ) -> float:
-    """How much of the excess over the aims the move takes away, each aim's excess counting as one."""
-    saved = _saved(move, chosen, sensitivity, policy)
+    """How much of the excess over the aims the option takes away, each aim's excess counting as one."""
+    saved = _saved(option, chosen, sensitivity, policy)
     return sum(min(max(saved.get(name, 0.0), 0.0), over) / over for name, over in excess.items())
 
 

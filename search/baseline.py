@@ -170,6 +170,11 @@ def save_original_logits(result: AccuracyResult, path: Path) -> None:
     np.save(path, result.logits, allow_pickle=False)
 
 
+def teacher_views(epochs: float) -> int:
+    """How many augmented views of the training images are worth the original's outputs."""
+    return max(1, min(MAX_VIEWS, round(epochs)))
+
+
 def ensure_teacher_logits(
     original: Original, path: Path, seed: int, epochs: float, should_stop: Callable[[], bool], reading: Reading
 ) -> int:
@@ -178,7 +183,7 @@ def ensure_teacher_logits(
     Raises:
         SearchCancelledError: ``should_stop``, asked before every batch, said so.
     """
-    views = max(1, min(MAX_VIEWS, round(epochs)))
+    views = teacher_views(epochs)
     if not path.exists():
         data, network_logits = original.data, training_logits(original.network, reading.task)
         source = TrainingSource(data.split("train"), seed, data.metadata.augment, None, views)

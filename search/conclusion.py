@@ -19,14 +19,16 @@ from search.evaluation.accuracy import AccuracyResult, drop_points
 from search.evaluation.latency import LatencyError, LatencyResult, measure_candidates
 from search.execution.runner import run_quietly
 from search.file_counts import count_notes
-from search.finalists import MAX_FINALISTS, Exported, choose_finalists, export, packed, read_selection, with_latency
-from search.pareto import broken_limits, front, nearest, pick
+from search.finalists import Exported, export, packed, read_selection, with_latency
+from search.limits import broken_limits
+from search.pareto import MAX_FINALISTS, choose_finalists, front, nearest, pick
 from search.places import PHASE as PLACES_PHASE
 from search.places import Places
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement, Progress
 from search.report import ReportInputs, build_report
 from search.setup import GAP_IMAGES, Setup
 from search.spec import SearchSpec
+from search.survey import TECHNIQUES_PHASE
 from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
 
@@ -80,6 +82,9 @@ def run_finals(setup: Setup, environment: SearchEnvironment, ends_at: float = ma
     replaced = [replace(r, state="finalist") for r in records if r.state in ("front", "best") and r.candidate_id not in chosen_ids]
     for record in [*finalists, *replaced]:
         store.save_candidate(record)
+    listed = sorted((r for r in finalists if r.state == "front"), key=lambda r: r.measurements["latency_ms"].value)
+    names = [record.candidate_id for record in listed]
+    store.append(Event("front", f"{len(names)} on the front: {', '.join(names) or 'none'}", {"candidates": names}))
     models = {BASELINE: setup.original.onnx, **{e.record.candidate_id: e.onnx for e in exported}}
     notes = _once([e.note for e in exported if e.note], count_notes([baseline, *finalists]))
     return Finals(baseline, tuple(finalists), models, notes, tuple(replaced))
@@ -250,6 +255,7 @@ def conclude(
             data_sha256=setup.original.data.metadata.data_sha256,
             duration_s=clock.spent_s,
             places=store.phase(PLACES_PHASE),
+            techniques=(store.phase(TECHNIQUES_PHASE) or {}).get("techniques", ()),
             rung_steps=setup.evaluator.settings.effort.rung_steps,
             notes=_once(environment.dataset_notes, _notes(setup, store), finals.notes, gaps_note),
         )

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from search.allocation import Allocation, MakeRecipe, aims_of, allocate
-from search.effort_plan import FIRST_PEERS, PROMOTED_SHARE
+from search.aims import Aims
+from search.allocation import Allocation, MakeRecipe, allocate
 from search.errors import OptionSkippedError, SearchCancelledError, SearchError
+from search.execution.driver import WAIT, Wait
 from search.execution.trial import TrialPlan
 from search.execution.word import Word
-from search.pareto import non_dominated_ranks, objectives
+from search.last_rung import FEW, LastRung, Prospect, most_promising, recovery
+from search.limits import priced_limits
 from search.pricing import Price, Pricer, price_measurements
-from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Progress
+from search.promotion import Standings
+from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Progress, RungReading
 from search.sampler import PolicySampler
 from search.sensitivity import Sensitivity
 from search.space import Policy
 from search.spec import SearchSpec
 from search.tracking.outbox import Outbox
+from techniques.apply import structure_of
 from techniques.recipe import Recipe
 
 _ASKS_PER_TRIAL = 8
@@ -32,7 +36,8 @@ _STOP_POLL_S = 0.3
 @dataclass(frozen=True)
 class _Running:
     policy: Policy
-    allocation: Allocation
+    recipe: Recipe
+    price: Price
     record: CandidateRecord | None = None
 
 
@@ -48,31 +53,44 @@ class SearchDriver:
         sensitivity: Sensitivity,
         pricer: Pricer,
         make_recipe: MakeRecipe,
+        aims: Aims,
         rungs: int,
         deadline: float,
         interrupt: Path,
         grace_s: float = math.inf,
         first_deadline: float = -math.inf,
         first_ends_at: float = -math.inf,
+        last: LastRung | None = None,
+        held_rung: Callable[[int], int] = lambda _: -1,
     ) -> None:
         """See the class.
 
         Args:
+            aims: what recipes are made for.
             deadline: of `time.monotonic`; behind it nothing is proposed or promoted.
             interrupt: a file that ends the trials that run, where it exists.
-            grace_s: how long after the deadline a trial may go on; then it is interrupted, and what it had reached stays.
+            grace_s: how long after the deadline (the last rung's, where there is one) a trial may go on; then it is interrupted,
+                and what it had reached stays.
             first_deadline, first_ends_at: until when the first one may begin and go on, if that is later: without a candidate
                 there is no answer.
+            last: how the last rung may be spent; None where nothing is trained.
+            held_rung: of a trial: the last rung that its checkpoint holds, -1 if there is none.
         """
         self._spec, self._store, self._outbox, self._sampler = spec, store, outbox, sampler
         self._sensitivity, self._pricer, self._make_recipe = sensitivity, pricer, make_recipe
-        self._rungs, self._deadline, self._interrupt = rungs, deadline, interrupt
-        self._ends_at = deadline + grace_s
+        self._aims, self._rungs, self._deadline, self._interrupt = aims, rungs, deadline, interrupt
+        self._last, self._held_rung = last, held_rung
+        self._ends_at = max(deadline, last.ends_at if last else deadline) + grace_s
         self._first_deadline, self._first_ends_at = max(deadline, first_deadline), max(self._ends_at, first_ends_at)
-        self._original = pricer.price(Recipe())
         self._running: dict[int, _Running] = {}
-        self._by_rung: list[dict[int, CandidateRecord]] = [{} for _ in range(rungs)]
-        self._recipes: set[str] = set()
+        self._unfinished: list[TrialPlan] = []
+        self._trials_over = False
+        self._trained: dict[int, CandidateRecord] = {}
+        self._last_drops: dict[int, float] = {}
+        self._last_begun = 0
+        self._step_s: dict[int, float] = {}
+        self._standings = Standings(rungs, spec.budget, pricer.price(Recipe()))
+        self._structures: set[str] = set()
         self._number = 0
         self._done = 0
         self._asked_at, self._stop, self._told = 0.0, False, False
@@ -83,23 +101,37 @@ class SearchDriver:
         return self._stop
 
     def restore(self, records: Sequence[CandidateRecord]) -> None:
-        """Take over what an earlier life of this search finished: sampler, rungs and numbers."""
-        for record in records:
+        """Take over what an earlier life of this search did: what the sampler knows, who stands where, and what was begun."""
+        for record in sorted(records, key=lambda one: one.trial_number):
             if record.candidate_id == BASELINE:
                 continue
-            self._number = max(self._number, record.trial_number + 1)
-            self._recipes.add(Recipe.from_json(record.recipe_json).digest)
+            number, recipe = record.trial_number, Recipe.from_json(record.recipe_json)
+            self._number = max(self._number, number + 1)
+            self._structures.add(structure_of(recipe))
+            policy, price = Policy.from_json(record.policy), self._pricer.price(recipe)
+            for reading in record.readings:
+                self._stand(number, reading, price)
+            if record.promoted and not record.error and record.rung + 1 < self._rungs:
+                self._sampler.resume(number, policy)
+                self._running[number] = _Running(policy, recipe, price, record)
+                self._unfinished.append(TrialPlan(number, {"recipe": record.recipe_json}, record.rung + 1))
+                continue
             self._done += 1
-            if record.state != "failed":
-                self._by_rung[min(record.rung, self._rungs - 1)][record.trial_number] = record
-                self._sampler.restore(record.policy, self._values(record), self._constraints(record))
+            if record.readings and not record.error:
+                self._trained[number] = record
+                self._sampler.restore(record.policy, *self._standings.told(number))
             self._outbox.candidate(record)
 
-    def propose(self) -> TrialPlan | None:
-        """The next recipe that fits the budget by prediction and is new."""
+    def propose(self) -> TrialPlan | Wait | None:
+        """What an earlier life has begun, then the next recipe that fits the budget by prediction and is new."""
+        if self._unfinished:
+            plan = self._unfinished.pop(0)
+            self._show(plan.number, plan.rung)
+            return plan
         begun = self._done + len(self._running)
-        if begun >= self._spec.effort.max_trials or time.monotonic() > (self._deadline if begun else self._first_deadline):
-            return None
+        late = time.monotonic() > (self._deadline if begun else self._first_deadline)
+        if self._trials_over or late or begun >= self._spec.effort.max_trials:
+            return self._propose_last()
         for _ in range(_ASKS_PER_TRIAL):
             number, policy = self._number, self._sampler.ask(self._number)
             self._number += 1
@@ -108,54 +140,85 @@ class SearchDriver:
                 self._sampler.tell_failed(number)
                 continue
             # What cannot fit is not tried, but one candidate is always made: the answer can then name the nearest (contract 5).
-            if not self._can_fit(allocation.price) and (any(self._by_rung) or self._running):
+            if not self._can_fit(allocation.price) and (self._standings or self._running):
                 self._sampler.tell_failed(number)
                 continue
             return self._start(number, policy, allocation)
-        return None
+        if not self.should_stop():
+            words = f"{_ASKS_PER_TRIAL} policies in a row made no recipe that is new and can fit the budget"
+            self.note(f"{words}: the search ends with {begun} of {self._spec.effort.max_trials} candidates", warning=True)
+        self._trials_over = True
+        return self._propose_last()
+
+    def _propose_last(self) -> TrialPlan | Wait | None:
+        """The next candidate of the last rung, if there is time for it; they are trained one after the other."""
+        if self._last is None or self._last_begun >= FEW or self.should_stop():
+            return None
+        if self._running:
+            return WAIT
+        left = [number for number, record in self._trained.items() if number not in self._last_drops and not record.kept]
+        expected = {number: self._standings.expected_drop(number) for number in self._trained}
+        prices = {number: self._pricer.price(Recipe.from_json(self._trained[number].recipe_json)) for number in left}
+        prospects = [Prospect(number, expected[number], price) for number, price in prices.items()]
+        chosen = most_promising(prospects, recovery(expected, self._last_drops), self._spec)
+        if chosen is None:
+            return None
+        number, left_s = chosen.number, self._last.ends_at - time.monotonic()
+        steps = self._last.steps(self._held_rung(number), self._step_s.get(number), self._last_begun, left_s)
+        if not steps:
+            return None
+        record, recipe = self._trained[number], Recipe.from_json(self._trained[number].recipe_json)
+        self._last_begun += 1
+        self._running[number] = _Running(Policy.from_json(record.policy), recipe, chosen.price, record)
+        self.note(f"last rung: {record.candidate_id} is trained for {steps} steps more", {"candidate": record.candidate_id})
+        self._show(number, self._rungs)
+        return TrialPlan(number, {"recipe": record.recipe_json, "last_steps": steps}, self._rungs)
+
+    def _stand(self, number: int, reading: RungReading, price: Price) -> None:
+        if reading.rung < self._rungs:
+            self._standings.add(number, reading, price)
+        else:
+            self._last_drops[number] = reading.drop_points[0]
 
     def _start(self, number: int, policy: Policy, allocation: Allocation) -> TrialPlan:
-        self._recipes.add(allocation.recipe.digest)
-        self._running[number] = _Running(policy, allocation)
+        self._structures.add(structure_of(allocation.recipe))
+        self._running[number] = _Running(policy, allocation.recipe, allocation.price)
         self._show(number, 0)
         return TrialPlan(number, {"recipe": allocation.recipe.to_json()})
 
     def _allocate(self, policy: Policy) -> Allocation | None:
-        """A new recipe under the policy; a recipe seen before is made again with tighter aims."""
-        tightness = policy.tightness
-        for _ in range(_ASKS_PER_TRIAL):
-            aims = aims_of(self._spec.budget, self._original, tightness)
+        """A new recipe under the policy; a structure seen before is made again with tighter aims."""
+        for attempt in range(_ASKS_PER_TRIAL):
+            aims = self._aims.at(policy.shares(), _TIGHTENING**attempt)
             try:
                 stop = self._store.should_stop
                 allocation = allocate(policy, aims, self._sensitivity, self._make_recipe, self._pricer.price, stop)
             except (OptionSkippedError, SearchCancelledError):
                 return None
-            if allocation.recipe.digest not in self._recipes:
+            if structure_of(allocation.recipe) not in self._structures:
                 return allocation
             if not allocation.fits:
-                # All moves that help were made: tighter aims give the same recipe.
+                # All options that help were taken: tighter aims give the same recipe.
                 return None
-            tightness *= _TIGHTENING
         return None
 
     def _can_fit(self, price: Price) -> bool:
         """Whether even the optimistic end of the prediction is within every limit."""
-        budget = self._spec.budget
-        named = price.named()
-        optimistic = price.latency.value - price.latency.spread
-        return (
-            (budget.latency_ms is None or optimistic <= budget.latency_ms)
-            and (budget.size_bytes is None or named[budget.size_name] <= budget.size_bytes)
-            and (budget.macs is None or price.macs <= budget.macs)
-        )
+        return all(limit.can_hold(price) for limit in priced_limits(self._spec.budget))
 
     def report(self, number: int, rung: int, values: Mapping[str, Any]) -> bool:
         """Store the candidate, then decide: promoted, or told to the sampler and done."""
         running = self._running[number]
         record = self._record(number, rung, running, values)
+        if rung == self._rungs and running.record is not None and _is_worse(record, running.record):
+            self._keep(number, f"it would have lost {record.drop_points['validation'][0]:+.2f} points")
+            return False
+        self._stand(number, record.readings[-1], running.price)
+        if "step_s" in values:
+            self._step_s[number] = values["step_s"]
+        goes_on = rung + 1 < self._rungs and self._has_time() and self._standings.is_promoted(number, rung)
+        record = replace(record, promoted=goes_on)
         self._running[number] = replace(running, record=record)
-        self._by_rung[rung][number] = record
-        goes_on = rung + 1 < self._rungs and self._has_time() and self._is_promoted(record, rung)
         self._store.save_candidate(record, [_candidate_event(record, goes_on)])
         if goes_on:
             self._show(number, rung + 1)
@@ -170,22 +233,37 @@ class SearchDriver:
 
     def _show(self, number: int, rung: int, epoch: float = 0.0, epochs: float = 0.0) -> None:
         words = f"trial {self._done + len(self._running)} of {self._spec.effort.max_trials}"
-        self._store.show(Progress("search", words, f"c{number:04d}", rung, self._rungs, epoch, epochs))
+        if rung == self._rungs:
+            words = f"last rung, candidate {self._last_begun} of at most {FEW}"
+        self._store.show(Progress("search", words, f"c{number:04d}", rung, max(self._rungs, rung + 1), epoch, epochs))
 
     def failed(self, number: int, rung: int, message: str) -> None:
         """Store the failure; what the trial reached before stays."""
+        if rung == self._rungs:
+            self._keep(number, message)
+            return
         running = self._running.pop(number)
+        before = running.record
         self._sampler.tell_failed(number)
         if self.should_stop() and self._stop:
             return
         if self._is_over():
             message = f"the time for trials was up: {message}"
-        before = running.record
         record = before or self._record(number, rung, running, {})
         record = replace(record, error=message, state=record.state if before else "failed")
         self._done += 1
         self._store.save_candidate(record, [Event("warning", f"{record.candidate_id} failed at rung {rung}: {message}")])
         self._outbox.candidate(record)
+
+    def _keep(self, number: int, why: str) -> None:
+        """The last rung did a candidate no good: it is as it was, and another one gets the time that is left."""
+        record = self._running.pop(number).record
+        assert record is not None  # only what was read before comes to the last rung
+        if self.should_stop():
+            return  # ended from outside: nothing was found out about it
+        record = self._trained[number] = replace(record, kept=why)
+        words = f"{record.candidate_id} stays as it was before the last rung: {why}"
+        self._store.save_candidate(record, [Event("warning", words, {"candidate": record.candidate_id})])
 
     def close(self) -> None:
         """Tell of the trials that the end of the time cut off: they have failed, unless they had reached a rung."""
@@ -236,66 +314,35 @@ class SearchDriver:
 
     def _finish(self, number: int, record: CandidateRecord) -> None:
         del self._running[number]
-        self._done += 1
-        self._sampler.tell(number, self._values(record), self._constraints(record))
+        self._trained[number] = record
+        if record.rung < self._rungs:
+            self._done += 1
+            self._sampler.tell(number, *self._standings.told(number))
         self._outbox.candidate(record)
 
-    def _is_promoted(self, record: CandidateRecord, rung: int) -> bool:
-        """Successive halving: least over the accuracy limit first, then by non-dominated rank, then by drop.
-
-        The rank is MO-ASHA's promotion (Schmucker 2021, section 3); the limit comes before it (constrained domination,
-        Deb 2002, section VI-A), or the fastest networks would be trained however little of them is left.
-        The first few have nothing to be compared with and go on.
-        """
-        peers = list(self._by_rung[rung].values())
-        if len(peers) <= FIRST_PEERS:
-            return True
-        ranks = non_dominated_ranks([objectives(r, "validation") for r in peers])
-        limit = self._spec.budget.max_accuracy_drop_points
-
-        def key(pair: tuple[int, CandidateRecord]) -> tuple[float, ...]:
-            drop = objectives(pair[1], "validation")[0]
-            return (max(drop - limit, 0.0) if limit is not None else 0.0, pair[0], drop)
-
-        order = sorted(zip(ranks, peers, strict=True), key=key)
-        keep = math.ceil(len(peers) * PROMOTED_SHARE)
-        return record.trial_number in {r.trial_number for _, r in order[:keep]}
-
     def _record(self, number: int, rung: int, running: _Running, values: Mapping[str, Any]) -> CandidateRecord:
-        price = running.allocation.price
         before = running.record
         return CandidateRecord(
             candidate_id=f"c{number:04d}",
             trial_number=number,
-            recipe_json=running.allocation.recipe.to_json(),
+            recipe_json=running.recipe.to_json(),
             seed=self._spec.effort.seed,
             rung=rung,
             policy=running.policy.to_json(),
             accuracy={"validation": values["accuracy"]} if values else {},
             accuracy_interval={"validation": tuple(values["interval"])} if values else {},
             drop_points={"validation": tuple(values["drop_points"])} if values else {},
-            measurements=price_measurements(price),
+            measurements=price_measurements(running.price),
             duration_s=(before.duration_s if before else 0.0) + values.get("duration_s", 0.0),
             node=values.get("node", ""),
+            earlier=before.readings if before else (),
+            last_steps=values.get("last_steps", 0),
         )
 
-    def _values(self, record: CandidateRecord) -> tuple[float, float, float]:
-        drop, latency, size = objectives(record, "validation")
-        return drop, latency / self._original.latency.value, size / self._original.onnx_size_bytes
 
-    def _constraints(self, record: CandidateRecord) -> tuple[float, ...]:
-        """Relative excess over each limit; at most 0 is met."""
-        budget = self._spec.budget
-        drop = record.drop_points["validation"][0]
-        limits = (
-            (record.measurements["latency_ms"].value, budget.latency_ms),
-            (record.measurements[budget.size_name].value, budget.size_bytes),
-            (record.measurements["macs"].value, budget.macs),
-        )
-        values = [value / limit - 1 for value, limit in limits if limit is not None]
-        if budget.max_accuracy_drop_points is not None:
-            values.append(drop - budget.max_accuracy_drop_points)
-        return tuple(values) or (0.0,)
+def _is_worse(after: CandidateRecord, before: CandidateRecord) -> bool:
+    """Whether the reading behind the last rung is above the interval of the one before: less is noise of the split."""
+    return after.drop_points["validation"][0] > before.drop_points["validation"][2]
 
 
 def _candidate_event(record: CandidateRecord, goes_on: bool) -> Event:

@@ -11,12 +11,13 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from search.promotion import FIRST_PEERS, PROMOTED_SHARE
 from search.protocols import CandidateStore, Event
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.head import Task, training_logits
 from techniques.network import Network
 from techniques.training.device import CPU, placed_on
@@ -24,9 +25,10 @@ from techniques.training.device import CPU, placed_on
 PHASE = "effort"
 LEAST_SHARE = 0.25
 """Of the epochs asked for; fewer would rank candidates by noise."""
-FIRST_PEERS = 3
-PROMOTED_SHARE = 0.5
+LEAST_STEPS = 16
+"""Where no epochs were asked for."""
 _STEPS, _ENOUGH_S = 3, 5.0
+_GUESSED_STEP_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -70,38 +72,54 @@ def expected_trials(trials: int, rungs: int) -> list[float]:
     return counts
 
 
-def plan_effort(asked: Effort, trials: int, costs: EffortCosts) -> Effort:
+def least_share(asked: TrainingEffort, epochs: float | None) -> float:
+    """Of the rungs' steps, what each candidate is trained for at least."""
+    return LEAST_SHARE if epochs is not None else min(1.0, LEAST_STEPS / max(sum(asked.rung_steps), 1))
+
+
+def plan_effort(asked: TrainingEffort, trials: int, costs: EffortCosts, least: float = LEAST_SHARE) -> TrainingEffort:
     """The effort asked for, or a smaller one with which ``trials`` fit into the time that is left; perhaps no training at all."""
-    if costs.untrained_s + costs.step_s * LEAST_SHARE * sum(asked.rung_steps) > costs.left_s:
-        return Effort((0,), asked.batch_size)
+    if costs.untrained_s + costs.step_s * least * sum(asked.rung_steps) > costs.left_s:
+        return TrainingEffort((0,), asked.batch_size)
     counts = expected_trials(trials, len(asked.rung_steps))
     training_s = costs.step_s * sum(count * steps for count, steps in zip(counts, asked.rung_steps, strict=True))
     free_s = costs.left_s - trials * costs.untrained_s
     if training_s <= max(free_s, 0.0):
         return asked
-    share = max(free_s / training_s, LEAST_SHARE)
-    return Effort(tuple(math.ceil(steps * share) for steps in asked.rung_steps), asked.batch_size)
+    share = max(free_s / training_s, least)
+    return replace(asked, rung_steps=tuple(math.ceil(steps * share) for steps in asked.rung_steps))
 
 
-def remembered_effort(store: CandidateStore) -> Effort | None:
+def remembered_effort(store: CandidateStore) -> TrainingEffort | None:
     """The effort of an earlier life of this search: its candidates are compared with those to come."""
     found = store.phase(PHASE)
-    return None if found is None else Effort(tuple(found["rung_steps"]), found["batch_size"])
+    return None if found is None else TrainingEffort(tuple(found["rung_steps"]), found["batch_size"], found.get("last_steps", 0))
 
 
-def remember_effort(store: CandidateStore, asked: Effort, planned: Effort, epochs: float, trials: int, costs: EffortCosts) -> None:
+def remember_effort(
+    store: CandidateStore, asked: TrainingEffort, planned: TrainingEffort, epochs: float | None, trials: int, costs: EffortCosts
+) -> None:
     """Write the effort down; say so where it is less than was asked for."""
     note = ""
-    if planned != asked:
+    trains = bool(sum(planned.rung_steps))
+    if planned != asked and (epochs is not None or not trains):
         share = sum(planned.rung_steps) / sum(asked.rung_steps)
-        trained = f"trained for at most {epochs * share:.2g} epochs instead of {epochs:.2g}" if share else "not trained at all"
+        trained = (
+            f"trained for at most {(epochs or 0.0) * share:.2g} epochs instead of {epochs}" if trains else "not trained at all"
+        )
         note = (
             f"candidates are {trained}: a step of training takes "
             f"{costs.step_s:.2g} s here, and the wall time leaves {max(costs.left_s, 0.0):.0f} s for {trials} trials. More time "
             "allows more epochs"
         )
         store.append(Event("warning", note))
-    store.save_phase(PHASE, {"rung_steps": list(planned.rung_steps), "batch_size": planned.batch_size, "note": note})
+    steps = {"rung_steps": list(planned.rung_steps), "batch_size": planned.batch_size, "last_steps": planned.last_steps}
+    store.save_phase(PHASE, {**steps, "step_s": costs.step_s, "note": note})
+
+
+def step_seconds(store: CandidateStore) -> float:
+    """Seconds of a step of training, as measured on the original; a guess where they were not."""
+    return float((store.phase(PHASE) or {}).get("step_s", _GUESSED_STEP_S))
 
 
 def effort_notes(store: CandidateStore) -> Sequence[str]:

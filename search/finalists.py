@@ -11,22 +11,18 @@ from pathlib import Path
 
 from hw_models.targets import Target
 from search.baseline import onnx_accuracy
+from search.composition import sparing
 from search.evaluation.accuracy import AccuracyResult, drop_points
 from search.evaluation.candidate import CandidateEvaluator
 from search.evaluation.data import SplitView
 from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
 from search.evaluation.reading import Reading
 from search.file_counts import file_counts
-from search.pareto import broken_limits, non_dominated_ranks, objectives, relative_excess
 from search.pricing import Pricer, price_measurements
 from search.protocols import BlobStore, CandidateRecord, Measurement
-from search.spec import SearchSpec
 from techniques.export import to_onnx, to_pt2, weight_size_bytes
 from techniques.network import Network
-from techniques.quantization.static_int8 import kept_float
 from techniques.recipe import Recipe
-
-MAX_FINALISTS = 8
 
 
 @dataclass(frozen=True)
@@ -42,24 +38,6 @@ class Exported:
     note: str = ""
 
 
-def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit: int = MAX_FINALISTS) -> list[CandidateRecord]:
-    """Candidates worth exporting: nearest to feasible on validation first, then by non-dominated rank, then by speed."""
-    living = [r for r in records if r.state != "failed" and r.drop_points.get("validation")]
-    ranks = non_dominated_ranks([objectives(r, "validation") for r in living])
-    rank_of = {r.candidate_id: rank for r, rank in zip(living, ranks, strict=True)}
-
-    def key(record: CandidateRecord) -> tuple[float, ...]:
-        excess = relative_excess(broken_limits(_without_spread(record), spec.budget, "validation"), spec.budget)
-        return (round(excess, 3), rank_of[record.candidate_id], record.measurements["latency_ms"].value)
-
-    return sorted(living, key=key)[:limit]
-
-
-def _without_spread(record: CandidateRecord) -> CandidateRecord:
-    """Predicted latencies by their estimate: an upper bound would order candidates by the predictor's doubt."""
-    return replace(record, measurements={name: replace(m, spread=0.0) for name, m in record.measurements.items()})
-
-
 def export(
     record: CandidateRecord, evaluator: CandidateEvaluator, pricer: Pricer, blobs: BlobStore, target: Target, batch: int = 1
 ) -> Exported:
@@ -72,6 +50,9 @@ def export(
     Raises:
         FileDiffersError: the runtime computes something else than the network; names the layer.
     """
+    if "model.onnx" in record.artifacts:
+        # An earlier end of the search has proven it.
+        return Exported(record, blobs.get_bytes(record.artifacts["model.onnx"]), record.note)
     network, onnx, recipe = _proven(record, evaluator, target, batch)
     tried, note = Recipe.from_json(record.recipe_json), ""
     if recipe != tried:
@@ -94,7 +75,7 @@ def export(
         **file_counts(onnx, network),
         "predicted_latency_ms": record.measurements["latency_ms"],
     }
-    return Exported(replace(record, artifacts=artifacts, measurements=measurements, state="finalist"), onnx, note)
+    return Exported(replace(record, artifacts=artifacts, measurements=measurements, state="finalist", note=note), onnx, note)
 
 
 def _changed(
@@ -121,16 +102,17 @@ def _proven(record: CandidateRecord, evaluator: CandidateEvaluator, target: Targ
     try:
         return *_proven_file(recipe, record, evaluator, target, batch), recipe
     except FileDiffersError as error:
-        in_float = kept_float(recipe, error.layers)
-        if in_float is None:
+        spared = sparing(recipe, error.layers)
+        if spared is None:
             raise
-    return *_proven_file(in_float, record, evaluator, target, batch), in_float
+    return *_proven_file(spared, record, evaluator, target, batch), spared
 
 
 def _proven_file(
     recipe: Recipe, record: CandidateRecord, evaluator: CandidateEvaluator, target: Target, batch: int
 ) -> tuple[Network, bytes]:
-    network = evaluator.build(recipe, record.rung, evaluator.files.checkpoint(record.trial_number)).eval()
+    checkpoint = evaluator.files.checkpoint(record.trial_number)
+    network = evaluator.build(recipe, record.rung, checkpoint, record.last_steps).eval()
     onnx = to_onnx(network, dynamic_batch=batch > 1)
     _, images = next(iter(evaluator.loaded().validation.batches(PROOF_IMAGES)))
     prove_file(network, onnx, images, target.threads, target.proving_optimization)

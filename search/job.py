@@ -17,16 +17,17 @@ from search.attempts import ON_PURPOSE, supervised, unexpected
 from search.clock import Clock, ClockedStore
 from search.conclusion import Finals, conclude, known_baseline, run_finals
 from search.driver import SearchDriver
+from search.driving import make_driver
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import ClusterError, OutsideError, SearchCancelledError, SearchError, TimeLimitError, UnexpectedError
 from search.execution.runner import run_trials
 from search.execution.runtime import ray_runtime
-from search.pareto import broken_limits
+from search.limits import broken_limits
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Progress
 from search.reach import Reach
-from search.sensitivity import Sensitivity
-from search.setup import Setup, find_sensitivity, make_driver, prepare, reach_of, runner_settings, tell_places
+from search.setup import Setup, prepare, runner_settings
 from search.spec import SearchSpec
+from search.survey import find_sensitivity, reach_of, tell_places, tell_techniques
 from search.tracking.described import search_parameters
 from search.tracking.ended import log_ended, remember_untracked
 from search.tracking.outbox import Outbox
@@ -79,14 +80,16 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
 
     with _phase(store, "sensitivity", "what each single compression costs and saves"):
         sensitivity = find_sensitivity(setup, environment, clock.ends_at)
+        tell_techniques(setup, sensitivity, store)
         tell_places(setup, sensitivity, environment, clock.ends_at)
-        out_of_reach = _out_of_reach(setup, sensitivity, environment, clock)
+        reach = reach_of(setup, sensitivity, environment, clock.ends_at)
+        out_of_reach = _out_of_reach(setup, reach, store)
     if out_of_reach:
         with _goes_on("report"):
             return conclude(setup, environment, outbox, Finals(known_baseline(setup), (), {}), clock, out_of_reach)
 
     with _phase(store, "search", f"up to {spec.effort.max_trials} candidates"):
-        driver = make_driver(setup, sensitivity, environment, outbox, clock)
+        driver = make_driver(setup, sensitivity, environment, outbox, clock, reach)
         driver.restore(store.candidates())
         driver.require_time()
         store.record_process_group(os.getpgrp())
@@ -149,14 +152,13 @@ def _in_time(prepare: Callable[[], Setup], spec: SearchSpec, store: CandidateSto
         raise SearchError(message) from error
 
 
-def _out_of_reach(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment, clock: Clock) -> str:
+def _out_of_reach(setup: Setup, reach: Reach, store: CandidateStore) -> str:
     """Why no trial is worth its time; empty where there are candidates, or the original itself meets the budget."""
     broken = broken_limits(known_baseline(setup), setup.spec.budget)
-    if len(environment.store.candidates()) > 1 or not broken:
+    if len(store.candidates()) > 1 or not broken:
         return ""
-    lowest = reach_of(setup, sensitivity, environment, clock.ends_at).lowest
     # A limit that the original meets is in reach, whatever the predictor thinks of it.
-    return Reach({name: value for name, value in lowest.items() if name in broken}).sentence(setup.spec.budget)
+    return Reach({name: value for name, value in reach.lowest.items() if name in broken}).sentence(setup.spec.budget)
 
 
 def _baseline_event(record: CandidateRecord) -> Event:

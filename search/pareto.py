@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import NormalDist
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
 
+from search.limits import Split, broken_limits, relative_excess
 from search.protocols import CandidateRecord
-from search.spec import Budget, Preference
+from search.spec import Budget, Preference, SearchSpec
 
-Split = Literal["validation", "selection"]
+MAX_FINALISTS = 8
 OBJECTIVES = ("latency_ms", "onnx_size_bytes")
-
-
-def broken_limits(record: CandidateRecord, budget: Budget, split: Split = "selection") -> dict[str, float]:
-    """Each limit that the candidate breaks, with by how much, in the limit's own unit; empty means feasible.
-
-    A measured latency is held against the limit by its upper 95% bound (contract 3). A measurement that is missing breaks
-    its limit by infinity: an unknown number never wins.
-    """
-    values: dict[str, tuple[float | None, float | None]] = {
-        "latency_ms": (_upper(record, "latency_ms"), budget.latency_ms),
-        budget.size_name: (_upper(record, budget.size_name), budget.size_bytes),
-        "macs": (_upper(record, "macs"), budget.macs),
-        "max_accuracy_drop_points": (decided_drop_points(record, budget, split), budget.max_accuracy_drop_points),
-    }
-    broken: dict[str, float] = {}
-    for name, (value, limit) in values.items():
-        if limit is None:
-            continue
-        if value is None:
-            broken[name] = float("inf")
-        elif value > limit:
-            broken[name] = value - limit
-    return broken
-
-
-def decided_drop_points(record: CandidateRecord, budget: Budget, split: Split) -> float | None:
-    """The accuracy drop that the budget decides on: the point estimate, or the upper bound where a confidence was asked for."""
-    drop = record.drop_points.get(split)
-    if drop is None:
-        return None
-    estimate, _, high = drop
-    if budget.confidence <= 0:
-        return estimate
-    # The stored interval is two-sided 95% (z = 1.96); the one-sided bound at another confidence scales its half width.
-    return estimate + (high - estimate) * NormalDist().inv_cdf(budget.confidence) / 1.959964
 
 
 def objectives(record: CandidateRecord, split: Split = "selection") -> tuple[float, ...]:
@@ -91,20 +56,34 @@ def pick(
     return min(members, key=lambda r: (_preference_key(r, members, preference, split), r.candidate_id))
 
 
+def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit: int = MAX_FINALISTS) -> list[CandidateRecord]:
+    """Candidates worth exporting: nearest to feasible on validation first, then by non-dominated rank, then by speed."""
+    living = [_as_predicted(r) for r in records if r.state != "failed" and r.drop_points.get("validation")]
+    ranks = non_dominated_ranks([objectives(r, "validation") for r in living])
+    rank_of = {r.candidate_id: rank for r, rank in zip(living, ranks, strict=True)}
+
+    def key(record: CandidateRecord) -> tuple[float, ...]:
+        excess = relative_excess(broken_limits(record, spec.budget, "validation"), spec.budget)
+        return (round(excess, 3), rank_of[record.candidate_id], record.measurements["latency_ms"].value)
+
+    by_id = {record.candidate_id: record for record in records}
+    return [by_id[record.candidate_id] for record in sorted(living, key=key)[:limit]]
+
+
+def _as_predicted(record: CandidateRecord) -> CandidateRecord:
+    """All by their predictions, those that were measured before, too, or they could not be compared; and by the estimate: an upper
+    bound would order candidates by the predictor's doubt."""
+    measured = record.measurements
+    predicted = {**measured, "latency_ms": measured.get("predicted_latency_ms", measured["latency_ms"])}
+    return replace(record, measurements={name: replace(m, spread=0.0) for name, m in predicted.items()})
+
+
 def nearest(records: Sequence[CandidateRecord], budget: Budget, split: Split = "selection") -> CandidateRecord | None:
     """The candidate whose worst relative excess over a limit is smallest; never empty while there is any candidate."""
     living = [r for r in records if r.state != "failed"]
     if not living:
         return None
     return min(living, key=lambda r: (relative_excess(broken_limits(r, budget, split), budget), r.candidate_id))
-
-
-def relative_excess(broken: Mapping[str, float], budget: Budget) -> float:
-    """The worst excess over a limit, relative to the limit (accuracy: relative to one point at least); 0 when feasible."""
-    limits: dict[str, float] = {"latency_ms": budget.latency_ms or 1.0, "macs": float(budget.macs or 1)}
-    limits[budget.size_name] = float(budget.size_bytes or 1)
-    limits["max_accuracy_drop_points"] = max(budget.max_accuracy_drop_points or 0.0, 1.0)
-    return max((excess / limits[name] for name, excess in broken.items()), default=0.0)
 
 
 def _preference_key(
@@ -126,8 +105,3 @@ def _preference_key(
 def _value(record: CandidateRecord, name: str) -> float:
     measurement = record.measurements.get(name)
     return measurement.value if measurement else float("inf")
-
-
-def _upper(record: CandidateRecord, name: str) -> float | None:
-    measurement = record.measurements.get(name)
-    return measurement.value + measurement.spread if measurement else None

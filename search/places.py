@@ -32,7 +32,7 @@ class Places:
     """Convolutions and linear layers (the places), and what part of the network lies in those that can be made smaller.
 
     Attributes:
-        offered: places that a usable move prunes, factors or removes.
+        offered: places that a usable option makes smaller or removes.
         macs_share, parameters_share: what lies in offered places, over what lies in all of them; fractions.
     """
 
@@ -68,14 +68,14 @@ class Places:
 def find_places(
     network: Network, context: TechniqueContext, sensitivity: Sensitivity, reasons: Mapping[str, str], techniques: Sequence[str]
 ) -> Places:
-    """What the usable moves touch, and a reason for every place that they do not.
+    """What the usable options touch, and a reason for every place that they do not.
 
     Args:
-        reasons: place -> why its channels cannot be pruned (`techniques.pruning.structured.left_alone`).
+        reasons: place -> why a technique leaves it alone (`Transform.left_alone`).
         techniques: those of this search.
     """
     layers = {str(node.target): module for node, module in network.module_calls() if isinstance(module, _ConvNd | nn.Linear)}
-    offered = {layer for move in sensitivity.moves for layer in move.layers} & set(layers)
+    offered = {layer for option in sensitivity.options for layer in option.layers} & set(layers)
     macs, parameters = layer_macs(network), {name: _own_parameters(module) for name, module in layers.items()}
     explain = _Reasons(context, sensitivity, reasons, techniques)
     left = tuple(LeftAlone(name, explain(name)[:_MOST_REASON]) for name in layers if name not in offered)
@@ -84,21 +84,21 @@ def find_places(
 
 
 class _Reasons:
-    """Why a place is left alone: the request, then the network, then what its moves raised, then the techniques themselves."""
+    """Why a place is left alone: the request, then the network, then what its options raised, then the techniques themselves."""
 
     def __init__(
         self, context: TechniqueContext, sensitivity: Sensitivity, reasons: Mapping[str, str], techniques: Sequence[str]
     ) -> None:
         self._context, self._skipped, self._reasons = context, sensitivity.skipped, reasons
-        usable = {move.move_id for move in sensitivity.moves}
-        names = {move_id: move_id.split(":", 1)[-1].rpartition(":")[0] for move_id in self._skipped if move_id not in usable}
-        self._of_moves = {name: self._skipped[move_id] for move_id, name in names.items() if name}
+        usable = {option.option_id for option in sensitivity.options}
+        skipped = {name: reason for name, reason in self._skipped.items() if name not in usable and name.count(":") > 1}
+        self._of_options = {name.split(":", 1)[1].rpartition(":")[0]: reason for name, reason in skipped.items()}
         self._of_techniques = "; ".join(f"{name}: {self._skipped[name]}" for name in techniques if name in self._skipped)
 
     def __call__(self, place: str) -> str:
         if not self._context.in_scope(place):
             return "outside the scopes of the request"
-        known = self._reasons.get(place) or self._of_moves.get(place) or self._of_techniques
+        known = self._reasons.get(place) or self._of_options.get(place) or self._of_techniques
         return known or "nothing that this search may do applies to it"
 
 

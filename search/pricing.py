@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from hw_models.graph import Operator, OperatorGraph
 from hw_models.predictor import Prediction, Predictor
@@ -17,7 +18,6 @@ from techniques.context import TechniqueContext
 from techniques.errors import DataRequiredError
 from techniques.export import weight_size_bytes
 from techniques.network import Network
-from techniques.pruning.structured import StructuredPruning, carry_groups
 from techniques.recipe import Recipe, Step
 
 FLOAT_BYTES = 4
@@ -62,6 +62,10 @@ class Price:
             "onnx_size_bytes": self.onnx_size_bytes,
             "download_size_bytes": self.onnx_size_bytes,
         }
+
+    def optimistic(self) -> Mapping[str, float]:
+        """`named`, with the latency at the low end of its interval."""
+        return {**self.named(), "latency_ms": self.latency_low_ms}
 
 
 class Pricer:
@@ -130,7 +134,8 @@ class Pricer:
                 continue
             made = apply_step(network, index, step, self._context)
             if _ignores_sizes(step):
-                carry_groups(network, made)
+                for _, later in steps[position + 1 :]:
+                    _transform(later).carry(network, made)
             network = made
             if position + 1 < len(steps):
                 if len(self._begun) >= MAX_BEGUN:
@@ -154,18 +159,23 @@ def price_measurements(price: Price) -> dict[str, Measurement]:
 def _priced_order(recipe: Recipe) -> list[tuple[int, Step]]:
     """The steps that change a structure, each with its place in the recipe.
 
-    Pruning right before a step that ignores sizes comes behind it: the same structure results, and what comes before the pruning
-    is shared by all recipes that prune differently.
+    What changes sizes only comes behind a last step that ignores them: the same structure results, and what comes before it is
+    shared by all recipes that prune differently.
     """
     steps = [(i, step) for i, step in enumerate(recipe.steps) if not isinstance(registry.get(step.technique), TrainingMethod)]
-    if len(steps) > 1 and steps[-2][1].technique == StructuredPruning.name and _ignores_sizes(steps[-1][1]):
+    if len(steps) > 1 and _transform(steps[-2][1]).changes_sizes_only and _ignores_sizes(steps[-1][1]):
         steps[-2:] = [steps[-1], steps[-2]]
     return steps
 
 
-def _ignores_sizes(step: Step) -> bool:
+def _transform(step: Step) -> Transform[Any]:
     technique = registry.get(step.technique)
-    return isinstance(technique, Transform) and technique.ignores_sizes
+    assert isinstance(technique, Transform)  # those that train are left out of what is priced
+    return technique
+
+
+def _ignores_sizes(step: Step) -> bool:
+    return _transform(step).ignores_sizes
 
 
 def estimated_onnx_size_bytes(graph: OperatorGraph) -> int:

@@ -30,6 +30,16 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class RungReading:
+    """What a candidate had reached at a rung: accuracy on the validation split with its interval, and the paired drop."""
+
+    rung: int
+    accuracy: float
+    interval: tuple[float, float]
+    drop_points: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class CandidateRecord:
     """One candidate as stored (design.md: recipe + seed + rung, with its measurements).
 
@@ -43,6 +53,11 @@ class CandidateRecord:
         measurements: ``latency_ms``, ``macs``, ``parameters``, ``onnx_size_bytes``, ``weight_size_bytes`` ...
         artifacts: artifact name to blob digest: ``model.onnx``, ``model.pt2``, ``recipe.json``.
         state: ``evaluated`` (stopped at its rung), ``finalist`` (exported and measured), ``front``, ``best``, ``failed``.
+        last_steps: of its last rung, if it came so far: how many steps the time allowed.
+        kept: why the last rung left it as it was, if one was tried; empty otherwise.
+        note: what a reader must know of how its files came about.
+        earlier: what it had reached at the rungs before this one.
+        promoted: whether it goes on to the next rung: until that is read, its trial is not done.
         node: id of the cluster's node on which it reached its rung; empty where the search ran in a runtime of its own.
     """
 
@@ -62,6 +77,19 @@ class CandidateRecord:
     error: str = ""
     duration_s: float = 0.0
     node: str = ""
+    earlier: tuple[RungReading, ...] = ()
+    promoted: bool = False
+    last_steps: int = 0
+    kept: str = ""
+    note: str = ""
+
+    @property
+    def readings(self) -> tuple[RungReading, ...]:
+        """All rungs that it reached, this one last."""
+        if "validation" not in self.accuracy:
+            return self.earlier
+        own = self.accuracy["validation"], self.accuracy_interval["validation"], self.drop_points["validation"]
+        return (*self.earlier, RungReading(self.rung, *own))
 
 
 @dataclass(frozen=True)
@@ -140,7 +168,7 @@ class CandidateStore(Protocol):
         ...
 
     def save_phase(self, name: str, value: Mapping[str, Any]) -> None:
-        """Remember the result of a phase (``baseline``, ``sensitivity``) so that a restart does not repeat it."""
+        """Remember the result of a phase (``sensitivity``, ``places``) so that a restart does not repeat it."""
         ...
 
     def phase(self, name: str) -> Mapping[str, Any] | None:

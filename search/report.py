@@ -26,6 +26,7 @@ class ReportInputs:
     Attributes:
         gaps: ``baseline`` and ``best`` -> train accuracy minus validation accuracy, in points.
         places: `search.places.Places` as JSON: what can be made smaller, and why the rest cannot; None where it is not known.
+        techniques: what each can do here, or why nothing; with the paper it is from.
         rung_steps: of training at each rung; fewer than asked for where the wall time would not hold them.
         notes: what a reader must know about the data and the search.
     """
@@ -44,6 +45,7 @@ class ReportInputs:
     notes: Sequence[str] = field(default=())
     places: Mapping[str, Any] | None = None
     rung_steps: Sequence[int] = ()
+    techniques: Sequence[Mapping[str, Any]] = ()
 
 
 def build_report(inputs: ReportInputs) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "versions": versions(),
         "machine": machine(),
         "duration_s": inputs.duration_s,
+        "techniques": list(inputs.techniques),
         "places": None if inputs.places is None else dict(inputs.places),
         "notes": list(inputs.notes),
     }
@@ -95,6 +98,7 @@ def entry(record: CandidateRecord, split: str) -> dict[str, Any]:
         **{name: _counted(record.measurements.get(name)) for name in (*SIZES, "macs", "parameters")},
         "recipe": json.loads(record.recipe_json),
         "rung": record.rung,
+        "last_steps": record.last_steps,
         "seed": record.seed,
         "artifacts": dict(record.artifacts),
     }

@@ -48,22 +48,39 @@ class PolicySampler:
         self._study.sampler = self._sampler(number)
         trial = self._study.ask(self._distributions)
         self._trials[number] = trial
-        base = self._space.first[0] if self._space.first else Policy()
-        return Policy.from_json({**base.to_json(), **trial.params})
+        return Policy(trial.params)
 
     def tell(self, number: int, values: Sequence[float], constraints: Sequence[float]) -> None:
         """Report a trial: objectives, and constraints that are met when at most 0."""
-        trial = self._trials.pop(number)
+        trial = self._trials.pop(number, None)
+        if trial is None:
+            return  # of another space: see `resume`
         for name, value in _named(constraints).items():
             trial.set_constraint(name, value)
         self._study.tell(trial, list(values))
 
     def tell_failed(self, number: int) -> None:
         """Report a trial that gave no numbers."""
-        self._study.tell(self._trials.pop(number), state=TrialState.FAIL)
+        trial = self._trials.pop(number, None)
+        if trial is not None:
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def resume(self, number: int, policy: Policy) -> None:
+        """A trial of an earlier life is running again; nothing is learnt of one whose policy is none of this space."""
+        if self.knows(policy.to_json()):
+            self._study.enqueue_trial(self._parameters_of(policy))
+            self._trials[number] = self._study.ask(self._distributions)
+
+    def knows(self, policy: Mapping[str, Any]) -> bool:
+        """Whether a policy is one of this space: what is offered, or what it costs, may have changed since it was proposed."""
+        if not set(self._distributions) <= set(policy):
+            return False
+        return all(_contains(kind, policy[name]) for name, kind in self._distributions.items())
 
     def restore(self, policy: Mapping[str, Any], values: Sequence[float], constraints: Sequence[float]) -> None:
-        """Add a finished trial of an earlier life of this search."""
+        """Add a finished trial of an earlier life of this search, if its policy is one of this space."""
+        if not self.knows(policy):
+            return
         parameters = self._parameters_of(Policy.from_json(policy))
         self._study.add_trial(
             optuna.trial.create_trial(
@@ -75,7 +92,7 @@ class PolicySampler:
         )
 
     def _parameters_of(self, policy: Policy) -> dict[str, Any]:
-        values = policy.to_json()
+        values = {**{p.name: p.default for p in self._space.parameters}, **policy.to_json()}
         return {name: values[name] for name in self._distributions}
 
     def _sampler(self, number: int) -> TPESampler:
@@ -85,6 +102,13 @@ class PolicySampler:
             multivariate=True,
             n_startup_trials=8,
         )
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except ValueError:
+        return False
 
 
 def _named(constraints: Sequence[float]) -> dict[str, float]:

@@ -1,91 +1,163 @@
-"""The policy: about ten numbers that the sampler proposes and the allocation turns into a recipe per layer."""
+"""The policy: at most fifteen numbers that the sampler proposes and the allocation turns into a recipe per place.
+
+They are made from what is offered: one for each axis on which something can be done, however many techniques do it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
+from search.aims import SHARE, AimRange
+from search.options import Offered
+from techniques import registry
+from techniques.base import TrainingMethod
+from techniques.option import AXES, Axis
 from techniques.parameters import ChoiceParameter, FloatParameter, Parameter
 
-RESOLUTION_SCALES = (1.0, 0.857, 0.714)
-FIRST_TIGHTNESSES = (0.95, 0.85, 0.75)
+Value = float | int | str | bool
+MAX_PARAMETERS = 15
+NONE, ANY = "none", "any"
+_COST, _METHOD, _WITH = "cost.", "method.", "with."
+_OFF, _ON = "off", "on"
+_CHEAP, _DEAR = 0.25, 4.0
+
+
+def states_optimizer(name: str) -> bool:
+    """Whether a technique trains by itself."""
+    technique = registry.get(name)
+    return isinstance(technique, TrainingMethod) and technique.states_optimizer
 
 
 @dataclass(frozen=True)
 class Policy:
     """How to spend the accuracy that the budget allows.
 
-    Attributes:
-        tightness: which share of each limit the recipe aims at; below 1 it leaves room, above 1 the sampler explores.
-        depth_cost, width_cost, rank_cost: what a unit of loss counts for when a block, channels or ranks are removed;
-            a low cost makes the allocation prefer that technique.
-        precision: ``int8`` or ``fp32``.
-        importance: how pruned channels are chosen.
-        resolution_scale: of the input's height and width.
-        temperature, alpha, learning_rate: of the distillation.
+    ``values`` by name, each with a default where it is missing:
+
+    - ``share.<price>``: what the recipe should cost, as a share of what the original does (`search.aims`).
+    - ``cost.<axis>``: what a unit of loss counts for on this axis; the allocation prefers what is cheap.
+    - ``method.<axis>``: the only technique that may be used at the places of this axis; ``any`` lets the allocation choose.
+    - ``<axis>``: which option takes the whole network, by its id, or ``none``.
+    - ``training``: the technique that trains, of those that state an optimiser.
+    - ``with.<technique>``: whether another one takes part in the training.
+    - ``<technique>.<setting>``: see `Technique.settings`.
     """
 
-    tightness: float = 0.95
-    depth_cost: float = 1.0
-    width_cost: float = 1.0
-    rank_cost: float = 1.0
-    precision: str = "int8"
-    importance: str = "l2"
-    resolution_scale: float = 1.0
-    temperature: float = 4.0
-    alpha: float = 0.9
-    learning_rate: float = 0.05
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
+
+    def shares(self) -> dict[str, float]:
+        """Shares of the original by the name of the price."""
+        return {name.removeprefix(SHARE): float(value) for name, value in self.values.items() if name.startswith(SHARE)}
+
+    def cost(self, axis: Axis) -> float:
+        """See the class."""
+        return float(self.values.get(f"{_COST}{axis}", 1.0))
+
+    def allows(self, technique: str, axis: Axis) -> bool:
+        """Whether the allocation may use the technique at places of this axis."""
+        return self.values.get(f"{_METHOD}{axis}", ANY) in (ANY, technique)
+
+    def pinned(self, axis: Axis) -> str:
+        """Id of the option that takes the whole network, or `NONE`."""
+        return str(self.values.get(axis, NONE))
+
+    def training(self, techniques: Sequence[str]) -> tuple[str, ...]:
+        """Which of these techniques train together: one that states an optimiser, and those that are switched on.
+
+        Without any that states an optimiser nothing is trained.
+        """
+        optimising = [name for name in techniques if states_optimizer(name)]
+        if not optimising:
+            return ()
+        named = str(self.values.get("training", optimising[0]))
+        others = [name for name in techniques if name not in optimising and self.values.get(f"{_WITH}{name}") == _ON]
+        return (named if named in optimising else optimising[0], *others)
+
+    def settings(self, technique: str) -> dict[str, Value]:
+        """Settings of a technique by their own names."""
+        prefix = f"{technique}."
+        return {name.removeprefix(prefix): value for name, value in self.values.items() if name.startswith(prefix)}
 
     def to_json(self) -> dict[str, Any]:
         """A flat JSON object."""
-        return asdict(self)
+        return dict(self.values)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Policy:
-        """Read what `to_json` wrote; fields of later versions are ignored, missing ones take their defaults."""
-        known = {f.name for f in fields(Policy)}
-        return Policy(**{name: value for name, value in data.items() if name in known})
+        """Read what `to_json` wrote."""
+        return Policy(data)
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The parameters of the policy that this request leaves open, and the policies that are tried first."""
+    """The parameters of the policy that this search leaves open, and the policies that are tried first."""
 
     parameters: tuple[Parameter, ...]
     first: tuple[Policy, ...]
 
 
-def search_space(techniques: Sequence[str], size_is_free: bool) -> SearchSpace:
-    """The space for a request: a parameter only where its technique may be used.
+def search_space(
+    offered: Offered, training: Sequence[str], aims: Sequence[AimRange] = (), savings: Mapping[Axis, float] | None = None
+) -> SearchSpace:
+    """The space over what is offered.
 
     Args:
-        techniques: names that the request and the target allow.
-        size_is_free: whether the network runs at other resolutions.
+        aims: what recipes may aim at.
+        training: names of the techniques that may train.
+        savings: axis -> what its options save at most, in any unit: policies that lead with the largest are tried first.
     """
-    allowed = set(techniques)
-    parameters: list[Parameter] = [FloatParameter("tightness", 0.75, 1.0, 0.95)]
-    for name, technique in (("depth_cost", "block_removal"), ("width_cost", "structured_pruning"), ("rank_cost", "low_rank")):
-        if technique in allowed:
-            parameters.append(FloatParameter(name, 0.1, 10.0, 1.0, log=True))
-    precisions = ("int8", "fp32") if "int8_quantization" in allowed else ("fp32",)
-    if len(precisions) > 1:
-        parameters.append(ChoiceParameter("precision", precisions, "int8"))
-    if "structured_pruning" in allowed:
-        parameters.append(ChoiceParameter("importance", ("l2", "taylor"), "l2"))
-    scales = RESOLUTION_SCALES if size_is_free and "input_resolution" in allowed else (1.0,)
-    if len(scales) > 1:
-        parameters.append(ChoiceParameter("resolution_scale", scales, 1.0))
-    if "distillation" in allowed:
-        parameters.append(FloatParameter("temperature", 1.0, 8.0, 4.0))
-        parameters.append(FloatParameter("alpha", 0.5, 1.0, 0.9))
-        parameters.append(FloatParameter("learning_rate", 0.01, 0.1, 0.05, log=True))
-    # A front needs its middle and its far end as well: the same balance of techniques at three tightnesses.
-    first = [Policy(tightness=tightness, precision=precisions[0]) for tightness in FIRST_TIGHTNESSES]
-    if "block_removal" in allowed:
-        first.append(Policy(precision=precisions[0], depth_cost=0.2, width_cost=2.0, rank_cost=4.0))
-    if "structured_pruning" in allowed:
-        first.append(Policy(precision=precisions[0], depth_cost=4.0, width_cost=0.3, rank_cost=4.0, importance="taylor"))
-    if len(precisions) > 1:
-        first.append(Policy(precision="fp32"))
-    return SearchSpace(tuple(parameters), tuple(first))
+    parameters = tuple(islice([*(aim.parameter for aim in aims), *_parameters(offered, training)], MAX_PARAMETERS))
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    # A front needs its middle and its far end as well: the same balance of axes at three aims.
+    shares = {aim.parameter.name: aim.first() for aim in aims}
+    first = [Policy({**defaults, **{name: some[index] for name, some in shares.items()}}) for index in range(3 if shares else 1)]
+    costs = [axis for axis in AXES if f"{_COST}{axis}" in defaults]
+    ranked = sorted(costs, key=lambda axis: -(savings or {}).get(axis, 0.0))
+    first += [Policy({**defaults, **_led_by(axis, costs, offered, parameters)}) for axis in ranked[:2]]
+    if "bits" in defaults and defaults["bits"] != NONE:
+        first.append(Policy({**defaults, "bits": NONE}))
+    return SearchSpace(parameters, tuple(first))
+
+
+def _led_by(axis: Axis, costs: Sequence[Axis], offered: Offered, parameters: Sequence[Parameter]) -> dict[str, Value]:
+    """One axis is cheap, the others are dear; its techniques are tried with the last of their choices."""
+    values: dict[str, Value] = {f"{_COST}{other}": _CHEAP if other == axis else _DEAR for other in costs}
+    leading = {option.technique for option in offered.local if option.axis == axis}
+    for parameter in parameters:
+        if isinstance(parameter, ChoiceParameter) and parameter.name.partition(".")[0] in leading:
+            values[parameter.name] = parameter.choices[-1]
+    return values
+
+
+def _of_technique(name: str, parameter: Parameter) -> Parameter:
+    return replace(parameter, name=f"{name}.{parameter.name}")
+
+
+def _parameters(offered: Offered, training: Sequence[str]) -> Sequence[Parameter]:
+    """The most telling ones first: where there are more than a search can vary, the last take their defaults."""
+    local: dict[Axis, list[str]] = {axis: [] for axis in AXES}
+    for option in offered.local:
+        local[option.axis] += [option.technique] if option.technique not in local[option.axis] else []
+    found: list[Parameter] = []
+    for axis in AXES:
+        choices = (NONE, *(option.option_id for option in offered.pinned if option.axis == axis))
+        if len(choices) > 1:
+            # Integers are tried first: no other choice saves as much. A smaller image is not.
+            found.append(ChoiceParameter(axis, choices, choices[1] if axis == "bits" else NONE))
+    found += [FloatParameter(f"{_COST}{axis}", 0.1, 10.0, 1.0, log=True) for axis in AXES if local[axis]]
+    found += [ChoiceParameter(f"{_METHOD}{axis}", (ANY, *names), ANY) for axis, names in local.items() if len(names) > 1]
+    optimising = [name for name in training if states_optimizer(name)]
+    if len(optimising) > 1:
+        found.append(ChoiceParameter("training", tuple(optimising), optimising[0]))
+    found += [ChoiceParameter(f"{_WITH}{name}", (_OFF, _ON), _OFF) for name in training if name not in optimising]
+    offering = {option.technique for option in offered.options}
+    for name in [*training, *(one.name for one in registry.all_techniques() if one.name in offering)]:
+        found += [_of_technique(name, parameter) for parameter in registry.get(name).settings()]
+    return found

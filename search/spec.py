@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from search.errors import FieldViolation, InvalidSpecError
+from search.limits import KINDS, LimitKind
 
 MetricName = Literal["top1", "top5", "macro_f1", "auroc", "agreement"]
 SizeName = Literal["onnx_size_bytes", "download_size_bytes", "weight_size_bytes"]
@@ -16,8 +18,7 @@ Preference = Literal["fastest", "smallest", "most_accurate", "balanced"]
 MAX_TRIALS = 10_000
 MAX_WALL_TIME_S = 7 * 24 * 3600.0
 MAX_BATCH_SIZE = 1024
-LEAST_LATENCY_MS, LEAST_SIZE_BYTES = 0.001, 100
-"""No runtime answers within a microsecond, and no model file is smaller: what is below is a wrong unit, and told at once."""
+MAX_SCOPES = 256
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Budget:
         size_name, size_bytes: one named size and its limit.
         macs: multiply-accumulates of one image.
         max_accuracy_drop_points: percentage points below the original, on the selection split.
-        confidence: 0 decides on the point estimate, 0.95 on the one-sided bound.
+        confidence: 0 decides on the point estimate, 0.95 on the one-sided bound; below 0.5 the estimate decides, too.
+        limits: others by the name of what is measured (`search.limits.KINDS`).
     """
 
     latency_ms: float | None = None
@@ -39,6 +41,7 @@ class Budget:
     macs: int | None = None
     max_accuracy_drop_points: float | None = None
     confidence: float = 0.0
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def violations(self) -> list[FieldViolation]:
         """Every limit that cannot be a limit."""
@@ -47,11 +50,10 @@ class Budget:
         for name, value in positive.items():
             if value is not None and not (math.isfinite(value) and value > 0):
                 found.append(FieldViolation(f"budget.{name}", f"must be a finite number above 0, got {value}"))
-        for name, least in (("latency_ms", LEAST_LATENCY_MS), ("size_bytes", LEAST_SIZE_BYTES)):
-            value = positive[name]
-            if value is not None and 0 < value < least:
-                words = f"{value} is below what any network takes, {least} ({name.rpartition('_')[2]}): is the unit right?"
-                found.append(FieldViolation(f"budget.{name}", words))
+        kinds = {"latency_ms": "latency_ms", "size_bytes": self.size_name, "macs": "macs"}
+        for name, kind in kinds.items():
+            found += _too_small(f"budget.{name}", KINDS.get(kind), positive[name])
+        found += self._other_violations({kinds[name] for name, value in positive.items() if value is not None})
         drop = self.max_accuracy_drop_points
         if drop is not None and not (math.isfinite(drop) and 0 <= drop <= 100):
             found.append(FieldViolation("budget.max_accuracy_drop_points", f"must be between 0 and 100 points, got {drop}"))
@@ -62,11 +64,34 @@ class Budget:
         if self.size_name not in get_args(SizeName):
             found.append(FieldViolation("budget.size_name", f"must be one of {list(get_args(SizeName))}, got {self.size_name!r}"))
         limits = (self.latency_ms, self.size_bytes, self.macs, drop)
-        if all(limit is None for limit in limits):
+        if not self.limits and all(limit is None for limit in limits):
             found.append(
                 FieldViolation("budget", "at least one limit is needed: latency_ms, size, macs or max_accuracy_drop_points")
             )
         return found
+
+    def _other_violations(self, named: set[str]) -> list[FieldViolation]:
+        found = []
+        for name, value in self.limits.items():
+            field_name = f"budget.limits[{name}]"
+            if name not in KINDS:
+                found.append(FieldViolation(field_name, f"is nothing that can be limited; known are {sorted(KINDS)}"))
+            elif name in named:
+                found.append(FieldViolation(field_name, "is limited twice; name it once"))
+            elif not (math.isfinite(value) and value > 0):
+                found.append(FieldViolation(field_name, f"must be a finite number above 0, got {value}"))
+            else:
+                found += _too_small(field_name, KINDS[name], value)
+        return found
+
+
+def _too_small(field_name: str, kind: LimitKind | None, value: float | None) -> list[FieldViolation]:
+    """What is below what any network takes is a wrong unit, and told at once."""
+    if kind is None or value is None or not 0 < value < kind.least:
+        return []
+    unit = kind.name.rpartition("_")[2]
+    words = f"{value} is below what any network takes, {kind.least} ({unit}): is the unit right?"
+    return [FieldViolation(field_name, words)]
 
 
 @dataclass(frozen=True)
@@ -76,8 +101,8 @@ class Effort:
     max_trials: int = 24
     max_wall_time_s: float = 1800.0
     seed: int = 0
-    max_epochs: float = 3.0
-    """Training of one candidate over all rungs, in passes over the train split."""
+    max_epochs: float | None = None
+    """Training of one candidate over all rungs, in passes over the train split; None: as many as the time allows."""
 
     def violations(self) -> list[FieldViolation]:
         """Every effort that cannot be spent."""
@@ -92,7 +117,7 @@ class Effort:
             )
         if not 0 <= self.seed < 2**31:
             found.append(FieldViolation("effort.seed", f"must be between 0 and {2**31 - 1}, got {self.seed}"))
-        if not (math.isfinite(self.max_epochs) and 0 <= self.max_epochs <= 1000):
+        if self.max_epochs is not None and not (math.isfinite(self.max_epochs) and 0 <= self.max_epochs <= 1000):
             found.append(FieldViolation("effort.max_epochs", f"must be between 0 and 1000, got {self.max_epochs}"))
         return found
 
@@ -137,8 +162,8 @@ class SearchSpec:
                     f"preference {self.preference!r} needs a limit on the accuracy drop, or the best would be the worst network",
                 )
             )
-        if not self.scopes or len(self.scopes) > 256 or any(not s or len(s) > 256 for s in self.scopes):
-            found.append(FieldViolation("scopes", "must be 1 to 256 patterns of 1 to 256 characters"))
+        if not self.scopes or len(self.scopes) > MAX_SCOPES or any(not s or len(s) > 256 for s in self.scopes):
+            found.append(FieldViolation("scopes", f"must be 1 to {MAX_SCOPES} patterns of 1 to 256 characters"))
         return found
 
     def validated(self) -> SearchSpec:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from hw_models.targets import is_builtin
 from search.spec import Effort, SearchSpec
-from service.predictors import PredictorFiles
 from service.store.input_store import StoredInput
+from service.targets.predictors import PredictorFiles
 
 TRAINING_MACS_PER_S_PER_CPU = 8e9
 INFERENCE_MACS_PER_S_PER_CPU = 20e9
@@ -15,7 +15,7 @@ INFERENCE_MACS_PER_S_PER_CPU = 20e9
 START_S = 25.0
 PER_TRIAL_S = 1.0
 FINALS_S = 60.0
-PROMOTED_SHARE = 0.5
+TRAINED_SHARE = 0.5
 """Of the candidates, this share goes on from one rung to the next; few train for all epochs."""
 
 
@@ -31,12 +31,15 @@ class Workload:
 
 
 def estimated_duration_s(workload: Workload, effort: Effort) -> float:
-    """Expected seconds of a search."""
+    """Expected seconds of a search; all its time, where the request does not say how long candidates are trained."""
     forward_s = workload.macs / (INFERENCE_MACS_PER_S_PER_CPU * workload.cpus)
+    if effort.max_epochs is None:
+        # What trials leave of the time trains the few that are left.
+        return workload.calibration_s + effort.max_wall_time_s
     # Backward costs about twice the forward pass.
     training_s = 3 * workload.macs / (TRAINING_MACS_PER_S_PER_CPU * workload.cpus)
     trial_s = PER_TRIAL_S + workload.validation_images * forward_s
-    trial_s += PROMOTED_SHARE**2 * effort.max_epochs * workload.train_images * training_s
+    trial_s += TRAINED_SHARE**2 * effort.max_epochs * workload.train_images * training_s
     searched_s = min(effort.max_trials * trial_s, effort.max_wall_time_s)
     return START_S + workload.calibration_s + searched_s + FINALS_S
 

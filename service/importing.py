@@ -55,7 +55,10 @@ class SandboxImporter:
         with tempfile.TemporaryDirectory(dir=self._scratch_root) as folder:
             options = ModelOptions(**request.options)
             upload = Path(folder) / "upload"  # messages name the file; its name in the store means nothing to the user
-            os.link(path, upload)
+            try:
+                os.link(path, upload)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(path, upload)
             facts = import_model(upload, cast(ModelFormat, request.format), options, scratch=Path(folder))
             return {
                 "type": "model_facts",

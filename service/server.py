@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,20 +35,21 @@ from paretopress.v1 import (
     search_pb2_grpc,
     target_pb2,
     target_pb2_grpc,
+    technique_pb2,
+    technique_pb2_grpc,
 )
 from service.access.setup import Gate, check_exposure, make_gate, quotas_of
 from service.errors import ServiceError
 from service.estimate import Estimator
 from service.importing import Importer, SandboxImporter
-from service.intake.sandbox import run_in_sandbox, warm_up
+from service.intake.sandbox import warm_up
 from service.interceptors import default_interceptors
-from service.logs import configure_logging
-from service.memory import keep_freed_memory, make_pauses_rare
-from service.metrics import StoreCollector
-from service.monitoring import MonitoringServer
-from service.predictors import PredictorFiles
-from service.pricing import LatencyPricing
-from service.readiness import NoWorkerError, Readiness
+from service.monitoring.endpoint import MonitoringServer
+from service.monitoring.logs import configure_logging
+from service.monitoring.memory import keep_freed_memory, make_pauses_rare
+from service.monitoring.metrics import StoreCollector
+from service.monitoring.readiness import NoWorkerError, Readiness
+from service.monitoring.tracing import start_tracing, stop_tracing
 from service.schedules.maker import SearchMaker
 from service.schedules.scheduler import Scheduler
 from service.servicers.access import AccessServicer
@@ -58,6 +58,7 @@ from service.servicers.models import ModelServicer
 from service.servicers.schedules import ScheduleServicer, ScheduleStores
 from service.servicers.searches import SearchServicer, SearchStores
 from service.servicers.targets import TargetServicer, TargetStores
+from service.servicers.techniques import TechniqueServicer
 from service.settings import Settings
 from service.store.access_store import AccessStore
 from service.store.blobs import FsspecBlobStore, blob_store
@@ -71,13 +72,15 @@ from service.store.schedule_store import ScheduleStore
 from service.store.search_catalogue import SearchCatalogue
 from service.store.target_store import TargetStore
 from service.store.upload_store import UploadStore
-from service.supervision import SupervisedProcess, child_environment
-from service.targets import TargetDirectory
+from service.targets.directory import TargetDirectory
+from service.targets.latency_prices import LatencyPricing
+from service.targets.predictors import PredictorFiles
+from service.techniques import known_techniques, technique_names
 from service.tls import TlsFiles, server_credentials
-from service.tracing import start_tracing, stop_tracing
 from service.upkeep import Upkeep
 from service.watching import EventHub
-from service.workers import WorkerRegistry
+from service.workers.heartbeats import WorkerRegistry
+from service.workers.supervision import SupervisedProcess, child_environment
 
 _LOG = logging.getLogger("paretopress.server")
 SERVICE_NAMES = tuple(
@@ -88,6 +91,7 @@ SERVICE_NAMES = tuple(
         (target_pb2, "TargetService"),
         (search_pb2, "SearchService"),
         (schedule_pb2, "ScheduleService"),
+        (technique_pb2, "TechniqueService"),
         (access_pb2, "AccessService"),
     )
 )
@@ -245,7 +249,7 @@ def _add_servicers(
         blobs=blobs,
         estimator=Estimator(predictors, settings.cpus, settings.calibration_s),
         targets=directory,
-        techniques=_technique_names,
+        techniques=technique_names,
     )
     model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(models, uploads, importer), server)
     dataset_servicer = DatasetServicer(datasets, uploads, importer, settings.dataset_roots)
@@ -256,14 +260,9 @@ def _add_servicers(
     runs = ScheduleRuns(database, maker.make, quotas)
     schedules = ScheduleStores(ScheduleStore(database), runs, searches.lookups, settings.may_use_registry)
     schedule_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(schedules), server)
+    technique_pb2_grpc.add_TechniqueServiceServicer_to_server(TechniqueServicer(known_techniques), server)
     access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(AccessStore(database)), server)
     return schedules
-
-
-@functools.cache
-def _technique_names() -> Collection[str]:
-    names: list[str] = run_in_sandbox("service.child_functions:technique_names", {})["names"]
-    return tuple(names)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -302,7 +301,7 @@ def _processes(settings: Settings, worker_command: Sequence[str] | None) -> list
         artifacts = ["--artifacts-destination", settings.mlflow_artifacts or ""]
         page = ["--host", settings.mlflow_host, "--port", str(settings.mlflow_port), "--workers", "1"]
         store = ["--backend-store-uri", settings.resolved_tracking_uri]
-        command = [sys.executable, "-m", "service.supervision", str(os.getpid()), sys.executable, "-m", "mlflow", "server"]
+        command = [sys.executable, "-m", "service.workers.supervision", str(os.getpid()), sys.executable, "-m", "mlflow", "server"]
         # Five more processes for language-model evaluation jobs, which nobody has here.
         environment = {**_without_secrets(environment), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         processes.append(

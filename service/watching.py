@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from paretopress.v1 import search_pb2
 from service.converters.searches import event_to_proto
 from service.errors import NotFoundError, ServerStoppingError
-from service.metrics import WATCH_EVENTS, WATCH_STREAMS
+from service.monitoring.metrics import WATCH_EVENTS, WATCH_STREAMS
 from service.store.event_reader import EventReader, SearchHead
 
 _LOG = logging.getLogger("paretopress.watching")

@@ -33,20 +33,14 @@ from search.spec import SearchSpec
 from search.tracking.base import Tracker
 from search.tracking.registry import ModelRegistry
 from service.access.setup import quotas_of
-from service.calibrating import Calibrator, ShouldStop
-from service.calibrating import Progress as CalibrationProgress
 from service.errors import ServiceError, StoreUnavailableError
 from service.estimate import Estimator
 from service.importing import Importer, SandboxImporter
-from service.late_tracking import LateTracking
-from service.leases import kept_lease
-from service.logs import about_search, configure_logging
-from service.predictors import PredictorFiles
-from service.processes import MARKER, WAIT_POLICY, die_with_parent, end_process_group
+from service.monitoring.logs import about_search, configure_logging
+from service.monitoring.tracing import span, start_tracing, stop_tracing
 from service.resources import TargetName, project_of, work_folder_name
 from service.schedules.jobs import RegistryWorker
 from service.schedules.maker import SearchMaker
-from service.search_spans import SearchSpans, TracedCandidateStore
 from service.settings import Settings
 from service.store.blobs import blob_store
 from service.store.database import Database
@@ -56,9 +50,15 @@ from service.store.search_catalogue import TRACE_PHASE, SearchCatalogue
 from service.store.search_queue import ClaimedSearch, SearchQueue, process_identity
 from service.store.search_store import SqlCandidateStore
 from service.store.target_store import TargetStore
-from service.targets import TargetDirectory
-from service.tracing import span, start_tracing, stop_tracing
-from service.workers import Heartbeat
+from service.targets.calibrating import Calibrator, ShouldStop
+from service.targets.calibrating import Progress as CalibrationProgress
+from service.targets.directory import TargetDirectory
+from service.targets.predictors import PredictorFiles
+from service.workers.heartbeats import Heartbeat
+from service.workers.late_tracking import LateTracking
+from service.workers.leases import kept_lease
+from service.workers.processes import MARKER, WAIT_POLICY, die_with_parent, end_process_group
+from service.workers.search_spans import SearchSpans, TracedCandidateStore
 from techniques.errors import TechniqueError
 
 _LOG = logging.getLogger("paretopress.worker")

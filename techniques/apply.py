@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from techniques.base import Effort, Technique, TrainingMethod, Transform
+from techniques.base import Technique, TrainingEffort, TrainingMethod, Transform
 from techniques.context import ImageSource, TechniqueContext
 from techniques.errors import ConfigError, DataRequiredError
 from techniques.network import Network
 from techniques.recipe import Recipe, Step
 from techniques.registry import get
 from techniques.training.batchnorm import recalibrate
+from techniques.training.loop import Training, fit
 
 
 def apply_recipe(network: Network, recipe: Recipe, context: TechniqueContext) -> Network:
@@ -31,6 +33,22 @@ def apply_step(network: Network, index: int, step: Step, context: TechniqueConte
     """One step of a recipe, as `apply_recipe` does it: the network itself where the step is training."""
     technique = _technique(index, step)
     return _transform(network, index, step, technique, context) if isinstance(technique, Transform) else network
+
+
+def trained_part(recipe: Recipe) -> Recipe:
+    """The recipe without what belongs behind training: what is trained."""
+    steps = []
+    for index, step in enumerate(recipe.steps):
+        technique = _technique(index, step)
+        if not (isinstance(technique, Transform) and technique.after_training):
+            steps.append(step)
+    return Recipe(tuple(steps))
+
+
+def structure_of(recipe: Recipe) -> str:
+    """Digest of what a recipe makes of a network, however that is trained: recipes that agree in it give the same structure."""
+    steps = (step for step in recipe.steps if not isinstance(get(step.technique), TrainingMethod))
+    return Recipe(tuple(steps)).digest
 
 
 def validate_recipe(recipe: Recipe, network: Network, context: TechniqueContext | None = None) -> None:
@@ -67,13 +85,13 @@ def compress(
     recipe: Recipe,
     context: TechniqueContext,
     data: ImageSource | None,
-    effort: Effort,
+    effort: TrainingEffort,
     checkpoint: Path | None = None,
 ) -> Network:
     """The candidate: transforms, batch norm recalibration, training for ``effort``, then what belongs behind training.
 
     Same network, recipe, seed, images and effort on one machine with fixed threads give bit-identical weights. ``checkpoint``
-    is a file that training may resume from; a recipe with several training steps gets one file for each.
+    is a file that training may resume from.
 
     Raises:
         ConfigError: see `validate_recipe`.
@@ -82,39 +100,67 @@ def compress(
     """
     validate_recipe(recipe, network, context)
     result = network.clone().eval()
-    stale = False
+    stale, methods = False, []
     for index, step in enumerate(recipe.steps):
         technique = _technique(index, step)
-        if isinstance(technique, Transform) and not technique.after_training:
-            result = _transform(result, index, step, technique, context)
-            stale = True
+        if isinstance(technique, TrainingMethod):
+            if any(effort.stages) and data is None:
+                words = f"training for {sum(effort.stages)} steps needs images"
+                raise DataRequiredError(f"step {index} ({step.technique}): {words}")
+            methods.append((technique, _parse(index, step, technique)))
             continue
-        if stale and context.calibration is not None:
-            result = recalibrate(result, context.calibration)
-        stale = False
-        if isinstance(technique, Transform):
-            result = _transform(result, index, step, technique, context)
-        elif isinstance(technique, TrainingMethod) and any(effort.rung_steps):
-            result = _train(result, index, step, technique, context, data, effort, checkpoint)
-    if stale and context.calibration is not None:
-        result = recalibrate(result, context.calibration)
-    return result.eval()
+        assert isinstance(technique, Transform)  # there are no others
+        if technique.after_training:
+            result, stale, methods = _repaired(result, stale, methods, context, data, effort, checkpoint), False, []
+        result = _transform(result, index, step, technique, context)
+        stale |= not technique.after_training
+    return _repaired(result, stale, methods, context, data, effort, checkpoint).eval()
 
 
-def _train(
+def _repaired(
     network: Network,
-    index: int,
-    step: Step,
-    technique: TrainingMethod[Any],
+    stale: bool,
+    methods: Sequence[tuple[TrainingMethod[Any], Any]],
     context: TechniqueContext,
     data: ImageSource | None,
-    effort: Effort,
+    effort: TrainingEffort,
     checkpoint: Path | None,
 ) -> Network:
-    if data is None:
-        raise DataRequiredError(f"step {index} ({step.technique}): training for {sum(effort.rung_steps)} steps needs images")
-    own = checkpoint.with_name(f"{checkpoint.stem}.step{index}{checkpoint.suffix}") if checkpoint is not None else None
-    return technique.fit(network, data, effort, _parse(index, step, technique), context, own)
+    """Batch norms recalibrated where their statistics are stale, then trained by all methods together."""
+    if stale and context.calibration is not None:
+        network = recalibrate(network, context.calibration)
+    if not methods or not any(effort.stages) or data is None:
+        return network
+    return fit(network, data, effort, composed(methods, context), context, checkpoint)
+
+
+def training_of(recipe: Recipe, context: TechniqueContext) -> Training:
+    """The training that a recipe asks for.
+
+    Raises:
+        ConfigError: see `composed`.
+    """
+    methods = []
+    for index, step in enumerate(recipe.steps):
+        technique = _technique(index, step)
+        if isinstance(technique, TrainingMethod):
+            methods.append((technique, _parse(index, step, technique)))
+    return composed(methods, context)
+
+
+def composed(methods: Sequence[tuple[TrainingMethod[Any], Any]], context: TechniqueContext) -> Training:
+    """One training of several methods, each with its parsed config.
+
+    Raises:
+        ConfigError: none of them says what is minimised, or how steps are made.
+    """
+    losses = tuple(loss for technique, config in methods for loss in technique.losses(config, context))
+    regimes = tuple(regime for technique, config in methods for regime in technique.regimes(config, context))
+    optimizer = next((found for technique, config in methods if (found := technique.optimizer(config)) is not None), None)
+    if not losses or optimizer is None:
+        names = ", ".join(technique.name for technique, _ in methods)
+        raise ConfigError(f"{names}: nothing says what training minimises and how; add a method that does, such as distillation")
+    return Training(losses, regimes, optimizer)
 
 
 def _transform(network: Network, index: int, step: Step, technique: Transform[Any], context: TechniqueContext) -> Network:
@@ -129,16 +175,18 @@ def _technique(index: int, step: Step) -> Technique[Any]:
         technique = get(step.technique)
     except ConfigError as error:
         raise _placed(error, index, step) from error
-    if step.version != technique.version:
+    if step.version > technique.version:
         raise ConfigError(
-            f"step {index} ({step.technique}): version {step.version} is asked for, this installation has {technique.version}"
+            f"step {index} ({step.technique}): needs version {step.version} of the technique, this installation has "
+            f"{technique.version}; use a newer Paretopress"
         )
     return technique
 
 
 def _parse(index: int, step: Step, technique: Technique[Any]) -> Any:
     try:
-        return technique.parse_config(step.config)
+        older = step.version < technique.version
+        return technique.parse_config(technique.upgraded(step.config, step.version) if older else step.config)
     except ConfigError as error:
         raise _placed(error, index, step) from error
 

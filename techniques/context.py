@@ -5,9 +5,11 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
+
+from techniques.facts import TargetFacts
 
 if TYPE_CHECKING:
     from techniques.head import Task
@@ -51,14 +53,12 @@ class CostFunction(Protocol):
 
 
 @dataclass(frozen=True)
-class TechniqueContext:
+class TechniqueContext(TargetFacts):
     """Facts of the target and of the request, as plain values.
 
     Attributes:
         seed: decides every random choice of a technique.
-        channel_multiple: kept channel counts are rounded to this multiple (the target's preference); 1 rounds nothing.
-        unsigned_activations: whether the target prefers uint8 to int8 activations.
-        reduced_weight_range: whether the target's integer kernels add two products in 16 bits, so that weights must leave room.
+        learning_rate: peak for training on this network and data, where one was found (`techniques.training.range_test`).
         scopes: shell patterns of module names that may be compressed; others are left untouched.
         calibration: a few hundred training images without augmentation, for importance, statistics and ranges.
         cost: price of a network on the target, where the search has a predictor.
@@ -69,9 +69,7 @@ class TechniqueContext:
     """
 
     seed: int = 0
-    channel_multiple: int = 8
-    unsigned_activations: bool = True
-    reduced_weight_range: bool = True
+    learning_rate: float | None = None
     scopes: tuple[str, ...] = ("*",)
     calibration: ImageSource | None = None
     cost: CostFunction | None = None
@@ -79,6 +77,11 @@ class TechniqueContext:
     step_done: Callable[[int, int], None] | None = None
     task: Task = "classes"
     device: str = "cpu"
+
+    @staticmethod
+    def of(facts: TargetFacts, **others: Any) -> TechniqueContext:
+        """With the facts of a target, and other fields by name."""
+        return TechniqueContext(**{name: getattr(facts, name) for name in TargetFacts.__dataclass_fields__}, **others)
 
     def in_scope(self, module_name: str) -> bool:
         """Whether the request allows compressing the module of this qualified name."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the quantized_decomposed operators
 from torch.export import Dim, ExportedProgram
+from torch.nn.utils.parametrize import is_parametrized
 
 from techniques.errors import UnsupportedNetworkError
 from techniques.export_rewrites import exact_operations
@@ -26,6 +27,15 @@ OPSET = 21
 
 _ENDS = ("paretopress.input", "paretopress.output")
 """Names while the exporter works: the network's own may be ones that it gives to other values."""
+
+
+def _check(network: Network) -> None:
+    """Refuse what is not a network to be used: one without weights, or with what only training needs."""
+    if network.is_meta:
+        raise UnsupportedNetworkError("a network on the meta device has no weights to export")
+    left = [name for name, module in network.graph.named_modules() if is_parametrized(module)]
+    if left:
+        raise UnsupportedNetworkError(f"{', '.join(left[:5])}: parametrizations of training are left; the regime must finish first")
 
 
 def to_onnx(network: Network, dynamic_batch: bool = False) -> bytes:
@@ -41,8 +51,7 @@ def to_onnx(network: Network, dynamic_batch: bool = False) -> bytes:
     from techniques import onnx_registry
     from techniques.onnx_compaction import compact
 
-    if network.is_meta:
-        raise UnsupportedNetworkError("a network on the meta device has no weights to export")
+    _check(network)
     onnx_registry.keep()
     folded = exact_operations(fold_batch_norms(network)).rebuilt()
     example = torch.zeros(2 if dynamic_batch else 1, *network.input_shape)
@@ -100,6 +109,7 @@ def to_pt2(network: Network, path: Path) -> None:
     Raises:
         UnsupportedNetworkError: the graph cannot be exported again.
     """
+    _check(network)
     facts = {
         "type": "network",
         "version": 1,

@@ -1,18 +1,31 @@
-"""All techniques by name. Adding one: write its file, add it to the tuple below; the contract tests pick it up."""
+"""All techniques by name. Adding one: write its file and add it to the tuple below, or install a package that brings it.
+
+A package of your own brings techniques by an entry point of the group ``paretopress.techniques`` that names the class::
+
+    [project.entry-points."paretopress.techniques"]
+    my_technique = "my_package.my_technique:MyTechnique"
+
+Server, workers and trials all find it where the package is installed. What cannot be loaded is named in the log and left out.
+"""
 
 from __future__ import annotations
 
+import logging
+from importlib.metadata import entry_points
 from typing import Any
 
-from techniques.base import Technique
+from techniques.base import MAX_SETTINGS, Technique
 from techniques.distillation.soft_targets import Distillation
 from techniques.errors import ConfigError
 from techniques.low_rank.decompose import LowRank
+from techniques.option import STAGES
 from techniques.pruning.block_removal import BlockRemoval
 from techniques.pruning.structured import StructuredPruning
 from techniques.quantization.static_int8 import Int8Quantization
 from techniques.resolution.resize import InputResolution
 
+ENTRY_POINTS = "paretopress.techniques"
+_LOG = logging.getLogger("paretopress.techniques")
 _TECHNIQUES: dict[str, Technique[Any]] = {}
 
 
@@ -20,10 +33,14 @@ def register(technique: Technique[Any]) -> None:
     """Add a technique.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, the stage is none, or it has more settings than a search can vary.
     """
     if technique.name in _TECHNIQUES:
         raise ValueError(f"technique {technique.name!r} is registered twice")
+    if technique.stage not in STAGES:
+        raise ValueError(f"technique {technique.name!r} is of the stage {technique.stage!r}; there are {list(STAGES)}")
+    if len(technique.settings()) > MAX_SETTINGS:
+        raise ValueError(f"technique {technique.name!r} has {len(technique.settings())} settings, at most {MAX_SETTINGS}")
     _TECHNIQUES[technique.name] = technique
 
 
@@ -44,5 +61,14 @@ def all_techniques() -> tuple[Technique[Any], ...]:
     return tuple(_TECHNIQUES.values())
 
 
+def _register_installed() -> None:
+    for found in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        try:
+            register(found.load()())
+        except Exception:  # whatever somebody else's package raises, ours go on
+            _LOG.exception("the technique %s of %s could not be loaded and is left out", found.name, found.value)
+
+
 for _technique in (InputResolution(), BlockRemoval(), StructuredPruning(), LowRank(), Distillation(), Int8Quantization()):
     register(_technique)
+_register_installed()

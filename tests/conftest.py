@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from service.processes import WAIT_POLICY
+from service.workers.processes import WAIT_POLICY
 
 os.environ.update({**WAIT_POLICY, **os.environ})
 # For `pytest --hypothesis-profile long`: minutes instead of seconds.

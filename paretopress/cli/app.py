@@ -14,6 +14,7 @@ from paretopress.cli import candidates, datasets, models, schedules, searches, t
 from paretopress.cli.context import CliState, JsonOption, wants_json
 from paretopress.cli.search import search
 from paretopress.cli.serve import serve
+from paretopress.cli.techniques import techniques
 from paretopress.client import DEFAULT_ADDRESS, DEFAULT_PROJECT
 from paretopress.credentials import Credentials
 from paretopress.errors import ClientError, RequestRefusedError
@@ -34,6 +35,7 @@ app.add_typer(schedules.app, name="schedules")
 app.add_typer(candidates.app, name="candidates")
 app.add_typer(tokens.app, name="tokens")
 app.command()(search)
+app.command()(techniques)
 app.command()(serve)
 
 

@@ -46,6 +46,12 @@ MaxDropOption = Annotated[
 ConfidenceOption = Annotated[
     float, typer.Option(help="0 decides on the drop's estimate, 0.95 on its upper bound", rich_help_panel=_BUDGET)
 ]
+LimitOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit", metavar="NAME=MOST", help="any measurement, such as download_size_bytes=50kB; repeat", rich_help_panel=_BUDGET
+    ),
+]
 TargetOption = Annotated[str, typer.Option(help="see `paretopress targets list`", rich_help_panel=_BUDGET)]
 MetricOption = Annotated[Metric, one_of(Metric, "how accuracy is measured", _BUDGET)]
 PreferenceOption = Annotated[Preference, one_of(Preference, "which member of the front is best", _BUDGET)]
@@ -69,6 +75,7 @@ def make_budget(
     macs: int | None,
     max_drop: float | None,
     confidence: float,
+    limits: list[str] | None = None,
 ) -> search_pb2.Budget:
     """The limits that were given."""
     return search_pb2.Budget(
@@ -79,7 +86,21 @@ def make_budget(
         macs=macs,
         max_accuracy_drop_points=max_drop,
         confidence=confidence,
+        limits=dict(_limit(text) for text in limits or ()),
     )
+
+
+def _limit(text: str) -> tuple[str, float]:
+    """``name=most``; sizes as `bytes_of` takes them.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    name, _, most = text.partition("=")
+    try:
+        return name.strip(), bytes_of(most) if name.strip().endswith("_bytes") else float(most)
+    except ValueError:
+        raise typer.BadParameter(f"give a measurement and the most that it may be, such as macs=1000000; got {text!r}") from None
 
 
 def make_effort(trials: int, wall_time_s: float | None, seed: int, epochs: float | None) -> search_pb2.Effort:

@@ -35,6 +35,7 @@ class SizeKind(Enum):
 
     ONNX_SIZE = "onnx-size"
     WEIGHT_SIZE = "weight-size"
+    DOWNLOAD_SIZE = "download-size"
 
 
 class Resize(Enum):

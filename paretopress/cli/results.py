@@ -97,6 +97,7 @@ def budget_words(budget: search_pb2.Budget) -> str:
         words.append(f"at most {tables.size(budget.size_bytes)}")
     if budget.HasField("macs"):
         words.append(f"at most {budget.macs:,} MACs")
+    words += [f"{name} at most {most:g}" for name, most in sorted(budget.limits.items())]
     if budget.HasField("max_accuracy_drop_points"):
         words.append(f"at most {budget.max_accuracy_drop_points:g} points less")
     return ", ".join(words)

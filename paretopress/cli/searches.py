@@ -14,6 +14,7 @@ from paretopress.cli.budget import (
     BatchSizeOption,
     ConfidenceOption,
     LatencyOption,
+    LimitOption,
     MacsOption,
     MaxDropOption,
     MaxSizeOption,
@@ -118,13 +119,14 @@ def pick(
     macs: MacsOption = None,
     max_drop: MaxDropOption = None,
     confidence: ConfidenceOption = 0.0,
+    limit: LimitOption = None,
     preference: Annotated[Preference, typer.Option(help="which one is best")] = Preference.FASTEST,
     as_json: JsonOption = False,
 ) -> None:
     """Pick another best from what was found, under another budget, without a new search. Exit code 3: none is within it."""
     state = state_of(context)
     full_name = state.full_name("searches", name)
-    budget = make_budget(latency_ms, batch_size, max_size, size_kind, macs, max_drop, confidence)
+    budget = make_budget(latency_ms, batch_size, max_size, size_kind, macs, max_drop, confidence, limit)
     with state.client() as client:
         answer = client.pick_best(full_name, budget, number(preference))
         if as_json:
@@ -133,8 +135,8 @@ def pick(
             baseline = client.get_candidate(f"{full_name}/candidates/{BASELINE}")
             title = "best within this budget" if answer.feasible else "none is within this budget; the nearest"
             tables.table_console().print(tables.CandidateTable(title, [answer.candidate], baseline))
-            for limit in answer.broken_limits:
-                Console(highlight=False, soft_wrap=True).print(f"breaks {limit.limit} by {limit.excess:.4g}")
+            for broken in answer.broken_limits:
+                Console(highlight=False, soft_wrap=True).print(f"breaks {broken.limit} by {broken.excess:.4g}")
     if not answer.feasible:
         raise typer.Exit(3)
 

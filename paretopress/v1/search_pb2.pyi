@@ -115,6 +115,8 @@ class Budget(_message.Message):
         """The ONNX file, stripped of metadata."""
         WEIGHT_SIZE: Budget._SizeKind.ValueType  # 2
         """The weights alone."""
+        DOWNLOAD_SIZE: Budget._SizeKind.ValueType  # 3
+        """The packed container."""
 
     class SizeKind(_SizeKind, metaclass=_SizeKindEnumTypeWrapper):
         """Sizes that can be limited."""
@@ -125,6 +127,28 @@ class Budget(_message.Message):
     """The ONNX file, stripped of metadata."""
     WEIGHT_SIZE: Budget.SizeKind.ValueType  # 2
     """The weights alone."""
+    DOWNLOAD_SIZE: Budget.SizeKind.ValueType  # 3
+    """The packed container."""
+
+    @_typing.final
+    class LimitsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
@@ -133,6 +157,7 @@ class Budget(_message.Message):
     MACS_FIELD_NUMBER: _builtins.int
     MAX_ACCURACY_DROP_POINTS_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     latency_ms: _builtins.float
     """Milliseconds of one run on the target: the upper 95% bound must be within."""
     batch_size: _builtins.int
@@ -146,7 +171,13 @@ class Budget(_message.Message):
     max_accuracy_drop_points: _builtins.float
     """Percentage points that the accuracy may drop below the original, on the selection split."""
     confidence: _builtins.float
-    """0 decides on the point estimate of the drop; 0.95 on the one-sided 95% bound."""
+    """0 decides on the point estimate of the drop; 0.95 on the one-sided 95% bound. Below 0.5 the estimate decides, too."""
+    @_builtins.property
+    def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Other limits, by the name of the measurement that each is held against: latency_ms, onnx_size_bytes, download_size_bytes,
+        weight_size_bytes, macs, parameters. What a field above limits is not named here again.
+        """
+
     def __init__(
         self,
         *,
@@ -157,10 +188,11 @@ class Budget(_message.Message):
         macs: _builtins.int | None = ...,
         max_accuracy_drop_points: _builtins.float | None = ...,
         confidence: _builtins.float = ...,
+        limits: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_macs", b"_macs", "_max_accuracy_drop_points", b"_max_accuracy_drop_points", "_size_bytes", b"_size_bytes", "latency_ms", b"latency_ms", "macs", b"macs", "max_accuracy_drop_points", b"max_accuracy_drop_points", "size_bytes", b"size_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_macs", b"_macs", "_max_accuracy_drop_points", b"_max_accuracy_drop_points", "_size_bytes", b"_size_bytes", "batch_size", b"batch_size", "confidence", b"confidence", "latency_ms", b"latency_ms", "macs", b"macs", "max_accuracy_drop_points", b"max_accuracy_drop_points", "size_bytes", b"size_bytes", "size_kind", b"size_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_macs", b"_macs", "_max_accuracy_drop_points", b"_max_accuracy_drop_points", "_size_bytes", b"_size_bytes", "batch_size", b"batch_size", "confidence", b"confidence", "latency_ms", b"latency_ms", "limits", b"limits", "macs", b"macs", "max_accuracy_drop_points", b"max_accuracy_drop_points", "size_bytes", b"size_bytes", "size_kind", b"size_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
@@ -196,7 +228,7 @@ class Effort(_message.Message):
     seed: _builtins.int
     """Decides every random choice; the same request with the same seed gives the same recipes."""
     max_epochs: _builtins.float
-    """Most passes over the train split for one candidate; not set means 3."""
+    """Most passes over the train split for one candidate; not set: as many as the time allows."""
     @_builtins.property
     def max_wall_time(self) -> _duration_pb2.Duration:
         """Most time that is taken; not set means 30 minutes."""
@@ -624,6 +656,7 @@ class Candidate(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
+    LAST_STEPS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/searches/{search}/candidates/{candidate}`; the original is `baseline`."""
     state: Global___Candidate.State.ValueType
@@ -642,6 +675,8 @@ class Candidate(_message.Message):
     """Why it failed."""
     node: _builtins.str
     """Id of the Ray node on which it reached its rung; empty where the search did not run on a cluster."""
+    last_steps: _builtins.int
+    """Steps of its last rung, if it came so far: what the time allowed. A replay takes recipe, rung, these and the seed."""
     @_builtins.property
     def accuracies(self) -> _containers.MessageMap[_builtins.str, _measurement_pb2.Accuracy]:
         """By split: `validation` always, `selection` for finalists, `test` for the best."""
@@ -674,10 +709,11 @@ class Candidate(_message.Message):
         error: _builtins.str = ...,
         duration: _duration_pb2.Duration | None = ...,
         node: _builtins.str = ...,
+        last_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "duration", b"duration", "feasible", b"feasible"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "accuracies", b"accuracies", "artifacts", b"artifacts", "duration", b"duration", "error", b"error", "feasible", b"feasible", "measurements", b"measurements", "name", b"name", "node", b"node", "recipe_json", b"recipe_json", "rung", b"rung", "seed", b"seed", "state", b"state", "trial_number", b"trial_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feasible", b"_feasible", "accuracies", b"accuracies", "artifacts", b"artifacts", "duration", b"duration", "error", b"error", "feasible", b"feasible", "last_steps", b"last_steps", "measurements", b"measurements", "name", b"name", "node", b"node", "recipe_json", b"recipe_json", "rung", b"rung", "seed", b"seed", "state", b"state", "trial_number", b"trial_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__feasible: _TypeAlias = _typing.Literal["feasible"]  # noqa: Y015
     _WhichOneofArgType__feasible: _TypeAlias = _typing.Literal["_feasible", b"_feasible"]  # noqa: Y015

@@ -18,7 +18,7 @@ import torch
 from scipy.special import log_softmax
 
 from search.errors import BaselineError, SearchError
-from search.evaluation.data import Predictor, SplitView
+from search.evaluation.data import ImageFunction, SplitView
 from search.preprocessing import Preprocessing
 from search.spec import MetricName
 from techniques.head import Task
@@ -70,7 +70,7 @@ class AccuracyResult:
         return len(self.correct)
 
 
-def predict(network: Predictor, view: SplitView, batch: int = 256) -> Logits:
+def predict(network: ImageFunction, view: SplitView, batch: int = 256) -> Logits:
     """Logits ``(n, classes)`` float32 in the view's order; the caller has switched the network to evaluation behaviour."""
     parts: list[npt.NDArray[Any]] = []
     with torch.inference_mode():
@@ -82,7 +82,7 @@ def predict(network: Predictor, view: SplitView, batch: int = 256) -> Logits:
 
 
 def evaluate(
-    network: Predictor,
+    network: ImageFunction,
     view: SplitView,
     metric: MetricName = "top1",
     batch: int = 256,
@@ -156,11 +156,6 @@ def paired_drop_points(original_correct: Hits, candidate_correct: Hits, confiden
     centre = (b - c) / n
     half = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt((b + c) - (b - c) ** 2 / n) / n
     return 100 * estimate, 100 * min(centre - half, estimate), 100 * max(centre + half, estimate)
-
-
-def upper_drop_points(original_correct: Hits, candidate_correct: Hits, confidence: float = 0.95) -> float:
-    """One-sided upper bound of the paired drop, in points: the drop is below it at this confidence (above 0.5)."""
-    return paired_drop_points(original_correct, candidate_correct, 2 * confidence - 1)[2]
 
 
 def drop_points(

@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from hw_models.predictor import Predictor
 from search.attempts import supervised
 from search.evaluation.accuracy import AccuracyResult, drop_points, evaluate, score
 from search.evaluation.data import CalibrationSource, ImageData, SplitView, TrainingSource, open_teacher_logits
 from search.evaluation.reading import Reading
 from search.execution.trial import TrialPlan
 from search.execution.word import Tell, Word
+from search.pricing import Pricer
 from search.spec import MetricName
 from techniques import lift
 from techniques.apply import compress
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.context import TechniqueContext
+from techniques.facts import TargetFacts
 from techniques.head import Task, find_head
 from techniques.network import Network
 from techniques.recipe import Recipe
@@ -58,7 +61,7 @@ class EvaluationFiles:
 
     def checkpoint(self, number: int) -> Path:
         """The training state of one trial."""
-        return self.checkpoints / f"c{number:04d}"
+        return self.checkpoints / f"c{number:04d}.rungs"
 
     def moved(self, inputs: Mapping[Path, Path], checkpoints: Path, interrupt: Path) -> EvaluationFiles:
         """The same files on another machine, which may lack the teacher's logits as this one does."""
@@ -78,18 +81,20 @@ class EvaluationSettings:
 
     Attributes:
         device: where candidates are trained, ``cpu`` or ``cuda``; they are read on the CPU, as the files will be.
+        facts: of the target.
+        batch, predictor_json: what prices of networks are for; without a predictor techniques have no cost.
         untrained_limit_s: what building a candidate and reading it may take before anything is trained.
     """
 
     metric: MetricName
-    effort: Effort
+    effort: TrainingEffort
     seed: int
     views: int
     threads: int
-    channel_multiple: int
-    unsigned_activations: bool
     scopes: tuple[str, ...]
-    reduced_weight_range: bool = True
+    facts: TargetFacts = field(default_factory=TargetFacts)
+    batch: int = 1
+    predictor_json: str = ""
     task: Task = "classes"
     untrained_limit_s: float = math.inf
     labelled: bool = True
@@ -107,7 +112,8 @@ class CandidateEvaluator:
         """
         self.files, self.settings, self.tell = files, settings, tell
         self._loaded: _Loaded | None = None
-        self._number = -1
+        self._number, self._effort = -1, settings.effort
+        self._steps_at: list[float] = []
 
     def with_files(self, files: EvaluationFiles) -> CandidateEvaluator:
         """The same evaluator on files that lie elsewhere."""
@@ -118,7 +124,8 @@ class CandidateEvaluator:
         return CandidateEvaluator(self.files, replace(self.settings, device=device), self.tell)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"files": self.files, "settings": self.settings, "tell": None, "_loaded": None, "_number": -1}
+        fresh = CandidateEvaluator(self.files, self.settings)
+        return dict(fresh.__dict__)
 
     def evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         """Accuracy and drop on the validation split after ``rung``; ended from outside when the search stops.
@@ -127,14 +134,18 @@ class CandidateEvaluator:
             OptionSkippedError: it was stopped: without training it took more than the stated time.
             SearchCancelledError: the search is to stop.
         """
-        limit_s = math.inf if self.settings.effort.rung_steps[rung] else self.settings.untrained_limit_s
+        trains = rung == len(self.settings.effort.rung_steps) or self.settings.effort.rung_steps[rung] > 0
+        limit_s = math.inf if trains else self.settings.untrained_limit_s
         return supervised(lambda: self._evaluate(plan, rung), self.files.interrupt.exists, limit_s)
 
     def _evaluate(self, plan: TrialPlan, rung: int) -> Mapping[str, Any]:
         started = time.perf_counter()
-        self._number = plan.number
-        network = self.build(Recipe.from_json(plan.payload["recipe"]), rung, self.files.checkpoint(plan.number))
-        return {**self.read(network), "duration_s": time.perf_counter() - started}
+        self._number, self._steps_at = plan.number, []
+        recipe, last_steps = Recipe.from_json(plan.payload["recipe"]), plan.payload.get("last_steps", 0)
+        network = self.build(recipe, rung, self.files.checkpoint(plan.number), last_steps)
+        taken = np.diff(self._steps_at)
+        step_s = {"step_s": float(np.median(taken))} if len(taken) else {}
+        return {**self.read(network), **step_s, "last_steps": last_steps, "duration_s": time.perf_counter() - started}
 
     def read(self, network: Network) -> Mapping[str, Any]:
         """On the validation split: ``accuracy``, ``interval`` (low, high) and ``drop_points`` (estimate, low, high)."""
@@ -149,12 +160,16 @@ class CandidateEvaluator:
             "drop_points": list(drop),
         }
 
-    def build(self, recipe: Recipe, rung: int, checkpoint: Path | None) -> Network:
-        """The candidate after ``rung``; without a checkpoint this is its replay from nothing but recipe, rung and seed."""
+    def build(self, recipe: Recipe, rung: int, checkpoint: Path | None, last_steps: int = 0) -> Network:
+        """The candidate after ``rung``; without a checkpoint this is its replay from nothing but recipe, rung and seed.
+
+        Args:
+            rung: behind those of the settings stands the last one, of ``last_steps``.
+        """
         torch.set_num_threads(self.settings.threads)
         torch.manual_seed(self.settings.seed)
         loaded = self.loaded()
-        effort = self.settings.effort.up_to(rung)
+        effort = self._effort = replace(self.settings.effort.up_to(rung), last_steps=last_steps)
         return compress(loaded.network, recipe, loaded.context, loaded.training, effort, checkpoint)
 
     def loaded(self) -> _Loaded:
@@ -164,11 +179,12 @@ class CandidateEvaluator:
         return self._loaded
 
     def _step_done(self, rung: int, steps: int) -> None:
+        self._steps_at.append(time.perf_counter())
         if self.tell is None:
             return
-        effort, images = self.settings.effort, len(self.loaded().training)
-        done = sum(effort.rung_steps[:rung]) + steps
-        epoch, epochs = (count * effort.batch_size / images for count in (done, sum(effort.rung_steps)))
+        images, known = len(self.loaded().training), max(self._effort.stages, self.settings.effort.rung_steps, key=len)
+        done = sum(known[:rung]) + steps
+        epoch, epochs = (count * self._effort.batch_size / images for count in (done, sum(known)))
         self.tell(Word(self._number, rung, epoch, epochs))
 
 
@@ -188,26 +204,39 @@ def _open(files: EvaluationFiles, settings: EvaluationSettings, step_done: StepD
     logits: np.ndarray[Any, Any] = np.load(files.original_logits, allow_pickle=False)
     teacher = open_teacher_logits(files.teacher_logits) if files.teacher_logits.exists() else None
     network = lift.from_pt2(files.network)
+    cost = LazyCost(network, settings.predictor_json, settings.batch) if settings.predictor_json else None
     return _Loaded(
         network=network,
         training=TrainingSource(train, settings.seed, data.metadata.augment, teacher, settings.views, settings.task),
         validation=validation,
         original=score(logits, validation.labels, settings.metric, logits, settings.task),
         reading=Reading(settings.metric, find_head(network), settings.task),
-        context=replace(technique_context(settings, train, files.interrupt), step_done=step_done),
+        context=replace(technique_context(settings, train, files.interrupt), step_done=step_done, cost=cost),
     )
 
 
 def technique_context(settings: EvaluationSettings, train: SplitView, interrupt: Path) -> TechniqueContext:
     """The facts of target and request as techniques see them."""
-    return TechniqueContext(
+    return TechniqueContext.of(
+        settings.facts,
         seed=settings.seed,
-        channel_multiple=settings.channel_multiple,
-        unsigned_activations=settings.unsigned_activations,
-        reduced_weight_range=settings.reduced_weight_range,
         scopes=settings.scopes,
         calibration=CalibrationSource(train, min(CALIBRATION_IMAGES, len(train)), settings.seed, settings.task),
         interrupt=interrupt.exists,
         task=settings.task,
         device=settings.device,
     )
+
+
+class LazyCost:
+    """A `CostFunction` that is made when it is first asked: most techniques never ask."""
+
+    def __init__(self, network: Network, predictor_json: str, batch: int) -> None:
+        self._network, self._predictor_json, self._batch = network, predictor_json, batch
+        self._pricer: Pricer | None = None
+
+    def __call__(self, network: Network) -> float:
+        """Predicted milliseconds."""
+        if self._pricer is None:
+            self._pricer = Pricer(self._network, Predictor.from_json(self._predictor_json), self._batch)
+        return self._pricer(network)

@@ -22,7 +22,7 @@ from search.dataset_file import SPLITS, Augment, DatasetMetadata, DatasetTensors
 from techniques.context import Batch
 from techniques.head import Task
 
-Predictor = Callable[[Tensor], Tensor]
+ImageFunction = Callable[[Tensor], Tensor]
 """Anything that maps normalised images ``(n, c, h, w)`` to logits ``(n, columns)`` (`techniques.head`)."""
 Indices = npt.NDArray[np.int64]
 
@@ -183,7 +183,7 @@ class TrainingSource:
 
 
 def write_teacher_logits(
-    network: Predictor, source: TrainingSource, path: Path, batch: int = 256, dtype: npt.DTypeLike = np.float32
+    network: ImageFunction, source: TrainingSource, path: Path, batch: int = 256, dtype: npt.DTypeLike = np.float32
 ) -> None:
     """Run the original once over all views and write ``(views, n, classes)`` as .npy; the file appears only when complete.
 

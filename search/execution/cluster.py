@@ -20,7 +20,7 @@ from search.protocols import TrainDevice
 _ANSWER_S = 10.0
 _PACKAGES = ("paretopress", "hw_models", "techniques", "search")
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "RAY_AIR_NEW_OUTPUT": "0"}
-"""Of the trials' processes; an embedded runtime inherits it from the worker (`service.processes.WAIT_POLICY`)."""
+"""Of the trials' processes; an embedded runtime inherits it from the worker (`service.workers.processes.WAIT_POLICY`)."""
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, Protocol, Self
 
 from search.execution.trial import TrialPlan
 from search.execution.word import Word
 
 
+class Wait(Enum):
+    """No trial now, but perhaps later."""
+
+    WAIT = 0
+
+
+WAIT = Wait.WAIT
+
+
 class TrialDriver(Protocol):
     """Called in the driver's own thread, one call at a time."""
 
-    def propose(self) -> TrialPlan | None:
-        """The next trial, or None when there is no more."""
+    def propose(self) -> TrialPlan | Wait | None:
+        """The next trial, `WAIT` where there may be one once others have ended, or None when there is no more."""
         ...
 
     def report(self, number: int, rung: int, values: Mapping[str, Any]) -> bool:

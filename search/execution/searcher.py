@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from search.execution.driver import DriverBound, TrialDriver
+from search.execution.driver import WAIT, DriverBound, TrialDriver
 from search.execution.trial import TrialPlan
 
 
@@ -20,11 +20,13 @@ class DriverSearcher(DriverBound, Searcher):  # type: ignore[misc]
         """Trials that are handed out once more, before new ones."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's config, or FINISHED."""
+        """The next trial's config, None if there may be one later, or FINISHED."""
         if self._driver.should_stop():
             return str(Searcher.FINISHED)
         plan = self.again.pop(0) if self.again else self._driver.propose()
-        return str(Searcher.FINISHED) if plan is None else plan.to_config()
+        if isinstance(plan, TrialPlan):
+            return plan.to_config()
+        return None if plan is WAIT else str(Searcher.FINISHED)  # None: Tune asks again
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Results reach the driver through the scheduler."""

@@ -41,7 +41,7 @@ def log_ended(outbox: Outbox, records: Iterable[CandidateRecord], blobs: BlobSto
 
 
 def remember_untracked(store: CandidateStore, entries: int) -> None:
-    """Note what `log_ended` could not deliver; whoever runs searches sends it later (`service.late_tracking`)."""
+    """Note what `log_ended` could not deliver; whoever runs searches sends it later (`service.workers.late_tracking`)."""
     if entries:
         words = f"{entries} entries of this search did not reach MLflow; they are sent as soon as it answers"
         store.save_phase(UNTRACKED, {"entries": entries})

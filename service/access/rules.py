@@ -124,6 +124,7 @@ _SERVICES: Mapping[str, Mapping[str, Rule]] = {
         "ListCalibrations": _read("parent"),
         "CancelCalibration": _write(),
     },
+    "paretopress.v1.TechniqueService": {"ListTechniques": Rule(Scope.READ)},
     "paretopress.v1.SearchService": {
         "CreateSearch": _write("parent", "search.model", "search.dataset", "search.target"),
         "GetSearch": _read(),

@@ -16,6 +16,7 @@ def candidate_to_proto(search_name: str, record: CandidateRecord) -> search_pb2.
         trial_number=record.trial_number,
         recipe_json=record.recipe_json,
         rung=record.rung,
+        last_steps=record.last_steps,
         seed=record.seed,
         accuracies={split: _accuracy(record, split) for split in record.accuracy},
         measurements={name: measurement_to_proto(value) for name, value in record.measurements.items()},

@@ -62,7 +62,12 @@ PREFERENCES: EnumPairs[Preference] = EnumPairs(
     "fastest",
 )
 SIZES: EnumPairs[SizeName] = EnumPairs(
-    {search_pb2.Budget.ONNX_SIZE: "onnx_size_bytes", search_pb2.Budget.WEIGHT_SIZE: "weight_size_bytes"}, "onnx_size_bytes"
+    {
+        search_pb2.Budget.ONNX_SIZE: "onnx_size_bytes",
+        search_pb2.Budget.WEIGHT_SIZE: "weight_size_bytes",
+        search_pb2.Budget.DOWNLOAD_SIZE: "download_size_bytes",
+    },
+    "onnx_size_bytes",
 )
 MODEL_FORMATS: EnumPairs[str] = EnumPairs(
     {model_pb2.Model.PT2: "pt2", model_pb2.Model.ONNX: "onnx", model_pb2.Model.ARCHITECTURE: "architecture"}

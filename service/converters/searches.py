@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from hw_models.targets import Target
 from paretopress.v1 import search_pb2
 from search.errors import FieldViolation
-from search.spec import Budget, Effort, SearchSpec
+from search.spec import MAX_SCOPES, Budget, Effort, SearchSpec
 from service.converters import enums
 from service.converters.inputs import check_text, choose_id, parse_parent
 from service.errors import InvalidRequestError
@@ -23,7 +23,6 @@ from service.store.input_store import StoredInput
 from service.store.search_catalogue import StoredEvent, StoredSearch
 
 NOBODY = "0" * 64
-MAX_SCOPES = 1000
 _DEFAULT_EFFORT = Effort()
 _PROTO_FIELDS = {
     "budget.size_name": "budget.size_kind",
@@ -158,6 +157,7 @@ def budget_from_proto(proto: search_pb2.Budget, prefix: str, found: list[FieldVi
         macs=proto.macs if proto.HasField("macs") else None,
         max_accuracy_drop_points=proto.max_accuracy_drop_points if proto.HasField("max_accuracy_drop_points") else None,
         confidence=proto.confidence,
+        limits=dict(proto.limits),
     )
 
 
@@ -169,7 +169,7 @@ def effort_from_proto(proto: search_pb2.Effort) -> Effort:
         max_trials=proto.max_trials or _DEFAULT_EFFORT.max_trials,
         max_wall_time_s=enums.seconds_of(wall_time) if has_wall_time else _DEFAULT_EFFORT.max_wall_time_s,
         seed=proto.seed,
-        max_epochs=proto.max_epochs if proto.HasField("max_epochs") else _DEFAULT_EFFORT.max_epochs,
+        max_epochs=proto.max_epochs if proto.HasField("max_epochs") else None,
     )
 
 
@@ -198,6 +198,7 @@ def budget_to_proto(budget: Budget) -> search_pb2.Budget:
         macs=budget.macs,
         max_accuracy_drop_points=budget.max_accuracy_drop_points,
         confidence=budget.confidence,
+        limits=budget.limits,
     )
 
 

@@ -10,11 +10,11 @@ from search.spec import MAX_BATCH_SIZE
 from service.converters import enums
 from service.converters.searches import duration
 from service.errors import InvalidRequestError
-from service.predictors import PredictorSummary
-from service.pricing import Priced
 from service.resources import ModelName, TargetName
 from service.store.calibration_catalogue import StoredCalibration
-from service.targets import KnownTarget, Origin
+from service.targets.directory import KnownTarget, Origin
+from service.targets.latency_prices import Priced
+from service.targets.predictors import PredictorSummary
 
 DEFAULT_BUDGET_S = 300.0
 MIN_BUDGET_S, MAX_BUDGET_S = 10.0, 900.0

@@ -33,7 +33,7 @@ from typing import Any
 
 from service.intake import landlock
 from service.intake.errors import IntakeError, SandboxError, printable
-from service.processes import WAIT_POLICY
+from service.workers.processes import WAIT_POLICY
 
 PRELOAD = ("service.intake.preload",)
 MAX_RESULT_BYTES = 64 << 20

@@ -12,7 +12,7 @@ from grpc import aio
 
 from service.errors import StoreUnavailableError, describe_error
 from service.interceptors.wrapping import Concern
-from service.metrics import DATABASE_ERRORS, RPC_SECONDS, RPCS, RPCS_IN_FLIGHT
+from service.monitoring.metrics import DATABASE_ERRORS, RPC_SECONDS, RPCS, RPCS_IN_FLIGHT
 
 
 class MetricsConcern(Concern):

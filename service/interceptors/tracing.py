@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanKind
 
 from service.interceptors.request_id import current_request_id
 from service.interceptors.wrapping import Concern
-from service.tracing import carrier_of, span
+from service.monitoring.tracing import carrier_of, span
 
 
 class TracingConcern(Concern):

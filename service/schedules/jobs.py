@@ -17,13 +17,13 @@ from service.errors import ServiceError, StoreUnavailableError
 from service.importing import Importer
 from service.intake.errors import IntakeError, SandboxError
 from service.intake.onnx_folder import single_file
-from service.leases import kept_lease
 from service.resources import ModelName, new_id
 from service.schedules.spec import RegistryEntry, RegistryReference
 from service.store.input_store import InputStore, NewInput
 from service.store.schedule_jobs import ClaimedRun, ScheduleJobs
 from service.store.search_catalogue import SearchCatalogue
 from service.store.upload_store import UploadSpec
+from service.workers.leases import kept_lease
 
 _LOG = logging.getLogger("paretopress.worker")
 _MODEL = "model.onnx"

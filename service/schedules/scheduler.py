@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 
-from service.errors import StoreUnavailableError
+from service.errors import PreconditionError, StoreUnavailableError
 from service.store.schedule_runs import ScheduleRuns
 from service.store.schedule_store import ScheduleStore
 
@@ -55,6 +55,9 @@ class Scheduler:
             return self._runs.fire(schedule_id, now)
         except StoreUnavailableError:
             raise
+        except PreconditionError as error:
+            self._runs.give_up(schedule_id, now, str(error))
+            return 0
         except Exception:
             _LOG.exception("schedule %d could not be run", schedule_id)
             self._runs.give_up(schedule_id, now, "something went wrong in the server; its log has the details")

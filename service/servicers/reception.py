@@ -64,6 +64,8 @@ class Reception(Generic[RequestT]):
         if same is not None and not chosen_id and request.display_name in ("", same.display_name):
             await asyncio.to_thread(self._uploads.finish, upload, same.name)
             return same
+        if self._intakes.is_running(path):  # another stream of the same upload, while this one looked
+            return await self._intakes.join(path)
         if same is not None:
             return await self._intakes.run(path, *taking_in, same.facts)
         with self._uploads.writing(upload):

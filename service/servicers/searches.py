@@ -13,7 +13,8 @@ from google.protobuf.empty_pb2 import Empty
 
 from paretopress.v1 import search_pb2, search_pb2_grpc
 from search.errors import FieldViolation, InvalidSpecError
-from search.pareto import broken_limits, nearest, pick
+from search.limits import broken_limits
+from search.pareto import nearest, pick
 from search.protocols import BASELINE, BlobStore
 from service.converters.candidates import candidate_to_proto
 from service.converters.enums import seconds_of
@@ -27,13 +28,13 @@ from service.converters.searches import (
 )
 from service.errors import InvalidRequestError, NotFoundError, PreconditionError
 from service.estimate import Estimator
+from service.monitoring.tracing import current_trace
 from service.resources import CandidateName, ProjectName, SearchName
 from service.store.input_store import InputStore
 from service.store.pages import PageRequest
 from service.store.requests import fingerprint
 from service.store.search_catalogue import NewSearch, SearchCatalogue, StoredSearch
-from service.targets import TargetDirectory
-from service.tracing import current_trace
+from service.targets.directory import TargetDirectory
 from service.watching import EventHub
 
 _CHUNK_BYTES = 256 << 10

@@ -15,13 +15,13 @@ from service.converters import targets as convert
 from service.converters.inputs import parse_parent
 from service.converters.registration import target_from_proto
 from service.errors import InvalidRequestError, PreconditionError
-from service.pricing import LatencyPricing, Priced
 from service.resources import CalibrationName, ProjectName, TargetName, new_id
 from service.store.calibration_catalogue import CalibrationCatalogue, NewCalibration, StoredCalibration
 from service.store.input_store import InputStore
 from service.store.pages import PageRequest
 from service.store.requests import fingerprint
-from service.targets import KnownTarget, TargetDirectory
+from service.targets.directory import KnownTarget, TargetDirectory
+from service.targets.latency_prices import LatencyPricing, Priced
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from service.calls import current_call
 from service.converters.chunks import Chunk
 from service.errors import InvalidRequestError, TooLargeError
-from service.metrics import UPLOAD_BYTES
+from service.monitoring.metrics import UPLOAD_BYTES
 from service.servicers.blocks import Blocks
 from service.store.input_store import StoredInput
 from service.store.partial_file import PartialFile

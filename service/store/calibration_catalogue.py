@@ -9,11 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import NotFoundError
-from service.predictors import PredictorSummary
 from service.store import requests
 from service.store.database import Database
 from service.store.pages import Page, PageRequest
 from service.store.schema import CalibrationRow
+from service.targets.predictors import PredictorSummary
 
 _METHOD = "calibrate_target"
 

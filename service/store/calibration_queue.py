@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
-from service.predictors import PredictorSummary
 from service.resources import TargetName
 from service.store.database import Database
 from service.store.schema import CalibrationRow
 from service.store.search_queue import owner_is_dead
+from service.targets.predictors import PredictorSummary
 
 MAX_ATTEMPTS = 3
 """Workers that may die of one calibration before it is given up."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from search.spec import SearchSpec
 from service.errors import QuotaExceededError
 from service.store.schema import InputRow, SearchRow, UploadRow
+from service.store.specs import shown_spec
 
 LIVE = ("QUEUED", "RUNNING")
 _DAY_S = 24 * 3600.0
@@ -76,7 +76,7 @@ NO_QUOTAS = Quotas()
 
 
 def _seconds(row: SearchRow) -> float:
-    most_s = SearchSpec.from_json(row.spec_json).effort.max_wall_time_s
+    most_s = shown_spec(row.spec_json).effort.max_wall_time_s
     if row.state in LIVE:
         return most_s
     took_s = (row.end_time or 0.0) - row.start_time if row.start_time is not None else 0.0

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from search.protocols import CandidateRecord, Measurement
+from search.protocols import CandidateRecord, Measurement, RungReading
 from search.tracking.described import SearchOrigin
 from service.store.schema import CandidateRow, SearchRow
 
@@ -31,8 +31,15 @@ def candidate_from_json(text: str) -> CandidateRecord:
         raise ValueError("not a candidate of a known version")
     data["accuracy_interval"] = {k: (v[0], v[1]) for k, v in data["accuracy_interval"].items()}
     data["drop_points"] = {k: (v[0], v[1], v[2]) for k, v in data["drop_points"].items()}
+    data["earlier"] = tuple(_reading(one) for one in data.get("earlier", ()))
     data["measurements"] = {k: Measurement(**v) for k, v in data["measurements"].items()}
     return CandidateRecord(**data)
+
+
+def _reading(data: dict[str, Any]) -> RungReading:
+    low, high = data["interval"]
+    estimate, least, most = data["drop_points"]
+    return RungReading(data["rung"], data["accuracy"], (low, high), (estimate, least, most))
 
 
 def candidates_of(session: Session, search_id: int) -> Sequence[CandidateRecord]:

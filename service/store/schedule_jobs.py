@@ -11,6 +11,7 @@ from typing import Literal
 from sqlalchemy import Select, and_, or_, select, update
 from sqlalchemy.orm import Session
 
+from service.errors import PreconditionError
 from service.schedules.spec import ScheduleSpec
 from service.store.database import Database
 from service.store.quotas import NO_QUOTAS, Quotas
@@ -28,6 +29,7 @@ from service.store.schedule_runs import (
 from service.store.schema import ScheduleRow, ScheduleRunRow, SearchRow
 from service.store.search_catalogue import ENDED
 from service.store.search_queue import owner_is_dead
+from service.store.specs import read_schedule
 
 MAX_ATTEMPTS = 5
 PAUSE_S = 30.0
@@ -72,12 +74,17 @@ class ScheduleJobs:
                 return None
         now = time.time()
         with self._database.write() as session:
-            rows = session.scalars(_waiting())
-            run = next((r for r in rows if r.lease_expires < now or owner_is_dead(r.lease_owner)), None)
-            if run is None:
-                return None
-            run.lease_owner, run.lease_expires, run.attempts = self.owner, now + self._lease_s, run.attempts + 1
-            return _claimed(session, run)
+            for run in session.scalars(_waiting()).all():
+                if not (run.lease_expires < now or owner_is_dead(run.lease_owner)):
+                    continue
+                try:
+                    claimed = _claimed(session, run)
+                except PreconditionError as error:  # others wait behind it
+                    _fail(run, str(error))
+                    continue
+                run.lease_owner, run.lease_expires, run.attempts = self.owner, now + self._lease_s, claimed.attempts
+                return claimed
+            return None
 
     def renew(self, run_id: int) -> bool:
         """Keep the lease; False when it is lost."""
@@ -163,11 +170,11 @@ def _claimed(session: Session, run: ScheduleRunRow) -> ClaimedRun:
         name=run.name,
         project=schedule.project,
         work="resolve" if run.state == RESOLVING else "register",
-        spec=ScheduleSpec.from_json(schedule.spec_json),
+        spec=read_schedule(schedule.spec_json),
         last_version=schedule.source_version,
         search=run.search,
         search_state=state or "",
-        attempts=run.attempts,
+        attempts=run.attempts + 1,
     )
 
 

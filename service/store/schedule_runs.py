@@ -20,6 +20,7 @@ from service.store.quotas import LIVE, NO_QUOTAS, Quotas
 from service.store.schedule_store import StoredRun, find_schedule, stored_run
 from service.store.schema import ScheduleRow, ScheduleRunRow, SearchRow
 from service.store.search_catalogue import NewSearch, cancel_search, queue_search
+from service.store.specs import read_schedule
 
 _METHOD = "run_schedule"
 RESOLVING, CREATED, UNCHANGED, SKIPPED, FAILED = "RESOLVING", "SEARCH_CREATED", "UNCHANGED", "SKIPPED", "FAILED"
@@ -51,7 +52,7 @@ class ScheduleRuns:
             row = session.get(ScheduleRow, schedule_id)
             if row is None or row.next_run_time is None or row.next_run_time > now:
                 return 0
-            spec = ScheduleSpec.from_json(row.spec_json)
+            spec = read_schedule(row.spec_json)
             plan = plan_due(spec.timing, row.next_run_time, now)
             done = _done(session, row.id, row.next_run_time)
             if plan.missed is not None and plan.missed not in done:
@@ -69,7 +70,10 @@ class ScheduleRuns:
             if row is not None and row.next_run_time is not None and row.next_run_time <= now:
                 if row.next_run_time not in _done(session, row.id, row.next_run_time):
                     _add(session, row, row.next_run_time, FAILED, message)
-                row.next_run_time = ScheduleSpec.from_json(row.spec_json).timing.next_after(now)
+                try:
+                    row.next_run_time = read_schedule(row.spec_json).timing.next_after(now)
+                except PreconditionError:
+                    row.next_run_time, row.paused = None, True  # nobody knows when it would be due
 
     def run_now(self, name: str, request_id: str, digest: str) -> StoredRun:
         """Run a schedule whatever its due times; where due times would be left out, this run is queued.

@@ -10,12 +10,13 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, QuotaExceededError
+from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError, QuotaExceededError
 from service.schedules.spec import ScheduleSpec
 from service.store import requests
 from service.store.database import Database
 from service.store.pages import Page, PageRequest
 from service.store.schema import ScheduleRow, ScheduleRunRow
+from service.store.specs import read_schedule
 
 _METHOD = "create_schedule"
 MAX_SCHEDULES = 1000
@@ -114,7 +115,8 @@ class ScheduleStore:
                 query = query.where(ScheduleRow.id < page.after_id)
             rows = page.page(session.scalars(query.limit(page.size + 1)).all(), lambda row: row.id)
             last_runs = _last_runs(session, rows.items)
-            return Page(tuple(stored_schedule(row, last_runs) for row in rows.items), rows.next_page_token)
+            readable = [row for row in rows.items if _is_readable(row)]
+            return Page(tuple(stored_schedule(row, last_runs) for row in readable), rows.next_page_token)
 
     def update(self, name: str, spec: ScheduleSpec, expected: str, now: float) -> StoredSchedule:
         """Replace what a user says; it is due anew where its timing changed.
@@ -196,12 +198,21 @@ def stored_run(row: ScheduleRunRow) -> StoredRun:
     return StoredRun(**{name: getattr(row, name) for name in StoredRun.__dataclass_fields__})
 
 
+def _is_readable(row: ScheduleRow) -> bool:
+    """One that another version has stored is left out of lists: nothing of it can be shown. It can be got, which says why not."""
+    try:
+        read_schedule(row.spec_json)
+    except PreconditionError:
+        return False
+    return True
+
+
 def stored_schedule(row: ScheduleRow, last_runs: Mapping[int, StoredRun]) -> StoredSchedule:
     """A snapshot; ``last_runs`` by number of schedule."""
     return StoredSchedule(
         name=row.name,
         project=row.project,
-        spec=ScheduleSpec.from_json(row.spec_json),
+        spec=read_schedule(row.spec_json),
         next_run_time=row.next_run_time,
         paused=row.paused,
         last_run=last_runs.get(row.id),

@@ -24,6 +24,7 @@ from service.store.quotas import NO_QUOTAS, Quotas
 from service.store.records import candidate_from_json, candidates_of
 from service.store.schema import CandidateRow, EventRow, PhaseRow, SearchRow
 from service.store.search_queue import ended_by_cancelling, worker_is_gone
+from service.store.specs import read_spec, shown_spec
 
 TRACE_PHASE = "trace"
 """Name of the phase whose result is the context of the trace in which the search was queued."""
@@ -167,7 +168,7 @@ class SearchCatalogue:
                 _check_etag(row, etag)
                 if row.state not in ENDED:
                     raise PreconditionError(f"{name} is {row.state}; only a search that has ended can be extended")
-                spec = SearchSpec.from_json(row.spec_json)
+                spec = read_spec(row.spec_json)
                 effort = replace(
                     spec.effort,
                     max_trials=spec.effort.max_trials + trials,
@@ -283,7 +284,7 @@ def _stored(row: AnyRow) -> StoredSearch:
         display_name=row.display_name,
         model=row.model,
         dataset=row.dataset,
-        spec=SearchSpec.from_json(row.spec_json),
+        spec=shown_spec(row.spec_json),
         estimated_duration_s=row.estimated_duration_s,
         dataset_notes=tuple(json.loads(row.dataset_notes_json)),
         search_id=row.id,

@@ -19,11 +19,13 @@ from search.protocols import Event
 from search.spec import SearchSpec
 from search.tracking.described import SearchOrigin
 from search.tracking.ended import UNTRACKED
+from service.errors import PreconditionError
 from service.store.database import Database
 from service.store.events import append_events
 from service.store.records import origin_of
 from service.store.schema import PhaseRow, ProcessGroupRow, SearchRow
 from service.store.search_store import boot_id
+from service.store.specs import read_spec, shown_spec
 
 MAX_ATTEMPTS, MIN_TROUBLE_S = 10, 1800.0
 """A search is given up when so many workers have taken it without finding anything new, over so long: what kills processes for
@@ -86,8 +88,9 @@ class SearchQueue:
             rows = session.scalars(select(SearchRow).where(waiting).order_by(SearchRow.id).with_for_update()).all()
             free = [r for r in rows if r.state == "QUEUED" or (worker_is_gone(r, now) and not _pauses(r, now))]
             alive = [r for r in free if not ended_by_cancelling(session, r)]
-            row = next((r for r in alive if not _given_up(session, r, now)), None)
-            if row is None:
+            readable = ((r, spec) for r in alive if not _given_up(session, r, now) if (spec := _read_spec(session, r)) is not None)
+            row, spec = next(readable, (None, None))
+            if row is None or spec is None:
                 return None
             resumed = row.start_time is not None
             row.state, row.lease_owner, row.lease_expires = "RUNNING", self.owner, now + self._lease_s
@@ -100,7 +103,6 @@ class SearchQueue:
             boot = boot_id()
             groups = session.scalars(select(ProcessGroupRow.pgid).filter_by(search_id=row.id, boot_id=boot)).all()
             notes = tuple(json.loads(row.dataset_notes_json))
-            spec = SearchSpec.from_json(row.spec_json)
             return ClaimedSearch(row.id, row.name, spec, notes, tuple(groups), resumed, origin_of(row))
 
     def waiting_targets(self) -> frozenset[str]:
@@ -108,7 +110,7 @@ class SearchQueue:
         lost = and_(SearchRow.state == "RUNNING", SearchRow.lease_expires < time.time())
         with self._database.read() as session:
             specs = session.scalars(select(SearchRow.spec_json).where(or_(SearchRow.state == "QUEUED", lost))).all()
-            return frozenset(SearchSpec.from_json(text).target for text in specs)
+            return frozenset(shown_spec(text).target for text in specs)
 
     def forget_process_groups(self, search_id: int) -> None:
         """The groups have been ended."""
@@ -196,6 +198,15 @@ def ended_by_cancelling(session: Session, row: SearchRow) -> bool:
     return False
 
 
+def _read_spec(session: Session, row: SearchRow) -> SearchSpec | None:
+    """What the search was asked to do; one that this version cannot read ends here, with the reason: others wait behind it."""
+    try:
+        return read_spec(row.spec_json)
+    except PreconditionError as error:
+        _end_untracked(session, row, "FAILED", str(error))
+        return None
+
+
 def _forget_groups(session: Session, row: SearchRow) -> None:
     """The search's worker lives and has ended what it had started: nobody else has to."""
     session.execute(delete(ProcessGroupRow).filter_by(search_id=row.id))
@@ -214,7 +225,7 @@ def _given_up(session: Session, row: SearchRow, now: float) -> bool:
 
 
 def _end_untracked(session: Session, row: SearchRow, state: str, message: str) -> None:
-    """For the search, which could not tell the tracker how it ended; see `service.late_tracking`."""
+    """For the search, which could not tell the tracker how it ended; see `service.workers.late_tracking`."""
     session.merge(PhaseRow(search_id=row.id, name=UNTRACKED, value_json="{}"))
     _end(session, row, state, message)
 

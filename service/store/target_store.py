@@ -11,12 +11,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from hw_models.targets import Target
-from search.spec import SearchSpec
 from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
 from service.store import requests
 from service.store.database import Database
 from service.store.schema import SearchRow, TargetRow
 from service.store.search_catalogue import ENDED
+from service.store.specs import shown_spec
 
 _METHOD = "create_target"
 
@@ -107,7 +107,7 @@ class TargetStore:
 def _unfinished_searches(session: Session, stored: StoredTarget) -> list[str]:
     query = select(SearchRow).filter_by(project=stored.project).where(SearchRow.state.not_in(ENDED))
     rows = session.scalars(query.order_by(SearchRow.id)).all()
-    return [row.name for row in rows if SearchSpec.from_json(row.spec_json).target == stored.target.name]
+    return [row.name for row in rows if shown_spec(row.spec_json).target == stored.target.name]
 
 
 def _find(session: Session, name: str) -> TargetRow:

@@ -18,6 +18,7 @@ from service.store.database import Database
 from service.store.records import candidates_of, origin_of
 from service.store.schema import PhaseRow, SearchRow
 from service.store.search_catalogue import ENDED
+from service.store.specs import shown_spec
 
 
 @dataclass(frozen=True)
@@ -62,4 +63,4 @@ def pending(columns: Any) -> Select[Any]:
 def _untracked(row: SearchRow) -> UntrackedSearch:
     failed = row.state == "FAILED" or not row.outcome_json
     outcome = None if failed else SearchOutcome(**json.loads(row.outcome_json))
-    return UntrackedSearch(row.id, row.name, SearchSpec.from_json(row.spec_json), origin_of(row), outcome)
+    return UntrackedSearch(row.id, row.name, shown_spec(row.spec_json), origin_of(row), outcome)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from techniques.base import Effort, TrainingMethod
-from techniques.context import Batch, ImageSource, TechniqueContext
+from techniques.base import TrainingMethod
+from techniques.context import Batch, TechniqueContext
 from techniques.errors import DataRequiredError
 from techniques.head import Task
 from techniques.network import Network
 from techniques.parameters import FloatParameter, Parameter
-from techniques.training.loop import SgdConfig, train
 from techniques.training.losses import label_loss, soft_loss
+from techniques.training.parts import Loss, SgdConfig
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class DistillationConfig:
     Attributes:
         temperature: softens both outputs; gradients are scaled back by its square.
         alpha: weight of the soft targets; the labels get the rest.
-        learning_rate: peak of each rung's cycle.
+        learning_rate: the peak (`techniques.training.loop.schedule`).
     """
 
     temperature: float = 4.0
@@ -49,36 +49,39 @@ class Distillation(TrainingMethod[DistillationConfig]):
     """SGD on soft targets of the original, on labels, or on both, as the batches allow."""
 
     name = "distillation"
+    version = 2
     config_type = DistillationConfig
+    cites = "Hinton et al. 2015, section 2"
+    states_optimizer = True
 
-    def parameters(self, network: Network, context: TechniqueContext) -> Sequence[Parameter]:
-        """The three numbers that matter; weight decay stays at its default."""
-        return (
-            FloatParameter("temperature", 1.0, 8.0, 4.0, log=True),
-            FloatParameter("alpha", 0.5, 1.0, 0.9),
-            FloatParameter("learning_rate", 0.005, 0.1, 0.05, log=True),
-        )
+    def settings(self) -> Sequence[Parameter]:
+        """How soft the targets are, and what they count for."""
+        return (FloatParameter("temperature", 1.0, 8.0, 4.0, log=True), FloatParameter("alpha", 0.5, 1.0, 0.9))
 
-    def fit(
-        self,
-        network: Network,
-        data: ImageSource,
-        effort: Effort,
-        config: DistillationConfig,
-        context: TechniqueContext,
-        checkpoint: Path | None = None,
-    ) -> Network:
-        """See the base. Batches need labels, the original's logits, or both."""
-        return train(
-            network,
-            data,
-            effort,
-            lambda logits, batch: distillation_loss(logits, batch, config.temperature, config.alpha, context.task),
-            SgdConfig(config.learning_rate, config.weight_decay),
-            context,
-            checkpoint,
-            facts=(self.name, self.version, config),
-        )
+    def upgraded(self, config: Mapping[str, Any], version: int) -> Mapping[str, Any]:
+        """Version 1 had the same numbers and trained each rung by a schedule of its own: it replays to other weights."""
+        return config
+
+    def losses(self, config: DistillationConfig, context: TechniqueContext) -> Sequence[Loss]:
+        """One term. Batches need labels, the original's logits, or both."""
+        return (SoftTargets(config.temperature, config.alpha, context.task),)
+
+    def optimizer(self, config: DistillationConfig) -> SgdConfig:
+        """As its config says."""
+        return SgdConfig(config.learning_rate, config.weight_decay)
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """`distillation_loss` as a term of what is minimised."""
+
+    temperature: float
+    alpha: float
+    task: Task
+
+    def __call__(self, network: Network, outputs: Tensor, batch: Batch) -> Tensor:
+        """See `distillation_loss`."""
+        return distillation_loss(outputs, batch, self.temperature, self.alpha, self.task)
 
 
 def distillation_loss(logits: Tensor, batch: Batch, temperature: float, alpha: float, task: Task = "classes") -> Tensor:

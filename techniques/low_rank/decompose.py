@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -17,9 +18,13 @@ from techniques.disproof import disproved
 from techniques.errors import ConfigError, DataRequiredError
 from techniques.low_rank.factorization import Layer, energy_ranks, factor_shapes, factorise, full_ranks, is_matrix
 from techniques.network import Network
-from techniques.parameters import FloatParameter, Parameter
+from techniques.option import Option
+from techniques.recipe import Step
 from techniques.shapes import node_shapes
 
+RANK_FRACTIONS = (0.5, 0.25)
+MIN_CHANNELS, MIN_FEATURES = 32, 64
+"""Thinner convolutions and linears are not offered to a search: their factors are no faster."""
 _CORNER = 32
 
 
@@ -55,13 +60,37 @@ class LowRank(Transform[LowRankConfig]):
 
     name = "low_rank"
     config_type = LowRankConfig
+    axis = stage = "rank"
+    cites = "Denton et al. 2014 (SVD), Kim et al. 2016 (Tucker-2)"
+    not_supported_on = "grouped convolutions, layers that are called twice, layers of integers"
     reduces = frozenset({"parameters", "macs"})
+    reads_shapes = True
 
-    def parameters(self, network: Network, context: TechniqueContext) -> Sequence[Parameter]:
-        """One energy for all layers that can be factorised; a search gives each layer its own rank from it."""
-        if not decomposable_layers(network, context):
-            return ()
-        return (FloatParameter("energy", 0.5, 1.0, 0.9),)
+    def options(self, network: Network, context: TechniqueContext) -> Sequence[Option]:
+        """Half and a quarter of the rank of each layer that is wide enough."""
+        wrong = self.left_alone(network, context)
+        layers = {name: layer for name, layer in network.layers().items() if name not in wrong and context.in_scope(name)}
+        return [
+            Option(self.name, self.axis, name, 1 - fraction, (name,), level)
+            for name, layer in layers.items()
+            if _is_offered(layer)
+            for level, fraction in enumerate(RANK_FRACTIONS)
+        ]
+
+    def step(
+        self, network: Network, options: Sequence[Option], settings: Mapping[str, Any], context: TechniqueContext
+    ) -> Step | None:
+        """Ranks of the shapes that pruning leaves; a layer that has become too thin for them stays whole."""
+        layers, ranks = network.layers(), {}
+        for option in options:
+            found = _share_of_ranks(layers.get(option.place), 1 - option.strength, context.channel_multiple)
+            if found is not None:
+                ranks[option.place] = found
+        return self.make_step({"ranks": ranks}) if ranks else None
+
+    def left_alone(self, network: Network, context: TechniqueContext) -> Mapping[str, str]:
+        """Layers that are not themselves any more when they are factorised."""
+        return {} if network.is_meta else unproven_layers(network, context)
 
     def resolved(self, network: Network, config: LowRankConfig, context: TechniqueContext) -> LowRankConfig:
         """The same choice in ranks alone, so that it can be priced and replayed on shapes.
@@ -97,6 +126,25 @@ class LowRank(Transform[LowRankConfig]):
         for name, ranks in chosen.items():
             _replace(result.graph, name, ranks)
         return result.rebuilt()
+
+
+def _is_offered(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        thinnest = min(layer.in_channels, layer.out_channels)
+        return layer.groups == 1 and thinnest >= MIN_CHANNELS and layer.kernel_size != (1, 1)
+    return isinstance(layer, nn.Linear) and min(layer.in_features, layer.out_features) >= MIN_FEATURES
+
+
+def _share_of_ranks(layer: nn.Module | None, fraction: float, multiple: int) -> int | list[int] | None:
+    """A fraction of the full ranks in the target's multiples; None where it would save nothing."""
+
+    def share(full: int) -> int:
+        return min(full, max(multiple, round(full * fraction / multiple) * multiple))
+
+    if isinstance(layer, nn.Conv2d):
+        pair = [share(layer.out_channels), share(layer.in_channels)]
+        return pair if pair[0] < layer.out_channels or pair[1] < layer.in_channels else None
+    return share(min(layer.in_features, layer.out_features)) if isinstance(layer, nn.Linear) else None
 
 
 def decomposable_layers(network: Network, context: TechniqueContext) -> dict[str, Layer]:

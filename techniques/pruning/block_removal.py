@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from techniques.context import TechniqueContext
 from techniques.disproof import disproved
 from techniques.errors import ConfigError
 from techniques.network import Network
-from techniques.parameters import IntParameter, Parameter
+from techniques.option import Option
+from techniques.recipe import Step
 from techniques.shapes import layer_macs, node_shapes
 
 _ADD = frozenset({"aten.add.Tensor", "aten.add_.Tensor"})
@@ -60,12 +61,22 @@ class BlockRemoval(Transform[BlockRemovalConfig]):
 
     name = "block_removal"
     config_type = BlockRemovalConfig
+    axis = stage = "depth"
+    cites = "after Veit et al. 2016, section 4.1"
+    not_supported_on = "blocks whose shortcut changes the shape"
     reduces = frozenset({"parameters", "macs", "layers"})
 
-    def parameters(self, network: Network, context: TechniqueContext) -> Sequence[Parameter]:
-        """How many blocks to remove; a search takes those first that cost the least accuracy."""
-        count = len(_in_scope(network, context))
-        return (IntParameter("blocks", 0, count, min(1, count)),) if count else ()
+    def options(self, network: Network, context: TechniqueContext) -> Sequence[Option]:
+        """Each block that may leave."""
+        wrong = unproven_blocks(network, context)
+        blocks = [block for name, block in _in_scope(network, context).items() if name not in wrong]
+        return [Option(self.name, self.axis, block.name, 1.0, block.layers, removes=True) for block in blocks]
+
+    def step(
+        self, network: Network, options: Sequence[Option], settings: Mapping[str, Any], context: TechniqueContext
+    ) -> Step | None:
+        """The blocks by name."""
+        return self.make_step({"blocks": sorted(option.place for option in options)})
 
     def apply(self, network: Network, config: BlockRemovalConfig, context: TechniqueContext) -> Network:
         """See the base; needs no data."""

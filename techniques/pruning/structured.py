@@ -10,7 +10,7 @@ import math
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +26,14 @@ from techniques.context import TechniqueContext
 from techniques.disproof import disproved
 from techniques.errors import ConfigError
 from techniques.network import Network
-from techniques.parameters import ChoiceParameter, FloatParameter, Parameter
+from techniques.option import Option
+from techniques.parameters import ChoiceParameter, Parameter
 from techniques.pruning.importance import class_scores
+from techniques.recipe import Step
 from techniques.shapes import layer_macs, node_shapes
 
 MAX_RATIO = 0.95
+RATIOS = (0.25, 0.5)
 _MAX_BLOCKS = 8
 _PROVEN_SHARE = 1 / 3
 
@@ -85,14 +88,41 @@ class StructuredPruning(Transform[StructuredPruningConfig]):
 
     name = "structured_pruning"
     config_type = StructuredPruningConfig
+    axis = stage = "width"
+    cites = "Fang et al. 2023, DepGraph; importance: Li et al. 2017 (norms), Molchanov et al. 2019 (Taylor)"
+    not_supported_on = "layers whose channels cannot be followed to all that reads them"
     reduces = frozenset({"parameters", "macs"})
+    changes_sizes_only = True
 
-    def parameters(self, network: Network, context: TechniqueContext) -> Sequence[Parameter]:
-        """One ratio for all groups and the ranking; a search spreads the ratio over groups by their sensitivity."""
-        if not any(group.channels > group.multiple for group in groups(network, context).values()):
-            return ()
-        choices = ("l2", "taylor") if context.calibration is not None else ("l2",)
-        return (FloatParameter("ratio", 0.0, 0.75, 0.25), ChoiceParameter("importance", choices, "l2"))
+    def settings(self) -> Sequence[Parameter]:
+        """How channels are ranked."""
+        return (ChoiceParameter("importance", ("l2", "taylor"), "l2"),)
+
+    def options(self, network: Network, context: TechniqueContext) -> Sequence[Option]:
+        """A quarter and half of the channels of each group, where the target's multiple leaves them apart."""
+        found = []
+        for group in offered_groups(network, context).values():
+            kept = {group.channels}
+            for ratio in RATIOS:
+                if group.kept(ratio) not in kept:
+                    kept.add(group.kept(ratio))
+                    found.append(Option(self.name, self.axis, group.name, ratio, group.layers, level=len(kept) - 2))
+        return found
+
+    def step(
+        self, network: Network, options: Sequence[Option], settings: Mapping[str, Any], context: TechniqueContext
+    ) -> Step | None:
+        """A ratio for every group."""
+        ratios = {option.place: option.strength for option in options}
+        return self.make_step({"ratios": ratios, "importance": settings.get("importance", "l2")})
+
+    def left_alone(self, network: Network, context: TechniqueContext) -> Mapping[str, str]:
+        """Layers of which no group that is offered takes anything."""
+        return left_alone(network, context)
+
+    def carry(self, source: Network, target: Network) -> None:
+        """``target`` is pruned by the groups of ``source``."""
+        _ALIKE[target.graph] = _ALIKE.get(source.graph, source)
 
     def apply(self, network: Network, config: StructuredPruningConfig, context: TechniqueContext) -> Network:
         """See the base; real weights with ``taylor`` need calibration images, meta networks need none."""
@@ -158,11 +188,6 @@ def unproven(network: Network, context: TechniqueContext) -> dict[str, str]:
     if network.graph not in _UNPROVEN:
         _UNPROVEN[network.graph] = disproved(list(channel_groups(network)), lambda names: _trial(network, names))
     return {name: why for name, why in _UNPROVEN[network.graph].items() if name in groups(network, context)}
-
-
-def carry_groups(source: Network, target: Network) -> None:
-    """Let ``target``, a meta network that a transform which ignores sizes made of ``source``, be pruned by the same groups."""
-    _ALIKE[target.graph] = _ALIKE.get(source.graph, source)
 
 
 _ALIKE: weakref.WeakKeyDictionary[nn.Module, Network] = weakref.WeakKeyDictionary()

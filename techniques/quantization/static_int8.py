@@ -10,7 +10,7 @@ import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import fx, nn
 
@@ -19,16 +19,18 @@ from techniques.context import ImageSource, TechniqueContext
 from techniques.errors import ConfigError, DataRequiredError
 from techniques.folding import fold_batch_norms
 from techniques.network import Network
-from techniques.parameters import ChoiceParameter, Parameter
+from techniques.option import NETWORK, Option
 from techniques.quantization.bias_correction import Comparison
 from techniques.quantization.integer_biases import round_biases
 from techniques.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
 from techniques.quantization.placement import Placement, place
 from techniques.quantization.ranges import RANGE_CHOICES, RangeChoice, affine_parameters, choose_range, collect
-from techniques.recipe import Recipe
+from techniques.recipe import Step
 from techniques.shapes import node_shapes
 
 _COMPARED_IMAGES = 64
+FORMAT = (8, 8)
+"""Bits of weights and activations."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,37 @@ class Int8Quantization(Transform[Int8QuantizationConfig]):
 
     name = "int8_quantization"
     config_type = Int8QuantizationConfig
+    axis = stage = "bits"
+    cites = "Jacob et al. 2018; bias correction: Nagel et al. 2019"
+    not_supported_on = "targets without 8-bit integers"
     reduces = frozenset({"bits"})
     after_training = True
     ignores_sizes = True
 
-    def parameters(self, network: Network, context: TechniqueContext) -> Sequence[Parameter]:
-        """How ranges are chosen; which layers stay float is the search's decision by their sensitivity."""
-        if not _float_layers(network, context):
+    def supports(self, network: Network, context: TechniqueContext) -> str:
+        """The target must run 8 bits; there must be layers of floats in scope."""
+        if FORMAT not in context.formats:
+            return "the target runs no layers of 8-bit integers"
+        return "" if _float_layers(network, context) else "no layer of floats is in scope"
+
+    def options(self, network: Network, context: TechniqueContext) -> Sequence[Option]:
+        """All layers at once: a layer between layers of floats pays for two conversions."""
+        if self.supports(network, context):
             return ()
-        return (ChoiceParameter("ranges", ("auto", *RANGE_CHOICES), "auto"),)
+        share = 1 - FORMAT[0] / 32
+        return (Option(self.name, self.axis, NETWORK, share, _float_layers(network, context), label="int8"),)
+
+    def step(
+        self, network: Network, options: Sequence[Option], settings: Mapping[str, Any], context: TechniqueContext
+    ) -> Step | None:
+        """All layers, with the range of weights that the target needs."""
+        return self.make_step({"reduce_range": context.reduced_weight_range})
+
+    def sparing(self, step: Step, layers: Sequence[str]) -> Step | None:
+        """The layers stay in float."""
+        exclude = list(step.config.get("exclude", ()))
+        more = [name for name in layers if name not in exclude]
+        return replace(step, config={**step.config, "exclude": [*exclude, *more]}) if more else None
 
     def apply(self, network: Network, config: Int8QuantizationConfig, context: TechniqueContext) -> Network:
         """See the base; real weights need calibration images, on meta all scales are without value."""
@@ -143,16 +167,6 @@ def _nearest(plan: _Plan, images: ImageSource) -> Network:
     assert best is not None  # there is at least one choice
     round_biases(best)
     return best
-
-
-def kept_float(recipe: Recipe, layers: Sequence[str]) -> Recipe | None:
-    """The recipe with these layers (qualified names) left in float by its quantisation; None where that changes nothing."""
-    changed = []
-    for step in recipe.steps:
-        exclude = list(step.config.get("exclude", ())) if step.technique == Int8Quantization.name else []
-        more = [name for name in layers if name not in exclude] if step.technique == Int8Quantization.name else []
-        changed.append(replace(step, config={**step.config, "exclude": [*exclude, *more]}) if more else step)
-    return Recipe(tuple(changed)) if changed != list(recipe.steps) else None
 
 
 def _float_layers(network: Network, context: TechniqueContext) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -11,10 +12,13 @@ from techniques.base import Transform
 from techniques.context import TechniqueContext
 from techniques.errors import ConfigError, TechniqueError
 from techniques.network import Network
-from techniques.parameters import FloatParameter, Parameter
+from techniques.option import NETWORK, Option
+from techniques.recipe import Step
 from techniques.shapes import node_shapes
 
 MODULE_NAME = "input_resize"
+SCALES = (0.857, 0.714)
+"""Of height and width: 192 and 160 of 224 pixels."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +46,39 @@ class InputResolution(Transform[InputResolutionConfig]):
 
     name = "input_resolution"
     config_type = InputResolutionConfig
+    axis = stage = "resolution"
+    cites = "Tan and Le 2019, EfficientNet, section 3"
+    not_supported_on = "networks whose input size is fixed"
     reduces = frozenset({"macs"})
 
-    def parameters(self, network: Network, context: TechniqueContext) -> Sequence[Parameter]:
-        """The side length as a share of the original's; nothing where the size is fixed or already reduced."""
-        if not network.size_is_free or _has_resize(network):
-            return ()
-        return (FloatParameter("scale", 0.5, 1.0, 0.75),)
+    def supports(self, network: Network, context: TechniqueContext) -> str:
+        """A network must run at several sizes, and not bring a resize of its own."""
+        if not network.size_is_free:
+            return f"the input size of this network is fixed: {network.size_note or 'no reason given'}"
+        return "the network already carries a resize" if _has_resize(network) else ""
+
+    def options(self, network: Network, context: TechniqueContext) -> Sequence[Option]:
+        """Two smaller sizes for the whole network."""
+        layers = tuple(network.layers())
+        sizes = {scale: scaled_size(network, scale) for scale in SCALES if not self.supports(network, context)}
+        return [
+            Option(self.name, self.axis, NETWORK, 1 - scale, layers, level, data={"height": h, "width": w}, label=f"{scale:g}")
+            for level, (scale, (h, w)) in enumerate(sizes.items())
+            if (h, w) != network.input_shape[1:]
+        ]
+
+    def step(
+        self, network: Network, options: Sequence[Option], settings: Mapping[str, Any], context: TechniqueContext
+    ) -> Step | None:
+        """The size in pixels."""
+        return self.make_step(options[-1].data) if options else None
 
     def apply(self, network: Network, config: InputResolutionConfig, context: TechniqueContext) -> Network:
         """See the base; needs no data."""
         _, height, width = network.input_shape
-        if not network.size_is_free:
-            raise ConfigError(
-                f"input_resolution: the input size of this network is fixed: {network.size_note or 'no reason given'}"
-            )
-        if _has_resize(network):
-            raise ConfigError("input_resolution: the network already carries a resize; use one step")
+        reason = self.supports(network, context)
+        if reason:
+            raise ConfigError(f"input_resolution: {reason}")
         if config.height > height or config.width > width or (config.height, config.width) == (height, width):
             raise ConfigError(f"input_resolution: {config.height}x{config.width} is not smaller than the input, {height}x{width}")
         result = network.clone()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from techniques.errors import TechniqueError
 from techniques.network import Network
 
+_MOMENTUM, _MEAN = "momentum:", "mean:"
+
 
 @dataclass(frozen=True)
 class RungCheckpoint:
@@ -25,18 +28,29 @@ class RungCheckpoint:
         key: digest of everything that decides the training; a checkpoint with another key is of another training.
         rung: the last finished one.
         next_epoch: the data epoch at which the next rung starts.
+        momenta: of the optimiser, in the order of its parameters.
+        mean: the mean of the rung's last weights by name; empty where none is taken.
     """
 
     key: str
     rung: int
     next_epoch: int
+    momenta: tuple[Tensor, ...] = ()
+    mean: Mapping[str, Tensor] = field(default_factory=dict)
 
     def save(self, path: Path, network: Network) -> None:
         """Write weights and state; a reader sees the old file or the new one, never half of it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        state = {"type": "rung_checkpoint", "version": 1, "key": self.key, "rung": self.rung, "next_epoch": self.next_epoch}
-        save_file(_tensors(network), str(temporary), metadata={"state": json.dumps(state)})
+        state = {"type": "rung_checkpoint", "version": 2, "key": self.key, "rung": self.rung, "next_epoch": self.next_epoch}
+        tensors = {
+            **{name: tensor.cpu() for name, tensor in _tensors(network).items()},
+            **{f"{_MOMENTUM}{index:06d}": tensor for index, tensor in enumerate(self.momenta)},
+            **{f"{_MEAN}{name}": tensor.cpu() for name, tensor in self.mean.items()},
+        }
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, str(temporary), metadata={"state": json.dumps(state)}
+        )
         os.replace(temporary, path)
 
     @staticmethod
@@ -49,15 +63,17 @@ class RungCheckpoint:
         try:
             with safe_open(str(path), framework="pt") as file:
                 state = json.loads(file.metadata()["state"])
-                if state["type"] != "rung_checkpoint" or state["version"] != 1:
+                if state["type"] != "rung_checkpoint" or state["version"] != 2:
                     raise ValueError(f"unknown type or version {state['type']!r} {state['version']!r}")
-                own = _tensors(network)
-                if set(file.keys()) != set(own):
+                own, names = _tensors(network), sorted(file.keys())
+                if {name for name in names if not name.startswith((_MOMENTUM, _MEAN))} != set(own):
                     raise ValueError("it holds other tensors than the network")
                 with torch.no_grad():
                     for name, tensor in own.items():
                         tensor.copy_(file.get_tensor(name))
-            return RungCheckpoint(str(state["key"]), int(state["rung"]), int(state["next_epoch"]))
+                momenta = tuple(file.get_tensor(name) for name in names if name.startswith(_MOMENTUM))
+                mean = {name.removeprefix(_MEAN): file.get_tensor(name) for name in names if name.startswith(_MEAN)}
+            return RungCheckpoint(str(state["key"]), int(state["rung"]), int(state["next_epoch"]), momenta, mean)
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise TechniqueError(f"checkpoint {path} cannot be used ({error}); delete it to train from the start") from error
 
@@ -70,6 +86,12 @@ def peek_key(path: Path) -> tuple[str, int] | None:
             return str(state["key"]), int(state["rung"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
+
+
+def held_rung(path: Path) -> int:
+    """The last rung that a file holds, -1 if it is none."""
+    found = peek_key(path)
+    return -1 if found is None else found[1]
 
 
 def training_key(network: Network, *facts: object) -> str:

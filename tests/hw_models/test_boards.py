@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hw_models.catalogue import datasheet_targets, get_target
@@ -62,3 +64,21 @@ def test_bigger_devices_are_faster() -> None:
     order = ("stm32h743", "raspberry-pi-4", "raspberry-pi-5", "intel-xeon-8380")
     latencies = [Predictor.uncalibrated(get_target(name)).predict(small_network()).value_ms for name in order]
     assert latencies == sorted(latencies, reverse=True)
+
+
+@pytest.mark.parametrize(("weights", "activations"), [(4, 8), (2, 8), (1, 1), (8, 32)])
+def test_a_format_that_the_runtime_does_not_run_is_named(weights: int, activations: int) -> None:
+    graph = small_network(8)
+    first, *rest = graph.operators
+    packed = OperatorGraph((replace(first, weight_bits=weights, activation_bits=activations), *rest), graph.input_shape)
+    predictor = Predictor.uncalibrated(get_target("raspberry-pi-5"))
+    known, doubtful = predictor.predict(graph), predictor.predict(packed)
+    assert any(f"W{weights}A{activations}" in kind for kind in doubtful.unknown)
+    assert not any("W8A8" in kind for kind in known.unknown)
+
+
+def test_a_target_without_integers_runs_none_as_such() -> None:
+    target = replace(get_target("raspberry-pi-5"), precisions=("fp32",))
+    assert target.formats == ((32, 32),)
+    assert any("W8A8" in kind for kind in Predictor.uncalibrated(target).predict(small_network(8)).unknown)
+    assert not any("W32A32" in kind for kind in Predictor.uncalibrated(target).predict(small_network()).unknown)

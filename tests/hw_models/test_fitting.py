@@ -93,6 +93,15 @@ def test_unknown_kernels_cost_something_are_named_and_widen_the_interval(predict
     assert after.high_ms / after.value_ms > before.high_ms / before.value_ms
 
 
+def test_a_format_that_was_never_measured_widens_the_interval(predictor: Predictor) -> None:
+    known = graph_of(KitSample(networks(160)[1]))
+    assert any(op.weight_bits == 8 for op in known.operators)
+    packed = tuple(replace(op, weight_bits=4) if op.weight_bits == 8 else op for op in known.operators)
+    before, after = predictor.predict(known), predictor.predict(OperatorGraph(packed, known.input_shape))
+    assert any("W4A8" in kind for kind in after.unknown)
+    assert after.high_ms / after.value_ms > before.high_ms / before.value_ms
+
+
 def test_an_uncalibrated_predictor_says_so() -> None:
     prediction = Predictor.uncalibrated(TARGET).predict(graph_of(KitSample(networks(160)[0])))
     assert not prediction.calibrated

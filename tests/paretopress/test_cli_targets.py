@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from hw_models.targets import get_target
 from paretopress.cli.app import app
+from paretopress.cli.budget import make_budget
+from paretopress.cli.choices import SizeKind
 from paretopress.errors import RequestRefusedError
 from service.testing import InProcessServer
 from tests.service.conftest import upload_inputs
@@ -137,3 +140,23 @@ def test_calibrate_can_leave_it_to_the_worker_and_be_cancelled(tmp_path: Path) -
         assert queued["state"] == "QUEUED"
         short = queued["name"].rpartition("/")[2]
         assert invoke_json(idle, "cancel", f"cpu-ort-1t/{short}")["state"] == "CANCELLED"
+
+
+def test_techniques_are_told_with_what_they_save_on_and_their_papers(server: InProcessServer) -> None:
+    result = RUNNER.invoke(app, ["--address", server.address, "techniques"])
+    found = lines(result)
+    assert row(found, "structured_pruning")[1] == "width"
+    assert row(found, "distillation")[1:3] == ["(training)", "-"]
+    assert any(line == "input_resolution is not supported on networks whose input size is fixed" for line in found)
+    listed = json.loads(RUNNER.invoke(app, ["--address", server.address, "--json", "techniques"]).stdout)
+    assert {one["name"] for one in listed} >= {"low_rank", "int8_quantization"}
+
+
+def test_any_measurement_can_be_limited() -> None:
+    limits = make_budget(
+        None, 1, None, SizeKind.ONNX_SIZE, None, None, 0.0, ["download_size_bytes=50kB", "parameters = 1000"]
+    ).limits
+    assert dict(limits) == {"download_size_bytes": 50_000.0, "parameters": 1000.0}
+    for wrong in ("macs", "macs=many", "download_size_bytes=big"):
+        with pytest.raises(typer.BadParameter, match="give"):
+            make_budget(None, 1, None, SizeKind.ONNX_SIZE, None, None, 0.0, [wrong])

@@ -18,10 +18,10 @@ from search.evaluation.accuracy import (
     near_chance,
     paired_drop_points,
     score,
-    upper_drop_points,
     wilson_interval,
 )
 from search.evaluation.data import ImageData
+from search.limits import upper_drop_points
 from search.preprocessing import Preprocessing
 
 RANDOM = np.random.default_rng(0)
@@ -161,7 +161,9 @@ def test_paired_drop(pair: Pair):
     wald = 1.96 * np.sqrt(pair.lost + pair.won - (pair.lost - pair.won) ** 2 / pair.images) / pair.images * 100
     assert (high - low) / 2 == pytest.approx(wald, abs=0.2)
     assert low < high
-    assert estimate < upper_drop_points(*pair.arrays(), confidence=0.95) < high
+    assert estimate <= upper_drop_points((estimate, low, high), confidence=0.95) < high
+    one_sided = paired_drop_points(*pair.arrays(), confidence=0.9)[2]
+    assert upper_drop_points((estimate, low, high), confidence=0.95) == pytest.approx(max(one_sided, estimate))
 
 
 def test_paired_interval_covers_the_true_drop():

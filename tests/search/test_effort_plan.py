@@ -16,11 +16,11 @@ from search.effort_plan import (
     training_step_s,
 )
 from techniques import lift
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from tests.search.memory import MemoryStore
 from tests.techniques.small_networks import BakedView
 
-ASKED = Effort((0, 30, 90), 128)
+ASKED = TrainingEffort((0, 30, 90), 128)
 
 
 def test_what_fits_is_trained_as_asked() -> None:
@@ -50,7 +50,7 @@ def test_what_does_not_hold_one_training_trains_nothing_and_says_so(left_s: floa
     """A search of a minute spent it on the teacher's outputs, and had no candidate at the end."""
     costs, store = EffortCosts(step_s=5.0, untrained_s=3.0, left_s=left_s), MemoryStore()
     planned = plan_effort(ASKED, 14, costs)
-    assert planned == Effort((0,), 128)
+    assert planned == TrainingEffort((0,), 128)
     remember_effort(store, ASKED, planned, 1.5, 14, costs)
     assert "candidates are not trained at all" in effort_notes(store)[0]
 
@@ -64,8 +64,8 @@ def test_the_plan_is_kept_and_said() -> None:
     store, costs = MemoryStore(), EffortCosts(0.5, 3.0, 300.0)
     assert remembered_effort(store) is None
     assert not effort_notes(store)
-    remember_effort(store, ASKED, Effort((0, 15, 45), 128), 1.5, 14, costs)
-    assert remembered_effort(store) == Effort((0, 15, 45), 128)
+    remember_effort(store, ASKED, TrainingEffort((0, 15, 45), 128), 1.5, 14, costs)
+    assert remembered_effort(store) == TrainingEffort((0, 15, 45), 128)
     (note,) = effort_notes(store)
     assert "0.75 epochs instead of 1.5" in note
     assert "300 s for 14 trials" in note

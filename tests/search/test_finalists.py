@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hw_models.predictor import Predictor
 from hw_models.targets import get_target
 from search import baseline
+from search.composition import sparing
 from search.errors import BaselineError
 from search.evaluation.file_proof import FileDiffersError
 from search.finalists import export
@@ -23,7 +24,6 @@ from techniques.context import TechniqueContext
 from techniques.lift import from_module
 from techniques.network import Network
 from techniques.quantization.layers import QuantizedConv2d
-from techniques.quantization.static_int8 import kept_float
 from techniques.recipe import Recipe, Step
 from tests.search.memory import FolderBlobs
 from tests.search.records import candidate
@@ -54,7 +54,7 @@ class Evaluator:
     read_networks: list[Network] = field(default_factory=list)
     files: Any = field(default_factory=lambda: SimpleNamespace(checkpoint=lambda number: Path(f"c{number}")))
 
-    def build(self, recipe: Recipe, rung: int, checkpoint: Path | None) -> Network:
+    def build(self, recipe: Recipe, rung: int, checkpoint: Path | None, last_steps: int = 0) -> Network:
         self.built.append(recipe)
         result = apply_recipe(network(), recipe, TechniqueContext(calibration=TensorSource(IMAGES)))
         layer = result.layers()["3"]
@@ -102,7 +102,7 @@ def test_layers_in_which_the_file_differs_stay_float(tmp_path: Path) -> None:
 
 def test_a_finalist_that_was_changed_is_read_and_priced_anew_and_says_so(tmp_path: Path) -> None:
     tried = candidate(1, 0.0, 1.0, split="validation")
-    record, evaluator = replace(tried, recipe_json=INT8.to_json(), policy={"precision": "int8"}), Evaluator(wraps=True)
+    record, evaluator = replace(tried, recipe_json=INT8.to_json(), policy={"bits": "int8_quantization:int8"}), Evaluator(wraps=True)
     exported = export(record, evaluator, PRICER, FolderBlobs(tmp_path), TARGET)  # type: ignore[arg-type]
     found, price = exported.record, PRICER.price(Recipe.from_json(exported.record.recipe_json))
     assert len(evaluator.read_networks) == 1
@@ -118,7 +118,7 @@ def test_a_finalist_that_was_changed_is_read_and_priced_anew_and_says_so(tmp_pat
 
 def test_a_file_that_still_differs_fails_with_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = replace(candidate(1, 0.0, 1.0), recipe_json=INT8.to_json())
-    monkeypatch.setattr("search.finalists.kept_float", lambda recipe, layers: None)
+    monkeypatch.setattr("search.finalists.sparing", lambda recipe, layers: None)
     with pytest.raises(FileDiffersError, match=r"layers 3\)"):
         export(record, Evaluator(wraps=True), PRICER, FolderBlobs(tmp_path), TARGET)  # type: ignore[arg-type]
 
@@ -134,6 +134,6 @@ def test_an_original_whose_file_differs_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_recipe_without_integers_has_nothing_to_keep_in_float() -> None:
-    assert kept_float(Recipe((Step("structured_pruning", {"ratios": {}}),)), ["3"]) is None
-    assert kept_float(INT8, []) is None
-    assert kept_float(kept_float(INT8, ["3"]) or INT8, ["3"]) is None
+    assert sparing(Recipe((Step("structured_pruning", {"ratios": {}}),)), ["3"]) is None
+    assert sparing(INT8, []) is None
+    assert sparing(sparing(INT8, ["3"]) or INT8, ["3"]) is None

@@ -21,8 +21,9 @@ from search.conclusion import run_finals
 from search.errors import SearchCancelledError, SearchError
 from search.evaluation.latency import LatencyError, LatencyResult
 from search.evaluation.reading import Reading
-from search.finalists import MAX_FINALISTS, Exported, read_selection
+from search.finalists import Exported, read_selection
 from search.finals_time import FinalsTime
+from search.pareto import MAX_FINALISTS
 from search.protocols import BASELINE, CandidateRecord, Measurement
 from search.spec import Budget, SearchSpec
 from techniques.head import Head

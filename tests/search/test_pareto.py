@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.pareto import broken_limits, dominates, front, nearest, non_dominated_ranks, pick
+from search.limits import broken_limits
+from search.pareto import dominates, front, nearest, non_dominated_ranks, pick
 from search.spec import Budget
 from tests.search.records import candidate
 

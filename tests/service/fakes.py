@@ -20,11 +20,11 @@ from search.protocols import BlobStore, CandidateRecord, Event, Measurement
 from search.spec import SearchSpec
 from search.tracking.base import EndState, Tracker
 from search.tracking.registry import ModelRegistry, OnnxModel, RegistryRefusedError
-from service.calibrating import Calibrate, Progress, ShouldStop
 from service.converters.inputs import DatasetRequest, ModelUpload
 from service.importing import Importer
 from service.intake.errors import IntakeError, Problem
 from service.settings import Settings
+from service.targets.calibrating import Calibrate, Progress, ShouldStop
 
 PLACES = "1 of 4 places are left alone, 98.5% of the MACs, 97.4% of the parameters can be made smaller. Left alone: fc: no reason"
 EMPTY_RECIPE = json.dumps({"type": "recipe", "version": 1, "steps": []})

@@ -11,14 +11,14 @@ from hw_models.targets import Target, builtin_targets
 from paretopress.errors import RequestRefusedError
 from paretopress.v1 import target_pb2
 from search.spec import Budget, SearchSpec
-from service.calibrating import AtMostTwiceASecond, Calibrator, Progress, ShouldStop
-from service.predictors import IDLE_TARGETS, PredictorFiles, PredictorSummary
 from service.settings import Settings
 from service.store.calibration_catalogue import CalibrationCatalogue, NewCalibration
 from service.store.calibration_queue import MAX_ATTEMPTS, CalibrationQueue
 from service.store.database import Database
 from service.store.search_catalogue import NewSearch, SearchCatalogue
 from service.store.search_queue import process_identity
+from service.targets.calibrating import AtMostTwiceASecond, Calibrator, Progress, ShouldStop
+from service.targets.predictors import IDLE_TARGETS, PredictorFiles, PredictorSummary
 from service.testing import InProcessServer
 from tests.service.conftest import upload_inputs
 from tests.service.fakes import (

@@ -8,9 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +28,10 @@ from search.spec import Budget, Effort, SearchSpec
 from service.testing import InProcessServer
 from techniques.recipe import Recipe
 from tests.service.digits_search import ALL, Inputs, place_predictors, search, searching_server, upload
+from tests.service.serving import serve
 
 pytestmark = pytest.mark.timeout(400)
 SEARCH = "projects/default/searches/digits"
-ROOT = Path(__file__).parent.parent.parent
-MARKER = "Paretopress listens on "
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ def killed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     """A search that trains a little and is feasible, begun."""
     folder = tmp_path_factory.mktemp("data")
     place_predictors(folder)
-    process, address = _serve(folder, tmp_path_factory.mktemp("logs") / "server.log")
+    process, address = serve(folder, tmp_path_factory.mktemp("logs") / "server.log")
     try:
         with Client(address) as client:
             model, dataset = upload(client, inputs)
@@ -66,19 +62,6 @@ def killed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _serve(data_dir: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
-    command = [str(Path(sys.executable).with_name("paretopress")), "serve", "--port", "0", "--data-dir", str(data_dir)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PARETOPRESS_LEASE_S": "4", "PARETOPRESS_MEASURE_LIMIT_S": "5"}
-    with log.open("wb") as file:
-        process = subprocess.Popen([*command, "--no-mlflow-ui"], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 90
-    while MARKER not in (text := log.read_text()):
-        assert process.poll() is None, text
-        assert time.monotonic() < deadline, text
-        time.sleep(0.1)
-    return process, text.split(MARKER, 1)[1].split(";", 1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +148,10 @@ def test_a_front_member_replays_to_the_same_outputs(done: Done, client: Client, 
         interrupt=tmp_path / "interrupt",
     )
     images = int((read(files.dataset)[0].split == 0).sum())
-    effort = training_effort(spec, images, distils=True)
-    settings = EvaluationSettings("top1", effort, 1, 2, server.settings.cpus, 8, True, ("*",))
+    effort = training_effort(spec, images, trains=True)
+    settings = EvaluationSettings("top1", effort, 1, 2, server.settings.cpus, ("*",))
     member = client.get_candidate(done.search.front[0])
-    replayed = CandidateEvaluator(files, settings).build(Recipe.from_json(member.recipe_json), member.rung, None)
+    replayed = CandidateEvaluator(files, settings).build(Recipe.from_json(member.recipe_json), member.rung, None, member.last_steps)
     client.download_artifact(member.name, "model.pt2", tmp_path / "model.pt2")
     from techniques import lift
 

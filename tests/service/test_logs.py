@@ -10,7 +10,7 @@ import pytest
 
 from paretopress.errors import RequestRefusedError
 from service.access.principal import Scope
-from service.logs import about_search, add_fields, formatter
+from service.monitoring.logs import about_search, add_fields, formatter
 from service.testing import InProcessServer
 from tests.service.callers import secret
 from tests.service.fakes import FakeImporter

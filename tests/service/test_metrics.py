@@ -14,15 +14,15 @@ from paretopress.v1 import schedule_pb2, search_pb2
 from search.protocols import Event
 from service.errors import StoreUnavailableError
 from service.interceptors.metrics import MetricsConcern
-from service.metrics import REGISTRY, StoreCollector
-from service.predictors import PredictorFiles
+from service.monitoring.metrics import REGISTRY, StoreCollector
 from service.store.database import Database
 from service.store.queue_statistics import StatisticsReader
 from service.store.schema import CandidateRow
 from service.store.search_queue import SearchQueue
 from service.store.search_store import SqlCandidateStore
+from service.targets.predictors import PredictorFiles
 from service.testing import InProcessServer
-from service.workers import WorkerRegistry
+from service.workers.heartbeats import WorkerRegistry
 from tests.service.conftest import upload_inputs
 from tests.service.fakes import FakeImporter, calibrated_predictor, record
 from tests.service.ports import free_port

@@ -11,11 +11,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.errors import StoreUnavailableError
-from service.readiness import Readiness
+from service.monitoring.readiness import Readiness
 from service.store.database import Database
 from service.store.search_queue import process_identity
 from service.testing import InProcessServer
-from service.workers import SILENT_AFTER_S, Heartbeat, WorkerRegistry
+from service.workers.heartbeats import SILENT_AFTER_S, Heartbeat, WorkerRegistry
 from tests.service.fakes import FakeImporter, FakeTools, finds_three
 from tests.service.ports import free_port
 

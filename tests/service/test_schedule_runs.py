@@ -12,9 +12,8 @@ import pytest
 from sqlalchemy import select
 
 from search.spec import Budget, Effort, SearchSpec
-from service.errors import EtagMismatchError, QuotaExceededError
+from service.errors import EtagMismatchError, PreconditionError, QuotaExceededError
 from service.estimate import Estimator
-from service.predictors import PredictorFiles
 from service.schedules.maker import SearchMaker
 from service.schedules.scheduler import Scheduler
 from service.schedules.spec import ScheduleSpec, SearchTemplate, Timing
@@ -25,8 +24,9 @@ from service.store.pages import PageRequest
 from service.store.quotas import Quotas
 from service.store.schedule_runs import ScheduleRuns
 from service.store.schedule_store import NewSchedule, ScheduleStore, StoredRun
-from service.store.schema import ScheduleRunRow, SearchRow
+from service.store.schema import ScheduleRow, ScheduleRunRow, SearchRow
 from service.store.search_catalogue import SearchCatalogue
+from service.targets.predictors import PredictorFiles
 from tests.service.fakes import dataset_facts, model_facts
 
 MODEL, DATASET = "projects/p/models/m", "projects/p/datasets/d"
@@ -244,6 +244,25 @@ def test_a_run_that_breaks_the_server_is_given_up_and_others_go_on(world: World)
     assert (world.states(bad), world.states(good)) == (["FAILED"], ["SEARCH_CREATED"])
     assert "its log has the details" in world.listed(bad)[0].message
     world.assert_sound()
+
+
+def test_a_schedule_that_this_version_cannot_read_is_paused_with_the_reason_and_others_go_on(world: World) -> None:
+    bad, good = world.add("bad"), world.add("good")
+    with world.database.write() as session:
+        row = session.scalar(select(ScheduleRow).filter_by(name=bad))
+        assert row is not None
+        row.spec_json, number = row.spec_json.replace('"max_trials"', '"most_candidates"'), row.id
+    assert Scheduler(world.schedules, world.runs).run_due(NOON + 1) == 1
+    assert world.states(good) == ["SEARCH_CREATED"]
+    assert [one.name for one in world.schedules.list("p", PageRequest(10, None, "")).items] == [good]
+    with pytest.raises(PreconditionError, match="cannot read the request"):
+        world.schedules.get(bad)
+    with world.database.read() as session:
+        paused = session.get_one(ScheduleRow, number)
+        run = session.scalar(select(ScheduleRunRow).filter_by(schedule_id=number))
+        assert (paused.paused, paused.next_run_time) == (True, None)
+        assert run is not None
+        assert (run.state, "most_candidates" in run.message) == ("FAILED", True)
 
 
 def test_run_now(world: World) -> None:

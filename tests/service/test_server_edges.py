@@ -8,8 +8,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from paretopress.client import Client
 from paretopress.errors import RequestRefusedError
-from paretopress.v1 import model_pb2, model_pb2_grpc
+from paretopress.v1 import model_pb2, model_pb2_grpc, technique_pb2
 from service.intake.sandbox import run_in_sandbox
 from service.server import SERVICE_NAMES, AddressInUseError, DataDirError
 from service.testing import InProcessServer
@@ -68,6 +69,19 @@ def test_the_unexpected_is_internal_and_says_nothing(tmp_path: Path) -> None:
 
 
 def test_technique_names_come_from_the_registry() -> None:
-    names = run_in_sandbox("service.child_functions:technique_names", {})["names"]
-    assert "structured_pruning" in names
-    assert json.dumps(names)
+    found = run_in_sandbox("service.child_functions:describe_techniques", {})["techniques"]
+    assert "structured_pruning" in [one["name"] for one in found]
+    assert json.dumps(found)
+
+
+def test_techniques_are_listed_in_the_order_of_recipes(client: Client) -> None:
+    listed = client.list_techniques()
+    assert [one.stage for one in listed] == ["resolution", "depth", "width", "rank", "training", "bits"]
+    pruning = next(one for one in listed if one.name == "structured_pruning")
+    assert pruning.axis == technique_pb2.WIDTH
+    assert list(pruning.reduces) == ["macs", "parameters"]
+    assert "DepGraph" in pruning.cites
+    assert [(setting.name, list(setting.choices)) for setting in pruning.settings] == [("importance", ["l2", "taylor"])]
+    training = next(one for one in listed if one.stage == "training")
+    assert (training.axis, list(training.reduces)) == (technique_pb2.AXIS_UNSPECIFIED, [])
+    assert [(setting.low, setting.high) for setting in training.settings] == [(1.0, 8.0), (0.5, 1.0)]

@@ -104,6 +104,9 @@ def test_contradictions_between_model_data_and_request(server: InProcessServer, 
 def test_validate_only_estimates_and_stores_nothing(server: InProcessServer, tmp_path: Path) -> None:
     with server.client() as client:
         request = upload_inputs(client, tmp_path)
+        all_of_it = client.validate_search(request).estimated_duration.ToTimedelta().total_seconds()
+        assert all_of_it >= 1800, "what trials leave of the time trains the few that are left"
+        request.effort.max_epochs = 1.0
         estimate = client.validate_search(request).estimated_duration.ToTimedelta().total_seconds()
         request.effort.max_trials = 200
         longer = client.validate_search(request).estimated_duration.ToTimedelta().total_seconds()

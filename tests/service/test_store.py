@@ -17,7 +17,6 @@ from search.environment import SearchOutcome
 from search.protocols import CandidateStore, Event
 from search.spec import Budget, SearchSpec
 from service.errors import AlreadyExistsError, NotFoundError, StoreUnavailableError
-from service.processes import MARKER, end_process_group, members
 from service.store.database import Database
 from service.store.pages import PageRequest
 from service.store.records import candidate_from_json, candidate_to_json
@@ -25,6 +24,7 @@ from service.store.schema import Base
 from service.store.search_catalogue import NewSearch, SearchCatalogue, StoredSearch
 from service.store.search_queue import SearchQueue, owner_is_dead, process_identity
 from service.store.search_store import LeaseLostError, SqlCandidateStore
+from service.workers.processes import MARKER, end_process_group, members
 from tests.service.fakes import record
 from tests.waiting import wait_until
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 
+import pytest
 from sqlalchemy import select, update
 
 from search.environment import SearchOutcome
 from search.protocols import BASELINE
+from service.errors import PreconditionError
 from service.store.database import Database
+from service.store.pages import PageRequest
 from service.store.schema import SearchRow
 from service.store.search_catalogue import SearchCatalogue, StoredSearch
 from service.store.search_queue import MAX_ATTEMPTS, ClaimedSearch, SearchQueue, process_identity
@@ -208,3 +211,23 @@ def test_what_could_not_go_on_is_left_alone_longer_and_longer(database: Database
     assert queue.claim() is None, "another may come first"
     SearchCatalogue(database).cancel(NAME)
     assert _stored(database).state == "CANCELLED", "nobody works on it"
+
+
+def test_a_request_that_this_version_cannot_read_fails_with_the_reason_and_the_next_one_runs(database: Database) -> None:
+    add_search(database)
+    add_search(database, "next")
+    with database.write() as session:
+        row = session.scalar(select(SearchRow).filter_by(name=NAME))
+        assert row is not None
+        row.spec_json = row.spec_json.replace('"max_trials"', '"most_candidates"')
+    following = SearchQueue(database, "alive", 10.0).claim()
+    assert following is not None
+    assert following.name == "projects/p/searches/next"
+    stored = _stored(database)
+    assert stored.state == "FAILED"
+    assert "cannot read the request" in stored.state_message
+    assert "most_candidates" in stored.state_message
+    listed = SearchCatalogue(database).list("p", PageRequest.parse(0, "", "searches of projects/p"))
+    assert NAME in [one.name for one in listed.items]
+    with pytest.raises(PreconditionError, match="another version"):
+        SearchCatalogue(database).extend(NAME, 1, 0.0, "", "", "")

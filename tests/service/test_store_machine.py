@@ -33,7 +33,6 @@ from search.errors import SearchError
 from search.protocols import Event
 from search.spec import SearchSpec
 from service.estimate import Estimator
-from service.predictors import PredictorFiles
 from service.schedules.maker import SearchMaker
 from service.schedules.scheduler import Scheduler
 from service.store.blobs import blob_store
@@ -46,6 +45,7 @@ from service.store.schedule_store import ScheduleStore
 from service.store.search_queue import SearchQueue
 from service.store.search_store import LeaseLostError, SqlCandidateStore
 from service.store.upload_store import STALE_AFTER_S, UploadStore
+from service.targets.predictors import PredictorFiles
 from service.testing import InProcessServer
 from service.worker import Worker
 from tests.service.fakes import FakeImporter, FakeTools, finds_three, record
@@ -521,7 +521,7 @@ class TestStoreMachine(StoreMachine.TestCase):  # type: ignore[name-defined,misc
     settings = (
         settings()
         if LONG
-        else settings(max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+        else settings(max_examples=6, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
     )
 
     @classmethod

@@ -15,7 +15,7 @@ from paretopress.v1 import search_pb2, search_pb2_grpc
 from search.environment import SearchEnvironment, SearchOutcome
 from search.protocols import Event
 from search.spec import SearchSpec
-from service import tracing
+from service.monitoring import tracing
 from service.testing import InProcessServer
 from tests.service.conftest import upload_inputs
 from tests.service.fakes import FakeImporter, FakeTools, finds_three, record

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 from examples.resnet import ResNet
-from techniques.base import Effort
-from techniques.context import Batch, TechniqueContext
+from techniques.apply import composed
+from techniques.base import TrainingEffort
+from techniques.context import Batch, ImageSource, TechniqueContext
 from techniques.distillation.soft_targets import Distillation, DistillationConfig
 from techniques.lift import from_module
 from techniques.network import Network
+from techniques.training.loop import fit
 
 INPUT_SHAPE = (1, 8, 8)
 
@@ -60,8 +63,22 @@ def untrained() -> Network:
 @functools.cache
 def trained() -> Network:
     """About 97% on the test digits."""
-    effort = Effort((80,), batch_size=64)
-    return Distillation().fit(untrained(), digits()[0], effort, DistillationConfig(learning_rate=0.1), TechniqueContext())
+    effort = TrainingEffort((), batch_size=64, last_steps=80)
+    return distilled(untrained(), digits()[0], effort, DistillationConfig(learning_rate=0.1), TechniqueContext())
+
+
+def distilled(
+    network: Network,
+    data: ImageSource,
+    effort: TrainingEffort,
+    config: DistillationConfig | None = None,
+    known: TechniqueContext | None = None,
+    checkpoint: Path | None = None,
+) -> Network:
+    """Trained by `Distillation` alone."""
+    known = known or context()
+    training = composed([(Distillation(), config or DistillationConfig())], known)
+    return fit(network, data, effort, training, known, checkpoint)
 
 
 def calibration() -> TensorSource:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from techniques.apply import apply_recipe, compress, validate_recipe
-from techniques.base import Effort
+from techniques.apply import apply_recipe, compress, structure_of, validate_recipe
+from techniques.base import TrainingEffort
 from techniques.context import TechniqueContext
 from techniques.errors import ConfigError, DataRequiredError
 from techniques.recipe import Recipe, Step
@@ -19,7 +19,7 @@ TRAIN = Step("distillation", {"learning_rate": 0.05})
 QUANTISE = Step("int8_quantization", {})
 RESIZE = Step("input_resolution", {"height": 7, "width": 7})
 FULL = Recipe((RESIZE, REMOVE, PRUNE, FACTOR, TRAIN, QUANTISE))
-EFFORT = Effort((0, 10, 10), batch_size=64)
+EFFORT = TrainingEffort((0, 10, 10), batch_size=64)
 
 
 def test_the_whole_way_gives_the_structure_that_was_priced_and_most_of_the_accuracy() -> None:
@@ -32,7 +32,7 @@ def test_the_whole_way_gives_the_structure_that_was_priced_and_most_of_the_accur
 
 def test_replay_is_bit_identical_resumed_or_not(tmp_path: Path) -> None:
     data, file = with_teacher(digits()[0]), tmp_path / "c0001.safetensors"
-    effort = Effort((0, 4, 4), batch_size=32)
+    effort = TrainingEffort((0, 4, 4), batch_size=32)
     first = compress(trained(), FULL, context(), data, effort.up_to(1), file)
     again = compress(trained(), FULL, context(), data, effort.up_to(1))
     assert same_state(state(first), state(again))
@@ -45,11 +45,11 @@ def test_rung_0_trains_nothing_and_recalibrates() -> None:
     recipe = Recipe((PRUNE, TRAIN))
     candidate = compress(trained(), recipe, context(), None, EFFORT.up_to(0))
     assert accuracy(candidate) > accuracy(apply_recipe(trained(), recipe, context())) - 0.02
-    assert same_state(state(candidate), state(compress(trained(), Recipe((PRUNE,)), context(), None, Effort((0,)))))
+    assert same_state(state(candidate), state(compress(trained(), Recipe((PRUNE,)), context(), None, TrainingEffort((0,)))))
 
 
 def test_the_empty_recipe_is_the_original() -> None:
-    assert same_state(state(compress(trained(), Recipe(), context(), None, Effort((0,)))), state(trained()))
+    assert same_state(state(compress(trained(), Recipe(), context(), None, TrainingEffort((0,)))), state(trained()))
 
 
 def test_training_without_images_says_which_step() -> None:
@@ -88,3 +88,9 @@ def test_a_recipe_by_energy_is_valid_though_it_cannot_be_priced() -> None:
     validate_recipe(recipe, trained(), TechniqueContext())
     with pytest.raises(DataRequiredError):
         apply_recipe(trained().to_meta(), recipe, context())
+
+
+def test_recipes_that_differ_in_training_alone_are_one_structure() -> None:
+    other = Step("distillation", {"temperature": 2.0})
+    assert structure_of(Recipe((PRUNE, TRAIN, QUANTISE))) == structure_of(Recipe((PRUNE, other, QUANTISE)))
+    assert structure_of(Recipe((PRUNE, TRAIN))) == structure_of(Recipe((PRUNE,))) != structure_of(Recipe((REMOVE, TRAIN)))

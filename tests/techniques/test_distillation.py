@@ -4,22 +4,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.context import Batch, TechniqueContext
-from techniques.distillation.soft_targets import Distillation, DistillationConfig, distillation_loss
+from techniques.distillation.soft_targets import DistillationConfig, distillation_loss
 from techniques.errors import DataRequiredError
 from techniques.pruning.structured import StructuredPruning, StructuredPruningConfig
 from techniques.training.batchnorm import recalibrate
-from techniques.training.loop import cycle
+from techniques.training.loop import WARM_UP_STEPS, schedule
 from tests.techniques.digits import (
     TensorSource,
     accuracy,
     calibration,
     context,
     digits,
+    distilled,
     outputs,
     same_state,
     state,
@@ -56,42 +58,59 @@ def test_a_pruned_network_recovers(labels: bool) -> None:
     ratios = {"stem.0": 0.5, "blocks.1.conv2": 0.5, "blocks.2.conv2": 0.5, "blocks.2.conv1": 0.5}
     pruned = StructuredPruning().apply(trained(), StructuredPruningConfig(ratios), context())
     data = with_teacher(digits()[0], labels)
-    recovered = Distillation().fit(pruned, data, Effort((20,), 64), DistillationConfig(), context())
+    recovered = distilled(pruned, data, TrainingEffort((20,), 64), DistillationConfig(), context())
     assert accuracy(recovered) > accuracy(pruned) + 0.1
     assert accuracy(recovered) > accuracy(trained()) - 0.05
 
 
 def test_another_seed_or_config_does_not_take_a_checkpoint_of_this_one(tmp_path: Path) -> None:
-    file, effort, data = tmp_path / "rungs.safetensors", Effort((2,), 32), digits()[0]
-    Distillation().fit(untrained(), data, effort, DistillationConfig(), context(), file)
+    file, effort, data = tmp_path / "rungs.safetensors", TrainingEffort((2,), 32), digits()[0]
+    distilled(untrained(), data, effort, DistillationConfig(), context(), file)
     other = DistillationConfig(learning_rate=0.01)
-    fresh = Distillation().fit(untrained(), data, effort, other, context())
-    assert same_state(state(fresh), state(Distillation().fit(untrained(), data, effort, other, context(), file)))
+    fresh = distilled(untrained(), data, effort, other, context())
+    assert same_state(state(fresh), state(distilled(untrained(), data, effort, other, context(), file)))
 
 
 def test_a_damaged_checkpoint_is_trained_over(tmp_path: Path) -> None:
-    file, effort = tmp_path / "rungs.safetensors", Effort((2,), 32)
+    file, effort = tmp_path / "rungs.safetensors", TrainingEffort((2,), 32)
     file.write_bytes(b"not a checkpoint")
-    first = Distillation().fit(untrained(), digits()[0], effort, DistillationConfig(), context(), file)
-    assert same_state(
-        state(first), state(Distillation().fit(untrained(), digits()[0], effort, DistillationConfig(), context(), file))
-    )
+    first = distilled(untrained(), digits()[0], effort, DistillationConfig(), context(), file)
+    assert same_state(state(first), state(distilled(untrained(), digits()[0], effort, DistillationConfig(), context(), file)))
     assert [p.name for p in tmp_path.iterdir()] == ["rungs.safetensors"]
 
 
 def test_training_without_usable_batches_says_so() -> None:
     single = TensorSource(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(DataRequiredError, match="at least 2 images"):
-        Distillation().fit(untrained(), single, Effort((1,)), DistillationConfig(), TechniqueContext())
+        distilled(untrained(), single, TrainingEffort((1,)), DistillationConfig(), TechniqueContext())
 
 
-def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
-    rates = [cycle(step, 100) for step in range(100)]
-    assert rates[:10] == sorted(rates[:10])
-    assert max(rates) == rates[9] == 1.0
-    assert rates[9:] == sorted(rates[9:], reverse=True)
+def test_the_learning_rate_warms_up_once_stays_and_ends_near_zero() -> None:
+    effort = TrainingEffort((0, 30, 60), last_steps=50)
+    rates = [schedule(step, effort, rung) for rung, steps in enumerate(effort.stages) for step in range(steps)]
+    assert rates[:WARM_UP_STEPS] == sorted(rates[:WARM_UP_STEPS])
+    assert rates[WARM_UP_STEPS - 1 : 90] == [1.0] * (91 - WARM_UP_STEPS)
+    assert rates[90:] == sorted(rates[90:], reverse=True)
     assert 0 <= rates[-1] < 0.001
-    assert cycle(0, 1) == 1.0
+    assert schedule(0, TrainingEffort((), last_steps=10), 0) < 0.1, "a last rung alone warms up, too"
+
+
+def test_a_rung_does_not_throw_back_what_the_one_before_has_reached() -> None:
+    data, effort = with_teacher(digits()[0]), TrainingEffort((0, 40, 40, 40), 64, last_steps=40)
+    reached = [accuracy(distilled(untrained(), data, effort.up_to(rung))) for rung in range(1, 4)]
+    last = accuracy(distilled(untrained(), data, effort))
+    assert all(after > before - 0.02 for before, after in zip(reached, [*reached[1:], last], strict=True))
+    assert last > 0.9
+
+
+def test_a_rung_is_read_with_the_mean_of_its_last_weights(tmp_path: Path) -> None:
+    effort, file = TrainingEffort((8,), 32), tmp_path / "rungs.safetensors"
+    read = distilled(untrained(), digits()[0], effort, checkpoint=file)
+    names = {name.partition(":")[0] for name in load_file(file)}
+    assert {"momentum", "mean"} <= names
+    raw = load_file(file)["stem.0.weight"]
+    assert not torch.equal(raw, read.graph.state_dict()["stem.0.weight"])
+    torch.testing.assert_close(load_file(file)["mean:stem.0.weight"], read.graph.state_dict()["stem.0.weight"])
 
 
 def test_recalibration_repairs_statistics_and_leaves_its_input_alone() -> None:

@@ -6,14 +6,14 @@ from torch import nn
 from torch.nn import functional
 
 from examples.resnet import ResNet
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.context import Batch
-from techniques.distillation.soft_targets import Distillation, DistillationConfig, distillation_loss
+from techniques.distillation.soft_targets import DistillationConfig, distillation_loss
 from techniques.head import Task
 from techniques.lift import from_module
 from techniques.network import Network
 from techniques.training.losses import divergence, label_loss, own_decision_loss, soft_loss
-from tests.techniques.digits import TensorSource, context, digits, outputs, state, trained, untrained, with_teacher
+from tests.techniques.digits import TensorSource, context, digits, distilled, outputs, state, trained, untrained, with_teacher
 
 Z = torch.tensor([[2.0], [-1.0], [0.3]])
 V = torch.tensor([[1.0], [-3.0], [-0.2]])
@@ -83,7 +83,7 @@ def test_values_are_distilled() -> None:
     source = digits()[0]
     taught = TensorSource(source.images, None, outputs(trained(), source.images))
     before = divergence(outputs(untrained(), source.images), outputs(trained(), source.images), "values")
-    network = Distillation().fit(untrained(), taught, Effort((60,), 64), DistillationConfig(), context(task="values"))
+    network = distilled(untrained(), taught, TrainingEffort((60,), 64), DistillationConfig(), context(task="values"))
     assert divergence(outputs(network, source.images), outputs(trained(), source.images), "values") < 0.3 * before
 
 
@@ -96,7 +96,7 @@ def ended(outputs: int, end: nn.Module) -> Network:
 def test_a_network_with_an_activation_behind_it_is_trained_as_its_twin_without(end: nn.Module) -> None:
     source = with_teacher(digits()[0])
     twins = [
-        Distillation().fit(ended(10, last), source, Effort((3,), 64), DistillationConfig(), context())
+        distilled(ended(10, last), source, TrainingEffort((3,), 64), DistillationConfig(), context())
         for last in (nn.Identity(), end)
     ]
     for name, tensor in state(twins[0]).items():
@@ -109,6 +109,6 @@ def test_a_single_output_learns_two_classes(end: nn.Module) -> None:
     assert train.labels is not None
     assert test.labels is not None
     source = TensorSource(train.images, train.labels % 2)
-    network = Distillation().fit(ended(1, end), source, Effort((40,), 64), DistillationConfig(learning_rate=0.1), context())
+    network = distilled(ended(1, end), source, TrainingEffort((40,), 64), DistillationConfig(learning_rate=0.1), context())
     decided = outputs(network, test.images)[:, 0] > (0.5 if isinstance(end, nn.Sigmoid) else 0.0)
     assert float((decided == (test.labels % 2 == 1)).float().mean()) > 0.9

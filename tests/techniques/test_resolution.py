@@ -36,7 +36,7 @@ def test_the_exported_file_resizes_itself(tmp_path: Path) -> None:
 
 def test_a_fixed_size_is_refused_with_its_reason() -> None:
     fixed = dataclasses.replace(untrained(), size_is_free=False, size_note="node view has 256 baked in")
-    assert not InputResolution().parameters(fixed, context())
+    assert not InputResolution().options(fixed, context())
     with pytest.raises(ConfigError, match="256 baked in"):
         InputResolution().apply(fixed, InputResolutionConfig(6, 6), context())
 
@@ -50,7 +50,7 @@ def test_a_network_that_cannot_run_so_small_is_refused() -> None:
 
 def test_a_second_resize_is_refused() -> None:
     once = InputResolution().apply(untrained(), InputResolutionConfig(6, 6), context())
-    assert not InputResolution().parameters(once, context())
+    assert not InputResolution().options(once, context())
     with pytest.raises(ConfigError, match="already"):
         InputResolution().apply(once, InputResolutionConfig(5, 5), context())
 

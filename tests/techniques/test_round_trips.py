@@ -202,7 +202,7 @@ def test_layers_of_integers_are_pruned_as_the_numbers_that_they_stand_for_and_ne
     back = onnx_import.from_onnx(tmp_path / "model.onnx")
     context = TechniqueContext(channel_multiple=1, calibration=_Noise((1, 28, 28)))
     assert decomposable_layers(back, context) == {}
-    assert LowRank().parameters(back, context) == ()
+    assert LowRank().options(back, context) == []
     known, floats = channel_map(back), without_rounding(back)
     for importance in ("l2", "taylor"):
         scores = class_scores(back, known, importance, context)  # type: ignore[arg-type]

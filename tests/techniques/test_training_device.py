@@ -12,12 +12,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from techniques import lift
-from techniques.base import Effort
+from techniques.base import TrainingEffort
 from techniques.context import Batch, TechniqueContext
-from techniques.distillation.soft_targets import Distillation, DistillationConfig
+from techniques.distillation.soft_targets import DistillationConfig
 from techniques.network import Network
 from techniques.training import loop
 from techniques.training.device import placed_on
+from tests.techniques.digits import distilled
 from tests.techniques.small_networks import BakedView, ShuffleBlock
 
 
@@ -60,7 +61,7 @@ def test_every_tensor_of_a_step_is_on_the_device(
     monkeypatch.setattr(torch.Tensor, "backward", lambda tensor: None)
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
-        trained = Distillation().fit(network, images, Effort((0, 2, 3), 8), DistillationConfig(), TechniqueContext(device="cuda"))
+        trained = distilled(network, images, TrainingEffort((0, 2, 3), 8), DistillationConfig(), TechniqueContext(device="cuda"))
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(False)
     assert devices.count("cuda") == 5  # a loss for each step
@@ -85,7 +86,7 @@ def test_a_network_comes_back_whatever_happened_and_settings_with_it() -> None:
 def _trained(network: Network, device: str) -> dict[str, torch.Tensor]:
     torch.manual_seed(5)
     context = TechniqueContext(device=device)
-    fitted = Distillation().fit(network, Images(1, 14, 5), Effort((0, 3), 8), DistillationConfig(), context)
+    fitted = distilled(network, Images(1, 14, 5), TrainingEffort((0, 3), 8), DistillationConfig(), context)
     return dict(fitted.graph.state_dict())
 
 

@@ -229,7 +229,7 @@ def _heavy(writer: NetworkWriter, draw: _Draw) -> Value:
     return x
 
 
-def _low_rank(writer: NetworkWriter, draw: _Draw) -> Value:
+def _factored(writer: NetworkWriter, draw: _Draw) -> Value:
     """Tucker-2: pointwise to a small rank, a thin k x k, pointwise back; or two one-dimensional convolutions."""
     x = _stem(writer, draw, 8, 48)
     for _ in range(draw.layers(2, 5)):
@@ -318,6 +318,6 @@ def _gated(writer: NetworkWriter, x: Value, draw: _Draw) -> Value:
 
 
 _FAMILIES: tuple[Family, ...] = (
-    _residual, _inverted_residual, _early, _bottleneck, _plain, _late, _concatenated, _low_rank, _inverted_residual, _shuffled,
+    _residual, _inverted_residual, _early, _bottleneck, _plain, _late, _concatenated, _factored, _inverted_residual, _shuffled,
     _early, _bottleneck, _pooled, _heavy, _residual, _late, _concatenated, _normed, _heavy,
 )  # fmt: skip

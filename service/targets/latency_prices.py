@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from hw_models.graph import OperatorGraph
 from hw_models.predictor import Prediction, Predictor
-from hw_models.targets import Target
 from search.protocols import BlobStore
+from search.target_facts import facts_of
 from service.errors import InvalidRequestError
 from service.intake.sandbox import run_in_sandbox
 from service.store.input_store import StoredInput
+from techniques.facts import TargetFacts
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,6 @@ class Priced:
 
     prediction: Prediction
     macs: int
-
-
-@dataclass(frozen=True)
-class _Preferences:
-    """What a target asks of the techniques of a recipe: targets that ask the same get the same network."""
-
-    channel_multiple: int
-    unsigned_activations: bool
-
-    @staticmethod
-    def of(target: Target) -> _Preferences:
-        return _Preferences(target.channel_multiple, target.unsigned_activations)
 
 
 class LatencyPricing:
@@ -53,23 +42,23 @@ class LatencyPricing:
             graph = OperatorGraph.from_json(self._blobs.get_bytes(model.facts["graph_sha256"]).decode())
             graphs = [graph] * len(predictors)
         else:
-            graphs = self._described(model, [_Preferences.of(p.target) for p in predictors], batch_size, recipe_json)
+            graphs = self._described(model, [facts_of(p.target) for p in predictors], batch_size, recipe_json)
         with self._lock:
             return [Priced(p.predict(g), g.macs()) for p, g in zip(predictors, graphs, strict=True)]
 
     def _described(
-        self, model: StoredInput, preferences: Sequence[_Preferences], batch_size: int, recipe_json: str
+        self, model: StoredInput, facts: Sequence[TargetFacts], batch_size: int, recipe_json: str
     ) -> list[OperatorGraph]:
-        distinct = list(dict.fromkeys(preferences)) if recipe_json else [preferences[0]]
+        distinct = list(dict.fromkeys(facts)) if recipe_json else [facts[0]]
         network = self._blobs.local_path(model.facts["canonical_sha256"])
         arguments = {
             "network_path": str(network),
             "recipe_json": recipe_json,
             "batch_size": batch_size,
-            "preferences": [vars(one) for one in distinct],
+            "facts": [one.to_json() for one in distinct],
         }
         answer = run_in_sandbox("service.child_functions:describe_with_recipe", arguments, readable=[network])
         if "refused" in answer:
             raise InvalidRequestError.of("recipe_json", answer["refused"])
         graphs = dict(zip(distinct, map(OperatorGraph.from_json, answer["graphs"]), strict=True))
-        return [graphs[one if recipe_json else distinct[0]] for one in preferences]
+        return [graphs[one if recipe_json else distinct[0]] for one in facts]

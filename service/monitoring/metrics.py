@@ -11,8 +11,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.errors import StoreUnavailableError
-from service.predictors import PredictorFiles
 from service.store.queue_statistics import QueueStatistics, StatisticsReader
+from service.targets.predictors import PredictorFiles
 
 _LOG = logging.getLogger("paretopress.metrics")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)

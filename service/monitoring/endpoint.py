@@ -13,8 +13,8 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from service.errors import ServiceError
-from service.metrics import REGISTRY
-from service.readiness import Readiness
+from service.monitoring.metrics import REGISTRY
+from service.monitoring.readiness import Readiness
 
 _LOG = logging.getLogger("paretopress.monitoring")
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]

@@ -11,7 +11,7 @@ from typing import Protocol
 from grpc_health.v1 import health_pb2
 
 from service.errors import ServiceError
-from service.metrics import READY
+from service.monitoring.metrics import READY
 
 _LOG = logging.getLogger("paretopress.readiness")
 LOOK_EVERY_S = 3.0

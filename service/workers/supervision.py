@@ -1,6 +1,6 @@
 """Processes beside the server: started, started again when they die, ended with it.
 
-Run as ``python -m service.supervision PARENT_PID COMMAND...`` it starts a command in a group of its own and ends that group
+Run as ``python -m service.workers.supervision PARENT_PID COMMAND...`` it starts a command in a group of its own and ends that group
 when the parent dies: for programs that start processes themselves and would leave them behind.
 """
 
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from service.processes import die_with_parent
+from service.workers.processes import die_with_parent
 
 _LOG = logging.getLogger("paretopress.supervision")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0

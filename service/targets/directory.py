@@ -9,9 +9,9 @@ from hw_models.catalogue import datasheet_targets
 from hw_models.predictor import Predictor
 from hw_models.targets import Target, builtin_targets
 from service.errors import AlreadyExistsError, NotFoundError, PreconditionError
-from service.predictors import PredictorFiles, StoredPredictor
 from service.resources import TargetName
 from service.store.target_store import NewTarget, StoredTarget, TargetStore
+from service.targets.predictors import PredictorFiles, StoredPredictor
 
 Origin = Literal["builtin", "catalogue", "registered"]
 

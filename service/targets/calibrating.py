@@ -11,12 +11,12 @@ from hw_models.errors import HardwareModelError
 from hw_models.targets import Target, get_target
 from search.attempts import unexpected
 from service.errors import ServiceError, StoreUnavailableError
-from service.leases import kept_lease
-from service.predictors import IDLE_TARGETS, PredictorFiles, PredictorSummary
 from service.settings import Settings
 from service.store.calibration_queue import CalibrationQueue, ClaimedCalibration
 from service.store.database import Database
 from service.store.search_queue import SearchQueue
+from service.targets.predictors import IDLE_TARGETS, PredictorFiles, PredictorSummary
+from service.workers.leases import kept_lease
 
 _LOG = logging.getLogger("paretopress.worker")
 ASK_AGAIN_S = 0.5

@@ -1,0 +1,98 @@
+"""The last rung: what trials leave of the time trains the most promising candidates on, one after the other.
+
+Which ones are promising is judged by what the last rung did to those before: their drop before and after says what is to be
+expected of the next one.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from search.limits import drop_limit, priced_limits
+from search.pareto import OBJECTIVES
+from search.pricing import Price
+from search.spec import SearchSpec
+
+FEW = 6
+LEAST_STEPS = 20
+_FIRST_GUESS = 0.5
+"""Of a drop, before any candidate has shown what the last rung leaves of it."""
+_MARGIN = 0.85
+"""Of the limit on the drop: an expectation just within it is missed half of the time."""
+_USED_SHARE = 0.9
+"""Of the time: the rest is for building and reading."""
+
+
+@dataclass(frozen=True)
+class LastRung:
+    """How the last rung of a search may be spent.
+
+    Attributes:
+        most_steps: of one candidate.
+        rung_steps: of the rungs before, without it.
+        step_s: seconds of a step, where a candidate has not shown its own.
+        ends_at: of `time.monotonic`: when the time for training is up.
+    """
+
+    most_steps: int
+    rung_steps: tuple[int, ...]
+    step_s: float
+    ends_at: float
+
+    def steps(self, rung: int, step_s: float | None, done: int, left_s: float) -> int:
+        """Steps of the last rung of a candidate when so many are done; 0 where too little time is left.
+
+        Args:
+            rung: the last one before that its checkpoint holds, -1 if there is none: it makes up the others first.
+        """
+        step_s = step_s or self.step_s
+        missing = sum(self.rung_steps[rung + 1 :])
+        worth = min(self.most_steps, max(sum(self.rung_steps), LEAST_STEPS)) + missing
+        to_come = max(1, min(FEW - done, int(left_s * _USED_SHARE / max(worth * step_s, 1e-9))))
+        steps = min(self.most_steps, int(left_s * _USED_SHARE / to_come / max(step_s, 1e-9)) - missing)
+        return steps if steps >= min(LEAST_STEPS, self.most_steps) else 0
+
+
+def recovery(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """What the last rung leaves of a drop: the median over those that had one, or a guess.
+
+    Args:
+        before, after: drops in points, by trial.
+    """
+    shares = [min(max(after[one] / before[one], 0.0), 1.0) for one in after if before.get(one, 0.0) > 0]
+    return statistics.median(shares) if shares else _FIRST_GUESS
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """A candidate that may be trained on.
+
+    Attributes:
+        drop: in points, as it is expected without the last rung.
+        price: predicted; what was measured of some could not be compared.
+    """
+
+    number: int
+    drop: float
+    price: Price
+
+
+def most_promising(prospects: Sequence[Prospect], share: float, spec: SearchSpec) -> Prospect | None:
+    """The one to train next: least over the limits by what is expected of it, then best by the request's preference.
+
+    Args:
+        share: what the last rung leaves of a drop, see `recovery`.
+    """
+    limit = drop_limit(spec.budget)
+
+    def key(prospect: Prospect) -> tuple[float, ...]:
+        drop, named = prospect.drop * (share if prospect.drop > 0 else 1.0), prospect.price.named()
+        over = max(drop - _MARGIN * limit.most, 0.0) if limit else 0.0
+        priced = max((named[one.name] / one.most - 1 for one in priced_limits(spec.budget)), default=0.0)
+        latency, size = (named[name] for name in OBJECTIVES)
+        wanted = {"fastest": (latency, drop), "smallest": (size, drop), "most_accurate": (drop, latency)}
+        return (round(max(priced, 0.0), 3), over, *wanted.get(spec.preference, (latency * size, drop)))
+
+    return min(prospects, key=key, default=None)

@@ -1,0 +1,1 @@
+"""Recipes that allocation made when it still knew moves of three kinds; see `tests.search.test_golden_recipes`."""

@@ -1,0 +1,74 @@
+"""What recipes aim at: the whole front below the original, with limits as constraints."""
+
+from __future__ import annotations
+
+import pytest
+
+from search.aims import LEAST_MARGIN, LEAST_SHARE, MARGIN, MOST_SHARE, Aims, margin_of
+from search.pricing import Price
+from search.protocols import Measurement
+from search.spec import Budget
+
+ORIGINAL = {"latency_ms": 2.0, "onnx_size_bytes": 1000.0, "macs": 500.0}
+
+
+def _range(aims: Aims, name: str) -> tuple[float, float]:
+    (found,) = [one for one in aims.ranges if one.name == name]
+    return found.low, found.high
+
+
+@pytest.mark.parametrize("limit_ms", [None, 3.0, 2.0, 1.9])
+def test_a_loose_limit_does_not_switch_compression_off(limit_ms: float | None) -> None:
+    aims = Aims.of(Budget(latency_ms=limit_ms, max_accuracy_drop_points=1.0), "fastest", ORIGINAL)
+    low, high = _range(aims, "latency_ms")
+    assert LEAST_SHARE < low < 0.25
+    assert high == MOST_SHARE
+    assert aims.at({"latency_ms": 0.3})["latency_ms"] == pytest.approx(0.6)
+
+
+def test_a_tight_limit_is_the_upper_end() -> None:
+    aims = Aims.of(Budget(latency_ms=0.5), "fastest", ORIGINAL)
+    assert _range(aims, "latency_ms")[1] == pytest.approx(MARGIN * 0.25)
+    first, between, far = next(iter(aims.ranges)).first()
+    assert first == pytest.approx(MARGIN * 0.25)
+    assert 0.7 * first < far < between < first, "a tight limit leaves little room"
+    first, _, far = next(iter(Aims.of(Budget(macs=1), "fastest", ORIGINAL).ranges)).first()
+    assert far < 0.5 * first
+
+
+def test_what_can_be_made_is_the_lower_end() -> None:
+    assert _range(Aims.of(Budget(macs=400), "fastest", ORIGINAL, {"latency_ms": 0.5}), "latency_ms") == (0.25, MOST_SHARE)
+    low, high = _range(Aims.of(Budget(latency_ms=0.2), "fastest", ORIGINAL, {"latency_ms": 0.5}), "latency_ms")
+    assert 0 < low < high
+
+
+def test_the_smallest_network_is_aimed_at_by_its_size() -> None:
+    budget = Budget(size_bytes=800, size_name="onnx_size_bytes", latency_ms=1.0)
+    aims = Aims.of(budget, "smallest", ORIGINAL)
+    assert [one.name for one in aims.ranges] == ["onnx_size_bytes"]
+    found = aims.at({"onnx_size_bytes": 0.2})
+    assert found == {"onnx_size_bytes": pytest.approx(200.0), "latency_ms": pytest.approx(MARGIN)}
+    assert {one.name for one in Aims.of(budget, "balanced", ORIGINAL).ranges} == {"latency_ms", "onnx_size_bytes"}
+
+
+def test_limits_that_the_original_meets_are_no_aims() -> None:
+    aims = Aims.of(Budget(macs=10_000, latency_ms=1.0), "fastest", ORIGINAL)
+    assert set(aims.at({})) == {"latency_ms"}
+    assert aims.at({"latency_ms": 0.4}, tighter=0.5)["latency_ms"] == pytest.approx(0.4)
+
+
+def _price(spread_ms: float) -> Price:
+    return Price(Measurement(2.0, "predicted", spread_ms), 1.0, 2.0 + spread_ms, 100, 100, 400, 500)
+
+
+def test_a_doubtful_prediction_aims_lower() -> None:
+    assert margin_of(_price(0.0), attached=True) == MARGIN
+    assert margin_of(_price(0.6), attached=True) == pytest.approx((2.0 / 2.6) ** 0.5)
+    assert margin_of(_price(9.0), attached=True) == LEAST_MARGIN
+    tight = Aims.of(Budget(latency_ms=0.5), "fastest", ORIGINAL, margin=0.8)
+    assert _range(tight, "latency_ms")[1] == pytest.approx(0.2)
+    assert tight.at({"latency_ms": 0.9})["latency_ms"] == pytest.approx(0.4)
+
+
+def test_what_is_decided_by_the_upper_end_is_aimed_at_with_it() -> None:
+    assert margin_of(_price(4.0), attached=False) == pytest.approx(1 / 3)

@@ -1,0 +1,151 @@
+"""Whom the last rung trains, for how long, and what becomes of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.execution.driver import WAIT
+from search.execution.trial import TrialPlan
+from search.last_rung import FEW, LEAST_STEPS, LastRung, Prospect, most_promising, recovery
+from search.pricing import Price
+from search.protocols import Measurement
+from search.spec import Budget, SearchSpec
+from tests.search.test_driver import Life, values_of
+
+BUDGET = Budget(max_accuracy_drop_points=2.0)
+LATENCIES_MS = (0.9, 0.5, 0.3)
+
+
+def _price(latency_ms: float) -> Price:
+    return Price(Measurement(latency_ms, "predicted"), latency_ms, latency_ms, 100, 100, 400, 500)
+
+
+def _chosen(*expected: float, share: float = 0.5, **changes: object) -> int | None:
+    spec = SearchSpec("m", "d", "t", **{"budget": BUDGET, **changes})  # type: ignore[arg-type]
+    prospects = [Prospect(n, drop, _price(ms)) for n, (drop, ms) in enumerate(zip(expected, LATENCIES_MS, strict=True))]
+    found = most_promising(prospects, share, spec)
+    return found.number if found else None
+
+
+def test_the_fastest_that_is_expected_to_fit_is_trained_first() -> None:
+    assert _chosen(0.5, 3.0, 9.0) == 1
+    assert _chosen(0.5, 3.0, 3.2) == 2
+    assert _chosen(0.5, 3.0, 9.0, share=0.1) == 2, "the last rung was seen to leave less of a drop"
+    assert _chosen(8.0, 9.0, 30.0) == 0, "the nearest, where none is expected to fit"
+    assert most_promising([], 0.5, SearchSpec("m", "d", "t", BUDGET)) is None
+
+
+def test_another_preference_chooses_otherwise() -> None:
+    assert _chosen(0.5, 3.0, 3.2, preference="most_accurate") == 0
+
+
+def test_what_breaks_another_limit_comes_last() -> None:
+    assert _chosen(3.0, 3.0, 3.0, budget=replace(BUDGET, limits={"latency_ms": 0.2})) == 2
+
+
+def test_what_the_last_rung_leaves_is_learnt() -> None:
+    assert recovery({0: 4.0, 1: 2.0}, {}) == 0.5
+    assert recovery({0: 4.0, 1: 2.0, 2: 1.0}, {0: 1.0, 1: 1.0}) == pytest.approx(0.375)
+    assert recovery({0: 4.0, 1: -1.0}, {0: 9.0, 1: -2.0}) == 1.0
+
+
+def test_the_time_is_shared_between_the_few_and_used_up() -> None:
+    last = LastRung(10_000, (0, 100, 300), 0.1, 0.0)
+    assert last.steps(2, None, 0, left_s=30.0) == 270, "all for one: it would be worth no less"
+    assert last.steps(2, None, 0, left_s=100.0) == pytest.approx(450, abs=1)
+    assert last.steps(2, 0.05, 0, left_s=1000.0) == pytest.approx(18000 / FEW, abs=1)
+    assert last.steps(2, None, FEW - 1, left_s=100.0) == 900
+    assert last.steps(2, None, 0, left_s=1.0) == 0
+    assert last.steps(0, None, FEW - 1, left_s=100.0) == 500, "the rungs before are made up first"
+    assert LastRung(5, (0, 1, 3), 0.1, 0.0).steps(2, None, 0, left_s=100.0) == 5
+
+
+def _life(folder: Path, left_s: float = 60.0) -> Life:
+    last = LastRung(1000, (0, 10), 0.01, time.monotonic() + left_s)
+    return Life(folder, Budget(latency_ms=0.95, max_accuracy_drop_points=2.0), trials=2, last=last)
+
+
+def _search(life: Life, drops: tuple[float, ...] = (3.0, 5.0)) -> list[TrialPlan]:
+    plans = []
+    for drop in drops:
+        plans.append(life.proposed())
+        for rung in range(2):
+            life.driver.report(plans[-1].number, rung, values_of(drop))
+    return plans
+
+
+def test_after_the_trials_the_few_are_trained_on_one_after_the_other(tmp_path: Path) -> None:
+    life = _life(tmp_path)
+    trials = _search(life)
+    plan = life.proposed()
+    assert plan.rung == 2
+    assert plan.number in {trial.number for trial in trials}
+    assert plan.payload["last_steps"] > LEAST_STEPS
+    assert life.driver.propose() is WAIT, "one after the other"
+    assert not life.driver.report(plan.number, 2, {**values_of(0.5), "last_steps": plan.payload["last_steps"]})
+    other = life.proposed()
+    assert other.number != plan.number
+    life.driver.failed(other.number, 2, "out of memory")
+    assert life.driver.propose() is None
+    found = {record.trial_number: record for record in life.store.records.values()}
+    assert (found[plan.number].rung, found[plan.number].last_steps) == (2, plan.payload["last_steps"])
+    assert [reading.rung for reading in found[plan.number].readings] == [0, 1, 2]
+    assert (found[other.number].rung, found[other.number].error) == (1, ""), "it is as good as it was"
+    assert found[other.number].kept == "out of memory"
+    assert any("stays as it was" in event.message for event in life.store.events)
+
+
+def test_another_life_does_not_train_them_again(tmp_path: Path) -> None:
+    before = _life(tmp_path)
+    _search(before)
+    plan = before.proposed()
+    before.driver.report(plan.number, 2, {**values_of(0.5), "last_steps": 30})
+    after = _life(tmp_path)
+    after.driver.restore(before.store.candidates())
+    again = after.proposed()
+    assert again.rung == 2
+    assert again.number != plan.number
+
+
+def test_a_network_that_the_last_rung_makes_worse_stays_as_it_was(tmp_path: Path) -> None:
+    life = _life(tmp_path)
+    _search(life)
+    plan = life.proposed()
+    before = next(r for r in life.store.records.values() if r.trial_number == plan.number)
+    life.driver.report(plan.number, 2, {**values_of(30.0), "last_steps": 30})
+    after = life.store.records[before.candidate_id]
+    assert replace(after, kept="") == before
+    assert "+30.00 points" in after.kept
+    assert life.proposed().number != plan.number
+
+
+def test_while_trials_run_the_last_rung_is_waited_for(tmp_path: Path) -> None:
+    life = _life(tmp_path)
+    first, second = life.proposed(), life.proposed()
+    assert life.driver.propose() is WAIT
+    for rung in range(2):
+        life.driver.report(first.number, rung, values_of(3.0))
+    assert life.driver.propose() is WAIT
+    for rung in range(2):
+        life.driver.report(second.number, rung, values_of(3.0))
+    assert life.proposed().rung == 2
+
+
+def test_an_extended_search_has_a_last_rung_of_its_own(tmp_path: Path) -> None:
+    life = _life(tmp_path)
+    life.driver._last_begun = FEW
+    _search(life)
+    assert life.driver.propose() is None
+    after = _life(tmp_path)
+    after.driver.restore(life.store.candidates())
+    assert after.proposed().rung == 2
+
+
+def test_without_time_there_is_no_last_rung(tmp_path: Path) -> None:
+    life = _life(tmp_path, left_s=0.1)
+    _search(life)
+    assert life.driver.propose() is None
