@@ -20,7 +20,6 @@ from search.evaluation.reading import Reading
 from search.execution.trial import TrialPlan
 from search.execution.word import Tell, Word
 from search.pricing import Pricer
-from search.spec import MetricName
 from techniques import lift
 from techniques.apply import compress
 from techniques.base import TrainingEffort
@@ -86,7 +85,7 @@ class EvaluationSettings:
         untrained_limit_s: what building a candidate and reading it may take before anything is trained.
     """
 
-    metric: MetricName
+    metric: str
     effort: TrainingEffort
     seed: int
     views: int
