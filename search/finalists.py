@@ -13,6 +13,7 @@ from hw_models.targets import Target
 from search.baseline import onnx_accuracy
 from search.composition import sparing
 from search.evaluation.accuracy import AccuracyResult, drop_points
+from search.evaluation.audits import audited
 from search.evaluation.candidate import CandidateEvaluator
 from search.evaluation.data import SplitView
 from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
@@ -146,6 +147,7 @@ def read_selection(
         accuracy={**record.accuracy, "selection": result.value},
         accuracy_interval={**record.accuracy_interval, "selection": result.interval},
         drop_points={**record.drop_points, "selection": drop_points(original, result, view.labels)},
+        measurements={**record.measurements, **audited(original, result, view.labels)},
     )
     return replace(exported, record=record)
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.limits import drop_limit, priced_limits
-from search.pareto import OBJECTIVES
 from search.pricing import Price
 from search.spec import SearchSpec
 
@@ -91,7 +90,7 @@ def most_promising(prospects: Sequence[Prospect], share: float, spec: SearchSpec
         drop, named = prospect.drop * (share if prospect.drop > 0 else 1.0), prospect.price.named()
         over = max(drop - _MARGIN * limit.most, 0.0) if limit else 0.0
         priced = max((named[one.name] / one.most - 1 for one in priced_limits(spec.budget)), default=0.0)
-        latency, size = (named[name] for name in OBJECTIVES)
+        latency, size = named["latency_ms"], named[spec.budget.size_name]
         wanted = {"fastest": (latency, drop), "smallest": (size, drop), "most_accurate": (drop, latency)}
         return (round(max(priced, 0.0), 3), over, *wanted.get(spec.preference, (latency * size, drop)))
 

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from search.errors import FieldViolation, InvalidSpecError
+from search.evaluation import audits  # noqa: F401  what they measure can be limited
 from search.evaluation.metrics import METRICS
-from search.limits import KINDS, LimitKind
+from search.limit_kinds import KINDS, LimitKind
 
 SizeName = Literal["onnx_size_bytes", "download_size_bytes", "weight_size_bytes"]
 Preference = Literal["fastest", "smallest", "most_accurate", "balanced"]

@@ -1,4 +1,4 @@
-"""A technique and a metric that Paretopress has never heard of are searched with, chosen and told of, over the real service."""
+"""A technique, a metric and an audit that Paretopress has never heard of take part in a search over the real service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.service.digits_search import Inputs, place_predictors, search, upload
 from tests.service.serving import ROOT, serve
 
 pytestmark = pytest.mark.timeout(400)
-NAME, METRIC = "kernel_cropping", "worst_class"
+NAME, METRIC, AUDIT = "kernel_cropping", "worst_class", "class_drop_points"
 TECHNIQUES = (NAME, "input_resolution", "structured_pruning")
 
 
@@ -26,13 +26,13 @@ TECHNIQUES = (NAME, "input_resolution", "structured_pruning")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Of a server beside which a package is installed that brings the technique."""
     packages = tmp_path_factory.mktemp("packages")
-    for name, source in (("toy", NAME), ("toy_metric", METRIC)):
+    for name, source in (("toy", NAME), ("toy_metric", METRIC), ("toy_audit", "class_drop")):
         (packages / f"{name}.py").write_text((Path(__file__).parent / f"{source}.py").read_text())
     facts = packages / "toy-1.0.dist-info"
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
     entries = f"[paretopress.techniques]\n{NAME} = toy:KernelCropping\nbroken = toy:NotThere\n"
-    entries += f"[paretopress.metrics]\n{METRIC} = toy_metric:WorstClass\n"
+    entries += f"[paretopress.metrics]\n{METRIC} = toy_metric:WorstClass\n[paretopress.audits]\n{AUDIT} = toy_audit:ClassDrop\n"
     (facts / "entry_points.txt").write_text(entries)
     folder = tmp_path_factory.mktemp("data")
     place_predictors(folder)
@@ -62,6 +62,7 @@ def test_it_is_searched_chosen_and_told_of(client: Client, inputs: Inputs, tmp_p
     budget = search_pb2.Budget(max_accuracy_drop_points=95.0)
     request = search(model, dataset, budget, trials=8, techniques=TECHNIQUES)
     request.metric_name = METRIC
+    request.budget.limits[AUDIT] = 99.0
     ended = client.wait(client.create_search(request).name)
     assert ended.state == search_pb2.Search.SUCCEEDED, ended.state_message
     recipe = json.loads(client.get_candidate(ended.best).recipe_json)
@@ -77,6 +78,9 @@ def test_it_is_searched_chosen_and_told_of(client: Client, inputs: Inputs, tmp_p
     assert set(told) == set(TECHNIQUES)
     assert report["metric"] == ended.metric_name == METRIC
     assert 0 < report["baseline"]["accuracy"] < 1
+    assert report["baseline"]["audits"][AUDIT]["value"] == 0
+    assert 0 < report["best"]["audits"][AUDIT]["value"] <= 99.0
+    assert client.get_candidate(ended.best).measurements[AUDIT].value == report["best"]["audits"][AUDIT]["value"]
 
 
 def test_a_metric_that_nobody_knows_is_refused(client: Client, inputs: Inputs) -> None:
