@@ -1,7 +1,7 @@
 """Audits by name; none is built in yet.
 
-A package brings one by an entry point of the group ``paretopress.audits`` that names the class. What cannot be loaded is named in the
-log and left out.
+A package brings one by an entry point of the group ``paretopress.audits`` that names the class. What cannot be loaded is named in
+the log and left out.
 """
 
 from __future__ import annotations
