@@ -23,8 +23,8 @@ prune half of b2.conv1                 0.25    0.20
 3. Savings do not add up: the price is 0.84 ms instead of 0.80, which still is within the aim. Had it been 0.87, the plan would go
    on from that price with what is left; had it not fallen, what was added would be rejected.
 
-With a cost of 0.1 on the axis ``depth`` the block's first figure is 20, and with 0.05 it comes before all others. Whatever is
-planned inside a block goes when the block does.
+With a cost of 0.1 on the axis ``depth`` the block is at 20: it is taken in the second step instead of b1.conv1, which lies inside
+it. With 0.05 it is taken first, and alone is enough.
 """
 
 from __future__ import annotations
