@@ -15,11 +15,12 @@ from hw_models.targets import Target
 from paretopress.runtime.session import run_classifier
 from search.dataset_file import DatasetMetadata
 from search.errors import BaselineError, ClusterError, SearchCancelledError
-from search.evaluation.accuracy import AccuracyResult, check_baseline, predict, score
+from search.evaluation.accuracy import check_baseline, predict, score
 from search.evaluation.data import ImageData, SplitView, TrainingSource, write_teacher_logits
 from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
 from search.evaluation.latency import measure_candidates
 from search.evaluation.metrics import METRICS
+from search.evaluation.metrics.base import AccuracyResult
 from search.evaluation.reading import Reading, choose_reading
 from search.execution.runner import run_quietly
 from search.execution.runtime import RunnerSettings, ray_runtime

@@ -15,9 +15,10 @@ from search.clock import Clock
 from search.effort_plan import effort_notes
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import OptionSkippedError, SearchError
-from search.evaluation.accuracy import AccuracyResult, drop_points
+from search.evaluation.accuracy import drop_points
 from search.evaluation.audits import audited
 from search.evaluation.latency import LatencyError, LatencyResult, measure_candidates
+from search.evaluation.metrics.base import AccuracyResult
 from search.execution.runner import run_quietly
 from search.file_counts import count_notes
 from search.finalists import Exported, export, packed, read_selection, with_latency

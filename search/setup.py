@@ -26,7 +26,6 @@ from search.baseline import (
 from search.effort_plan import EffortCosts, least_share, plan_effort, remember_effort, remembered_effort, training_step_s
 from search.environment import SearchEnvironment
 from search.errors import FieldViolation, InvalidSpecError
-from search.evaluation.accuracy import AccuracyResult
 from search.evaluation.candidate import (
     CALIBRATION_IMAGES,
     CandidateEvaluator,
@@ -34,6 +33,7 @@ from search.evaluation.candidate import (
     EvaluationSettings,
     technique_context,
 )
+from search.evaluation.metrics.base import AccuracyResult
 from search.evaluation.reading import Reading
 from search.execution.runtime import RunnerSettings
 from search.finals_time import FinalsTime

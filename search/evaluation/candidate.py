@@ -14,8 +14,9 @@ import torch
 
 from hw_models.predictor import Predictor
 from search.attempts import supervised
-from search.evaluation.accuracy import AccuracyResult, drop_points, evaluate, score
+from search.evaluation.accuracy import drop_points, evaluate, score
 from search.evaluation.data import CalibrationSource, ImageData, SplitView, TrainingSource, open_teacher_logits
+from search.evaluation.metrics.base import AccuracyResult
 from search.evaluation.reading import Reading
 from search.execution.trial import TrialPlan
 from search.execution.word import Tell, Word
