@@ -16,6 +16,8 @@ from search.spec import SearchSpec
 
 FEW = 6
 LEAST_STEPS = 20
+_WORTH_STEPS = 120
+"""That a candidate gets at least, before another one gets a turn."""
 _FIRST_GUESS = 0.5
 """Of a drop, before any candidate has shown what the last rung leaves of it."""
 _MARGIN = 0.85
@@ -48,7 +50,7 @@ class LastRung:
         """
         step_s = step_s or self.step_s
         missing = sum(self.rung_steps[rung + 1 :])
-        worth = min(self.most_steps, max(sum(self.rung_steps), LEAST_STEPS)) + missing
+        worth = min(self.most_steps, max(sum(self.rung_steps), _WORTH_STEPS)) + missing
         to_come = max(1, min(FEW - done, int(left_s * _USED_SHARE / max(worth * step_s, 1e-9))))
         steps = min(self.most_steps, int(left_s * _USED_SHARE / to_come / max(step_s, 1e-9)) - missing)
         return steps if steps >= min(LEAST_STEPS, self.most_steps) else 0
