@@ -107,12 +107,11 @@ def remember_effort(
 ) -> None:
     """Write the effort down; say so where it is less than was asked for."""
     note = ""
-    trains = bool(sum(planned.rung_steps))
-    if planned != asked and (epochs is not None or not trains):
+    if planned != asked and (epochs is not None or not any(planned.rung_steps)):
         share = sum(planned.rung_steps) / sum(asked.rung_steps)
-        trained = (
-            f"trained for at most {(epochs or 0.0) * share:.2g} epochs instead of {epochs}" if trains else "not trained at all"
-        )
+        less = f"trained for at most {(epochs or 0.0) * share:.2g} epochs instead of {epochs}"
+        compared = "compared untrained, and the most promising few are trained in what is left of the time"
+        trained = (less if share else compared) if any(planned.stages) else "not trained at all"
         note = (
             f"candidates are {trained}: a step of training takes "
             f"{costs.step_s:.2g} s here, and the wall time leaves {max(costs.left_s, 0.0):.0f} s for {trials} trials. More time "
