@@ -16,7 +16,7 @@ from search.spec import SearchSpec
 
 FEW = 6
 LEAST_STEPS = 20
-_WORTH_STEPS = 120
+_WORTH_STEPS = 200
 """That a candidate gets at least, before another one gets a turn."""
 _FIRST_GUESS = 0.5
 """Of a drop, before any candidate has shown what the last rung leaves of it."""
