@@ -20,8 +20,10 @@ def run(results: Results) -> None:
 def checks(rows: Sequence[Row]) -> list[Check]:
     """The second half of line 1 of "promises"."""
     done = [row for row in rows if row["cell"] in CELLS]
-    least = {name: min((row[name] for row in done), default=None) for name in ("candidates", "front", "speed_up", "size_ratio")}
-    measured = sum(row["latency_source"] == "measured" for row in done)
+    found = [row for row in done if "speed_up" in row]
+    least = {name: min((row[name] for row in found), default=None) for name in ("speed_up", "size_ratio")}
+    least |= {name: min((row[name] for row in done), default=None) for name in ("candidates", "front")}
+    measured = sum(row["latency_source"] == "measured" for row in found)
     return [
         Check("promises 1 demos in a row", measured, f">= {len(CELLS)}"),
         Check("promises 1 commits of their rows", len({row["commit"] for row in done}), "== 1"),
@@ -29,5 +31,5 @@ def checks(rows: Sequence[Row]) -> list[Check]:
         Check("promises 1 least front", least["front"], ">= 4"),
         Check("promises 1 least speed-up", least["speed_up"], ">= 2"),
         Check("promises 1 least size ratio", least["size_ratio"], ">= 4"),
-        Check("promises 1 largest test drop, points", max((row["test_drop_points"] for row in done), default=None), "<= 1.0"),
+        Check("promises 1 largest test drop, points", max((row["test_drop_points"] for row in found), default=None), "<= 1.0"),
     ]

@@ -1,4 +1,23 @@
-"""Which operators ONNX Runtime computes in one kernel: a walk over the graph in execution order."""
+"""Which operators ONNX Runtime computes in one kernel: a walk over the graph in execution order.
+
+Worked example, a residual block ``relu(bn2(conv2(q(relu(bn1(conv1(x)))))) + x)`` in float32 (without ``q``) and in 8 bits:
+
+=========  ====================================  =============================================================
+operator   float32                               8 bits, quantisers ``q`` behind relu1 and the sum, ``x`` quantised
+=========  ====================================  =============================================================
+conv1      kernel 1, with bn1 and relu1          kernel 1, an integer convolution with bn1; relu1 vanishes, for the
+                                                 unsigned quantiser behind it cuts off at zero
+bn1        absorbed by conv1                     absorbed by conv1 (folded before quantising)
+relu1      absorbed by conv1                     vanishes
+conv2      kernel 2, with bn2, the sum and the   kernel 2, an integer convolution with bn2: integer kernels absorb no
+           last relu: blocked float convolutions sum
+           add in place
+sum        absorbed by conv2                     kernel 3, an integer addition, since both sides are integers
+=========  ====================================  =============================================================
+
+A sum that is read twice, or whose other side is made later, is a kernel of its own in float32 too. Convolutions whose channels are
+no multiple of the vector width are not blocked: their neighbours pay for a reorder (`hw_models.layout`).
+"""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def conversion(kind: str, name: str, precision: Precision, shape: tuple[int, ...
         precision,
         bytes_in=sizes[0] * elements,
         bytes_out=sizes[1] * elements,
-        geometry=_geometry(shape),
+        geometry=geometry_of(shape),
     )
 
 
@@ -238,7 +238,7 @@ def kernel_of(item: FusedOperator, target: Target) -> Kernel:
         operators=tuple(item.operators),
         bytes_in=size * sum(prod(s) for _, s in item.reads + item.added) if moved else 0,
         bytes_out=(4 if _gives_floats(item) else size) * prod(item.output_shape) if moved else 0,
-        geometry=_geometry(item.output_shape, op, len(item.reads) + len(item.added)),
+        geometry=geometry_of(item.output_shape, op, len(item.reads) + len(item.added)),
     )
     if kind == "quantize":
         return _replace(base, bytes_in=4 * base.bytes_in)
@@ -255,7 +255,8 @@ def kernel_of(item: FusedOperator, target: Target) -> Kernel:
     return base
 
 
-def _geometry(shape: tuple[int, ...], op: Operator | None = None, inputs: int = 1) -> tuple[int, ...]:
+def geometry_of(shape: tuple[int, ...], op: Operator | None = None, inputs: int = 1) -> tuple[int, ...]:
+    """Sizes of a kernel that writes a value of this shape, in the order of `GEOMETRY`."""
     channels, height, width = (*shape[1:], 1, 1, 1)[:3] if len(shape) < 5 else (prod(shape[1:-2]), *shape[-2:])
     if op is None:
         return (channels, channels, 1, 1, 1, 1, height, width, inputs)

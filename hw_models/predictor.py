@@ -13,8 +13,9 @@ from hw_models.errors import PredictorFormatError, TargetError
 from hw_models.explain import slow_reasons
 from hw_models.graph import OperatorGraph
 from hw_models.kernel_times import KernelTimes
-from hw_models.kernels import FEATURES, Kernel, kernels
+from hw_models.kernels import FEATURES, Kernel
 from hw_models.residual import Residual
+from hw_models.runtimes import kernels_on
 from hw_models.targets import Peaks, Target
 from hw_models.transfer import CORRECTION_NAMES, TransferredTimes
 
@@ -108,7 +109,7 @@ class Predictor:
 
     def predict(self, graph: OperatorGraph) -> Prediction:
         """Predict one run at the graph's batch size. Pure arithmetic, a few ms at most."""
-        run = kernels(graph, self.target)
+        run = kernels_on(graph, self.target)
         times_ms = self.times.ms(run)
         costs = tuple(KernelCost(kernel, self.target, ms) for kernel, ms in zip(run, times_ms, strict=True))
         computing = [op for op in graph.operators if op.weight_shape and op.kind in _COMPUTE]

@@ -18,35 +18,50 @@ MARGIN, LEAST_MARGIN = 0.97, 0.8
 """Of a limit: room for what the prediction does not know."""
 MOST_SHARE, LEAST_SHARE = 0.8, 0.08
 """Recipes between these shares of the original are worth a trial: above, training saves little; below, little is left."""
-_BELOW_FIRST = 0.5
+_TIGHT_POINTS, _LOOSE_POINTS = 2.0, 10.0
+"""Drops of accuracy that allow little and much compression."""
 SHARE = "share."
 
 
 @dataclass(frozen=True)
 class AimRange:
-    """Shares of the original's price of one name that are worth aiming at: ``low`` to ``high``, both above 0."""
+    """Shares of the original's price of one name that are worth aiming at.
+
+    Attributes:
+        low, high: above 0.
+        first: that are tried first, the nearest to the original first.
+    """
 
     name: str
     low: float
     high: float
+    first: tuple[float, ...]
 
     @property
     def parameter(self) -> FloatParameter:
         """The policy's number for it."""
         return FloatParameter(f"{SHARE}{self.name}", self.low, self.high, math.sqrt(self.low * self.high), log=True)
 
-    def first(self) -> tuple[float, ...]:
-        """Shares that are tried first: just within the limit, a far end, and between the two.
+    @staticmethod
+    def of(name: str, most: float, room: float, lowest: float, max_drop_points: float | None) -> AimRange:
+        """The range below what a limit allows.
 
-        A tight limit leaves less room below it: what aims at half of the original may go down to a third, what aims at a fifth
-        not to a tenth.
+        Args:
+            most: share that the limit allows; 1 and more where there is none.
+            room: of it, what is likely to be within it once it is measured.
+            lowest: share that can be made.
+            max_drop_points: that the budget allows: the less it is, the less there is to be looked for far below.
         """
-        far = max(self.low, _far(self.high))
-        return self.high, math.sqrt(self.high * far), far
-
-
-def _far(high: float) -> float:
-    return high * (0.9 - 0.55 * high)
+        high = min(MOST_SHARE, MARGIN * most)
+        nearest = min(high, math.sqrt(room) * most)
+        # A tight limit leaves less room below it: what aims at half of the original may go down to a third, what aims at a fifth
+        # not to a tenth.
+        far = max(LEAST_SHARE, lowest, nearest * (0.9 - 0.55 * nearest))
+        points = _LOOSE_POINTS if max_drop_points is None else max_drop_points
+        depth = min(max((_LOOSE_POINTS - points) / (_LOOSE_POINTS - _TIGHT_POINTS), 0.0), 1.0)
+        low = max(LEAST_SHARE, lowest, far * (0.3 + 0.5 * depth))
+        far = min(far, nearest)
+        return AimRange(name, min(low, 0.9 * high), high, (nearest, math.sqrt(nearest * far), far))
 
 
 def margin_of(original: Price, attached: bool) -> float:
@@ -95,10 +110,9 @@ class Aims:
         ranges = []
         for name in names:
             limit = limits.get(name)
-            room = margin if name == "latency_ms" else MARGIN
-            high = min(MOST_SHARE, room * limit.most / original[name]) if limit else MOST_SHARE
-            low = max(LEAST_SHARE, _BELOW_FIRST * _far(high), (lowest or {}).get(name, 0.0) / original[name])
-            ranges.append(AimRange(name, min(low, 0.9 * high), high))
+            room, most = margin if name == "latency_ms" else MARGIN, limit.most / original[name] if limit else 1.0
+            can_be_made = (lowest or {}).get(name, 0.0) / original[name]
+            ranges.append(AimRange.of(name, most, room, can_be_made, budget.max_accuracy_drop_points))
         return Aims(original, tuple(ranges), tuple(limits.values()), margin)
 
     def at(self, shares: Mapping[str, float], tighter: float = 1.0) -> dict[str, float]:
@@ -108,8 +122,12 @@ class Aims:
             shares: by the names of `ranges`; a missing one is the middle of its range.
             tighter: a factor on all shares.
         """
-        aims = {limit.name: limit.most * (self.margin if limit.name == "latency_ms" else MARGIN) for limit in self.limits}
+        varied = {one.name for one in self.ranges}
+        aims = {limit.name: limit.most * (MARGIN if limit.name in varied else self._room(limit)) for limit in self.limits}
         for one in self.ranges:
             aim = shares.get(one.name, one.parameter.default) * tighter * self.original[one.name]
             aims[one.name] = min(aim, aims.get(one.name, aim))
         return {name: aim for name, aim in aims.items() if aim < self.original[name]}
+
+    def _room(self, limit: Limit) -> float:
+        return self.margin if limit.name == "latency_ms" else MARGIN

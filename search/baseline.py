@@ -15,10 +15,12 @@ from hw_models.targets import Target
 from paretopress.runtime.session import run_classifier
 from search.dataset_file import DatasetMetadata
 from search.errors import BaselineError, ClusterError, SearchCancelledError
-from search.evaluation.accuracy import AccuracyResult, check_baseline, predict, score
+from search.evaluation.accuracy import check_baseline, predict, score
 from search.evaluation.data import ImageData, SplitView, TrainingSource, write_teacher_logits
 from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
 from search.evaluation.latency import measure_candidates
+from search.evaluation.metrics import METRICS
+from search.evaluation.metrics.base import AccuracyResult
 from search.evaluation.reading import Reading, choose_reading
 from search.execution.runner import run_quietly
 from search.execution.runtime import RunnerSettings, ray_runtime
@@ -71,7 +73,7 @@ def open_original(spec: SearchSpec, blobs: BlobStore, target: Target) -> Origina
             f"{preprocessing.describe()}. Upload the data again with the network's shape, or export the network for this one."
         )
     classes, known, note = data.split("validation").classes, find_head(network).classes, ""
-    if classes > known and spec.metric == "agreement":
+    if classes > known and METRICS[spec.metric].label_free:
         data = ImageData.open(data.path, labelled=False)
         outputs = f"tells {known} apart" if known else "has no outputs that classes go with"
         note = f"the labels name {classes} classes, but the network {outputs}: they were left aside, for training as well"
@@ -131,7 +133,7 @@ def read_original(spec: SearchSpec, original: Original) -> tuple[Reading, Accura
     reading = choose_reading(network, spec.metric, view.labels, logits)
     found = logits(reading)
     result = score(found, view.labels, reading.metric, found, reading.task)
-    labels = None if spec.metric == "agreement" else view.labels
+    labels = None if METRICS[spec.metric].label_free else view.labels
     metadata = original.data.metadata
     check_baseline(result, labels, spec.expected_accuracy, metadata.preprocessing, _remarks(metadata))
     return reading, result

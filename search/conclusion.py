@@ -15,8 +15,10 @@ from search.clock import Clock
 from search.effort_plan import effort_notes
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import OptionSkippedError, SearchError
-from search.evaluation.accuracy import AccuracyResult, drop_points
+from search.evaluation.accuracy import drop_points
+from search.evaluation.audits import audited
 from search.evaluation.latency import LatencyError, LatencyResult, measure_candidates
+from search.evaluation.metrics.base import AccuracyResult
 from search.execution.runner import run_quietly
 from search.file_counts import count_notes
 from search.finalists import Exported, export, packed, read_selection, with_latency
@@ -206,11 +208,12 @@ def known_baseline(setup: Setup) -> CandidateRecord:
 
 def _finished_baseline(setup: Setup, selection: AccuracyResult, latency: Measurement) -> CandidateRecord:
     record = known_baseline(setup)
+    found = audited(selection, selection, setup.original.data.split("selection").labels)
     return replace(
         record,
         accuracy={**record.accuracy, "selection": selection.value},
         accuracy_interval={**record.accuracy_interval, "selection": selection.interval},
-        measurements={**record.measurements, "latency_ms": latency},
+        measurements={**record.measurements, **found, "latency_ms": latency},
     )
 
 

@@ -19,7 +19,7 @@ from search.protocols import CandidateStore, Event
 from search.reach import Reach
 from search.sampler import PolicySampler
 from search.sensitivity import Sensitivity
-from search.setup import GRACE_SHARE, LAST_TIME_SHARE, RAY_START_S, Setup, training_methods
+from search.setup import GRACE_SHARE, LAST_TIME_SHARE, ONLY_LAST_SHARE, RAY_START_S, Setup, training_methods
 from search.space import SearchSpace, search_space
 from search.tracking.outbox import Outbox
 from techniques.apply import compress, trained_part, training_of
@@ -41,7 +41,8 @@ def make_driver(
     """The driver over this search; trials stop early enough to leave time for the finalists."""
     spec, limit_s = setup.spec, setup.spec.effort.max_wall_time_s
     usable = [name for name in setup.techniques if name not in sensitivity.skipped]
-    training = training_methods(usable) if setup.rungs > 1 else ()
+    effort = setup.evaluator.settings.effort
+    training = training_methods(usable) if any(effort.stages) else ()
     original = setup.pricer.price(Recipe())
     margin = margin_of(original, setup.target.attached)
     aims = Aims.of(spec.budget, spec.preference, original.named(), reach.lowest, margin)
@@ -53,9 +54,9 @@ def make_driver(
     training_ends_at = clock.ends_at - setup.finals_time.reserved_s(limit_s) - limit_s * GRACE_SHARE
     last, trials_end_at = None, training_ends_at
     if training:
-        effort = setup.evaluator.settings.effort
         last = LastRung(effort.last_steps, effort.rung_steps, step_seconds(environment.store), training_ends_at)
-        trials_end_at = _trials_end_at(training_ends_at, clock, environment.store)
+        share = LAST_TIME_SHARE if any(effort.rung_steps) else ONLY_LAST_SHARE
+        trials_end_at = _trials_end_at(training_ends_at, share, clock, environment.store)
     return SearchDriver(
         spec=spec,
         store=environment.store,
@@ -76,12 +77,12 @@ def make_driver(
     )
 
 
-def _trials_end_at(training_ends_at: float, clock: Clock, store: CandidateStore) -> float:
+def _trials_end_at(training_ends_at: float, last_share: float, clock: Clock, store: CandidateStore) -> float:
     """When trials leave the time to the last rung, of `time.monotonic`: the same in every life of a search, till it is extended."""
     plan = store.phase(TRIALS_PHASE)
     if plan is None or plan["limit_s"] != clock.limit_s:
         left_s = max(training_ends_at - time.monotonic(), 0.0)
-        plan = {"limit_s": clock.limit_s, "until_s": clock.spent_s + left_s * (1 - LAST_TIME_SHARE)}
+        plan = {"limit_s": clock.limit_s, "until_s": clock.spent_s + left_s * (1 - last_share)}
         store.save_phase(TRIALS_PHASE, plan)
     return time.monotonic() + float(plan["until_s"]) - clock.spent_s
 

@@ -1,8 +1,10 @@
 """How long a candidate is trained, so that all that are asked for come to their turn within the wall time on this machine.
 
 Epochs and trials are what a request allows at most. Where a measured step of training says that the time does not hold both,
-each candidate is trained for less, down to a stated share; what still does not fit is left out by the wall time. Where it does not
-even hold one candidate's least training, none is trained: an answer of untrained candidates is better than none.
+each candidate is trained for less, down to a stated share; what still does not fit is left out by the wall time. Where that would
+be so few steps that candidates differ by noise, they are compared untrained, and the time trains the most promising few in the last
+rung. Where it does not even hold one candidate's least training, none is trained: an answer of untrained candidates is better than
+none.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ LEAST_SHARE = 0.25
 """Of the epochs asked for; fewer would rank candidates by noise."""
 LEAST_STEPS = 16
 """Where no epochs were asked for."""
+TELLING_STEPS = 60
+"""Over the rungs of a search; fewer tell less of a candidate than its untrained accuracy."""
 _STEPS, _ENOUGH_S = 3, 5.0
 _GUESSED_STEP_S = 0.1
 
@@ -87,6 +91,8 @@ def plan_effort(asked: TrainingEffort, trials: int, costs: EffortCosts, least: f
     if training_s <= max(free_s, 0.0):
         return asked
     share = max(free_s / training_s, least)
+    if share * sum(asked.rung_steps) < TELLING_STEPS and asked.last_steps:
+        return replace(asked, rung_steps=(0,), last_steps=sum(asked.stages))
     return replace(asked, rung_steps=tuple(math.ceil(steps * share) for steps in asked.rung_steps))
 
 
@@ -101,12 +107,11 @@ def remember_effort(
 ) -> None:
     """Write the effort down; say so where it is less than was asked for."""
     note = ""
-    trains = bool(sum(planned.rung_steps))
-    if planned != asked and (epochs is not None or not trains):
+    if planned != asked and (epochs is not None or not any(planned.rung_steps)):
         share = sum(planned.rung_steps) / sum(asked.rung_steps)
-        trained = (
-            f"trained for at most {(epochs or 0.0) * share:.2g} epochs instead of {epochs}" if trains else "not trained at all"
-        )
+        less = f"trained for at most {(epochs or 0.0) * share:.2g} epochs instead of {epochs}"
+        compared = "compared untrained, and the most promising few are trained in what is left of the time"
+        trained = (less if share else compared) if any(planned.stages) else "not trained at all"
         note = (
             f"candidates are {trained}: a step of training takes "
             f"{costs.step_s:.2g} s here, and the wall time leaves {max(costs.left_s, 0.0):.0f} s for {trials} trials. More time "

@@ -12,10 +12,12 @@ from pathlib import Path
 from hw_models.targets import Target
 from search.baseline import onnx_accuracy
 from search.composition import sparing
-from search.evaluation.accuracy import AccuracyResult, drop_points
+from search.evaluation.accuracy import drop_points
+from search.evaluation.audits import audited
 from search.evaluation.candidate import CandidateEvaluator
 from search.evaluation.data import SplitView
 from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
+from search.evaluation.metrics.base import AccuracyResult
 from search.evaluation.reading import Reading
 from search.file_counts import file_counts
 from search.pricing import Pricer, price_measurements
@@ -146,6 +148,7 @@ def read_selection(
         accuracy={**record.accuracy, "selection": result.value},
         accuracy_interval={**record.accuracy_interval, "selection": result.interval},
         drop_points={**record.drop_points, "selection": drop_points(original, result, view.labels)},
+        measurements={**record.measurements, **audited(original, result, view.labels)},
     )
     return replace(exported, record=record)
 

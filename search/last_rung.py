@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.limits import drop_limit, priced_limits
-from search.pareto import OBJECTIVES
 from search.pricing import Price
 from search.spec import SearchSpec
 
 FEW = 6
 LEAST_STEPS = 20
+_WORTH_STEPS = 200
+"""That a candidate gets at least, before another one gets a turn."""
 _FIRST_GUESS = 0.5
 """Of a drop, before any candidate has shown what the last rung leaves of it."""
 _MARGIN = 0.85
@@ -49,7 +50,7 @@ class LastRung:
         """
         step_s = step_s or self.step_s
         missing = sum(self.rung_steps[rung + 1 :])
-        worth = min(self.most_steps, max(sum(self.rung_steps), LEAST_STEPS)) + missing
+        worth = min(self.most_steps, max(sum(self.rung_steps), _WORTH_STEPS)) + missing
         to_come = max(1, min(FEW - done, int(left_s * _USED_SHARE / max(worth * step_s, 1e-9))))
         steps = min(self.most_steps, int(left_s * _USED_SHARE / to_come / max(step_s, 1e-9)) - missing)
         return steps if steps >= min(LEAST_STEPS, self.most_steps) else 0
@@ -91,7 +92,7 @@ def most_promising(prospects: Sequence[Prospect], share: float, spec: SearchSpec
         drop, named = prospect.drop * (share if prospect.drop > 0 else 1.0), prospect.price.named()
         over = max(drop - _MARGIN * limit.most, 0.0) if limit else 0.0
         priced = max((named[one.name] / one.most - 1 for one in priced_limits(spec.budget)), default=0.0)
-        latency, size = (named[name] for name in OBJECTIVES)
+        latency, size = named["latency_ms"], named[spec.budget.size_name]
         wanted = {"fastest": (latency, drop), "smallest": (size, drop), "most_accurate": (drop, latency)}
         return (round(max(priced, 0.0), 3), over, *wanted.get(spec.preference, (latency * size, drop)))
 

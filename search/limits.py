@@ -1,7 +1,8 @@
 """Limits stand once: what a budget can limit, and how a limit is read, aimed at, doubted and found broken.
 
-Allocation, driver, front, report, requests and the command line read this list; a new limit is one more entry of `KINDS`, where
-a measurement (`CandidateRecord.measurements`) and a price (`Price.named`) of its name exist.
+Allocation, driver, front, report, requests and the command line read this list; a new limit is one more entry of
+`search.limit_kinds.KINDS`, where a measurement (`CandidateRecord.measurements`) of its name exists, and a price (`Price.named`)
+unless it is known of finalists only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
+from search.limit_kinds import KINDS
 from search.protocols import CandidateRecord
 
 if TYPE_CHECKING:
@@ -20,37 +22,6 @@ if TYPE_CHECKING:
 
 Split = Literal["validation", "selection"]
 DROP = "max_accuracy_drop_points"
-
-
-@dataclass(frozen=True)
-class LimitKind:
-    """Something that can be limited, by the name of its measurement.
-
-    Attributes:
-        least: no network takes less: a limit below is a wrong unit.
-        doubt: how many times too high a price may be before it is known that nothing comes so low. Latencies are taken at the
-            optimistic end of their interval; sizes of files are estimates within some percent, and how well a container packs is
-            not known.
-        packs: how many times smaller than its price it may come out.
-    """
-
-    name: str
-    least: float
-    doubt: float = 1.1
-    packs: float = 1.0
-
-
-KINDS: Mapping[str, LimitKind] = {
-    kind.name: kind
-    for kind in (
-        LimitKind("latency_ms", 0.001, 1.5),
-        LimitKind("onnx_size_bytes", 100),
-        LimitKind("download_size_bytes", 100, 2.0, packs=2.0),
-        LimitKind("weight_size_bytes", 1),
-        LimitKind("macs", 1),
-        LimitKind("parameters", 1),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -64,12 +35,19 @@ class Limit:
     name: str
     most: float
 
+    @property
+    def is_priced(self) -> bool:
+        """Whether it is known before anything is measured."""
+        return KINDS[self.name].priced
+
     def excess(self, record: CandidateRecord, split: Split) -> float:
         """By how much the candidate breaks it, in the limit's own unit; 0 where it is met.
 
-        A measurement counts by its upper bound (contract 3). One that is missing breaks its limit by infinity: an unknown number
-        never wins.
+        What is known of finalists only is not looked at before they are read. A measurement counts by its upper bound (contract 3).
+        One that is missing breaks its limit by infinity: an unknown number never wins.
         """
+        if not self.is_priced and split == "validation":
+            return 0.0
         found = record.measurements.get(self.name)
         return math.inf if found is None else max(found.value + found.spread - self.most, 0.0)
 
@@ -132,10 +110,15 @@ def upper_drop_points(drop: tuple[float, float, float], confidence: float) -> fl
     return max(estimate, (low + high) / 2 + (high - low) / 2 * normal.inv_cdf(confidence) / normal.inv_cdf(0.975))
 
 
-def priced_limits(budget: Budget) -> tuple[Limit, ...]:
-    """The limits of a budget that a price can be held against."""
+def measured_limits(budget: Budget) -> tuple[Limit, ...]:
+    """The limits of a budget on what is measured."""
     named = {"latency_ms": budget.latency_ms, budget.size_name: budget.size_bytes, "macs": budget.macs, **budget.limits}
     return tuple(Limit(name, float(most)) for name, most in named.items() if most is not None)
+
+
+def priced_limits(budget: Budget) -> tuple[Limit, ...]:
+    """Those of them that a price can be held against."""
+    return tuple(limit for limit in measured_limits(budget) if limit.is_priced)
 
 
 def drop_limit(budget: Budget) -> DropLimit | None:
@@ -147,7 +130,7 @@ def drop_limit(budget: Budget) -> DropLimit | None:
 def limits_of(budget: Budget) -> tuple[Limit | DropLimit, ...]:
     """All limits of a budget."""
     drop = drop_limit(budget)
-    return (*priced_limits(budget), *([drop] if drop else []))
+    return (*measured_limits(budget), *([drop] if drop else []))
 
 
 def broken_limits(record: CandidateRecord, budget: Budget, split: Split = "selection") -> dict[str, float]:

@@ -10,13 +10,12 @@ from search.protocols import CandidateRecord
 from search.spec import Budget, Preference, SearchSpec
 
 MAX_FINALISTS = 8
-OBJECTIVES = ("latency_ms", "onnx_size_bytes")
 
 
-def objectives(record: CandidateRecord, split: Split = "selection") -> tuple[float, ...]:
-    """What is minimised: accuracy drop in points, latency, size. Missing numbers are infinite."""
+def objectives(record: CandidateRecord, budget: Budget, split: Split = "selection") -> tuple[float, ...]:
+    """What is minimised: accuracy drop in points, latency, and the size that the budget names. Missing numbers are infinite."""
     drop = record.drop_points.get(split)
-    return (drop[0] if drop else float("inf"), *(_value(record, name) for name in OBJECTIVES))
+    return (drop[0] if drop else float("inf"), _value(record, "latency_ms"), _value(record, budget.size_name))
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -41,7 +40,7 @@ def non_dominated_ranks(points: Sequence[Sequence[float]]) -> list[int]:
 def front(records: Sequence[CandidateRecord], budget: Budget, split: Split = "selection") -> list[CandidateRecord]:
     """The non-dominated feasible candidates, fastest first."""
     feasible = [r for r in records if r.state != "failed" and not broken_limits(r, budget, split)]
-    ranks = non_dominated_ranks([objectives(r, split) for r in feasible])
+    ranks = non_dominated_ranks([objectives(r, budget, split) for r in feasible])
     members = [record for record, rank in zip(feasible, ranks, strict=True) if rank == 0]
     return sorted(members, key=lambda r: (_value(r, "latency_ms"), r.candidate_id))
 
@@ -53,13 +52,13 @@ def pick(
     members = front(records, budget, split)
     if not members:
         return None
-    return min(members, key=lambda r: (_preference_key(r, members, preference, split), r.candidate_id))
+    return min(members, key=lambda r: (_preference_key(r, members, budget, preference, split), r.candidate_id))
 
 
 def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit: int = MAX_FINALISTS) -> list[CandidateRecord]:
     """Candidates worth exporting: nearest to feasible on validation first, then by non-dominated rank, then by speed."""
     living = [_as_predicted(r) for r in records if r.state != "failed" and r.drop_points.get("validation")]
-    ranks = non_dominated_ranks([objectives(r, "validation") for r in living])
+    ranks = non_dominated_ranks([objectives(r, spec.budget, "validation") for r in living])
     rank_of = {r.candidate_id: rank for r, rank in zip(living, ranks, strict=True)}
 
     def key(record: CandidateRecord) -> tuple[float, ...]:
@@ -87,16 +86,16 @@ def nearest(records: Sequence[CandidateRecord], budget: Budget, split: Split = "
 
 
 def _preference_key(
-    record: CandidateRecord, members: Sequence[CandidateRecord], preference: Preference, split: Split
+    record: CandidateRecord, members: Sequence[CandidateRecord], budget: Budget, preference: Preference, split: Split
 ) -> tuple[float, ...]:
-    drop, latency, size = objectives(record, split)
+    drop, latency, size = objectives(record, budget, split)
     if preference == "fastest":
         return latency, drop, size
     if preference == "smallest":
         return size, latency, drop
     if preference == "most_accurate":
         return drop, latency, size
-    columns = list(zip(*(objectives(m, split) for m in members), strict=True))
+    columns = list(zip(*(objectives(m, budget, split) for m in members), strict=True))
     spans = [max(max(column) - min(column), 1e-12) for column in columns]
     scaled = [(v - min(c)) / s for v, c, s in zip((drop, latency, size), columns, spans, strict=True)]
     return (sum(s * s for s in scaled),)

@@ -65,9 +65,8 @@ class Standings:
         return self._objectives(number, drop), tuple(value / (1 + abs(value)) for value in constraints) or (0.0,)
 
     def _objectives(self, number: int, drop: float) -> tuple[float, float, float]:
-        price = self._prices[number]
-        latency = price.latency.value / self._original.latency.value
-        return drop, latency, price.onnx_size_bytes / self._original.onnx_size_bytes
+        named, original = self._prices[number].named(), self._original.named()
+        return drop, *(named[name] / original[name] for name in ("latency_ms", self._budget.size_name))  # type: ignore[return-value]
 
     def expected_drop(self, number: int) -> float:
         """Its drop at the last rung that it reached, times what training left of the drop of those that went all the way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search.evaluation.audits import AUDITS
 from search.protocols import CandidateRecord, Measurement
 from search.spec import SearchSpec
 
@@ -59,7 +61,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "baseline": entry(inputs.baseline, "test" if inputs.best else "selection"),
         "best": entry(inputs.best, "test") if inputs.best else None,
         "nearest": entry(inputs.nearest, "selection") if inputs.nearest else None,
-        "broken_limits": dict(inputs.broken_limits),
+        "broken_limits": {name: by if math.isfinite(by) else None for name, by in inputs.broken_limits.items()},
         "front": [entry(record, "selection") for record in inputs.front],
         "candidates_evaluated": inputs.candidates_evaluated,
         "budget": json.loads(spec.to_json())["budget"],
@@ -96,6 +98,7 @@ def entry(record: CandidateRecord, split: str) -> dict[str, Any]:
         "latency_ms": _measurement(latency),
         "predicted_latency_ms": _measurement(record.measurements.get("predicted_latency_ms")),
         **{name: _counted(record.measurements.get(name)) for name in (*SIZES, "macs", "parameters")},
+        "audits": {name: _measurement(record.measurements[name]) for name in AUDITS if name in record.measurements},
         "recipe": json.loads(record.recipe_json),
         "rung": record.rung,
         "last_steps": record.last_steps,

@@ -26,7 +26,6 @@ from search.baseline import (
 from search.effort_plan import EffortCosts, least_share, plan_effort, remember_effort, remembered_effort, training_step_s
 from search.environment import SearchEnvironment
 from search.errors import FieldViolation, InvalidSpecError
-from search.evaluation.accuracy import AccuracyResult
 from search.evaluation.candidate import (
     CALIBRATION_IMAGES,
     CandidateEvaluator,
@@ -34,6 +33,7 @@ from search.evaluation.candidate import (
     EvaluationSettings,
     technique_context,
 )
+from search.evaluation.metrics.base import AccuracyResult
 from search.evaluation.reading import Reading
 from search.execution.runtime import RunnerSettings
 from search.finals_time import FinalsTime
@@ -53,8 +53,8 @@ MOST_RUNG_STEPS = 500
 """Over the rungs that all candidates may reach, where the request does not say how long to train."""
 LAST_EPOCHS_SHARE = 0.5
 """Of the epochs that a request allows, the last rung's."""
-LAST_TIME_SHARE = 0.35
-"""Of the time of all training, the last rung's, where the time is what bounds it."""
+LAST_TIME_SHARE, ONLY_LAST_SHARE = 0.35, 0.6
+"""Of the time of all training, the last rung's, where the time is what bounds it; and where nothing is trained before it."""
 _NO_MORE_STEPS = 10_000_000
 GAP_IMAGES = 5000
 """Of the train split, for the report's gap between training and validation."""
@@ -134,9 +134,9 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     asked = training_effort(spec, len(original.data.split("train")), bool(training_methods(techniques)))
     effort = _affordable(asked, spec, original, reading, image_s, finals_time, environment)
     views = 1
-    if effort.rung_steps[-1]:
+    if any(effort.stages):
         stop = environment.store.should_stop
-        epochs = 2 * sum(effort.rung_steps) * effort.batch_size / len(original.data.split("train"))
+        epochs = max(2 * sum(effort.rung_steps) * effort.batch_size / len(original.data.split("train")), 1.0)
         views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, epochs, stop, reading)
     settings = EvaluationSettings(
         metric=spec.metric,
@@ -218,7 +218,7 @@ def _affordable(
     """The effort asked for, or what of it the wall time holds; decided once, unless it was no training and there is more time."""
     remembered = remembered_effort(environment.store)
     # How fast the nodes of a cluster are is not known here.
-    if (remembered and remembered.rung_steps[-1]) or environment.ray_address or not asked.rung_steps[-1]:
+    if (remembered and any(remembered.stages)) or environment.ray_address or not any(asked.stages):
         return remembered or asked
     device = _local_device(environment)
     train, limit_s = original.data.split("train"), spec.effort.max_wall_time_s

@@ -116,7 +116,7 @@ def search_space(
     parameters = tuple(islice([*(aim.parameter for aim in aims), *_parameters(offered, training)], MAX_PARAMETERS))
     defaults = {parameter.name: parameter.default for parameter in parameters}
     # A front needs its middle and its far end as well: the same balance of axes at three aims.
-    shares = {aim.parameter.name: aim.first() for aim in aims}
+    shares = {aim.parameter.name: aim.first for aim in aims}
     first = [Policy({**defaults, **{name: some[index] for name, some in shares.items()}}) for index in range(3 if shares else 1)]
     costs = [axis for axis in AXES if f"{_COST}{axis}" in defaults]
     ranked = sorted(costs, key=lambda axis: -(savings or {}).get(axis, 0.0))

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from search.errors import FieldViolation, InvalidSpecError
-from search.limits import KINDS, LimitKind
+from search.evaluation import audits  # noqa: F401  what they measure can be limited
+from search.evaluation.metrics import METRICS
+from search.limit_kinds import KINDS, LimitKind
 
-MetricName = Literal["top1", "top5", "macro_f1", "auroc", "agreement"]
 SizeName = Literal["onnx_size_bytes", "download_size_bytes", "weight_size_bytes"]
 Preference = Literal["fastest", "smallest", "most_accurate", "balanced"]
 
@@ -129,6 +130,7 @@ class SearchSpec:
     Attributes:
         model_sha256, dataset_sha256: canonical blobs in the blob store.
         target: name of a registered target, such as ``cpu-ort-1t``.
+        metric: name of a registered metric (`search.evaluation.metrics`).
         techniques: registered technique names that may be used; empty allows all.
         scopes: shell patterns of module names that may be compressed.
         expected_accuracy: fraction that the original is known to reach; the baseline is checked against it.
@@ -139,7 +141,7 @@ class SearchSpec:
     target: str
     budget: Budget
     effort: Effort = field(default_factory=Effort)
-    metric: MetricName = "top1"
+    metric: str = "top1"
     preference: Preference = "fastest"
     expected_accuracy: float | None = None
     scopes: tuple[str, ...] = ("*",)
@@ -148,8 +150,8 @@ class SearchSpec:
     def violations(self) -> list[FieldViolation]:
         """Every bad field of the request, budget and effort included."""
         found = [*self.budget.violations(), *self.effort.violations()]
-        if self.metric not in get_args(MetricName):
-            found.append(FieldViolation("metric", f"must be one of {list(get_args(MetricName))}, got {self.metric!r}"))
+        if self.metric not in METRICS:
+            found.append(FieldViolation("metric", f"must be one of {list(METRICS)}, got {self.metric!r}"))
         if self.preference not in get_args(Preference):
             found.append(FieldViolation("preference", f"must be one of {list(get_args(Preference))}, got {self.preference!r}"))
         expected = self.expected_accuracy

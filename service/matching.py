@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from search.errors import FieldViolation
+from search.evaluation.metrics import METRICS
 from search.preprocessing import Preprocessing
 from search.spec import SearchSpec
 from service.store.input_store import StoredInput
@@ -11,7 +12,7 @@ from service.store.input_store import StoredInput
 def mismatches(spec: SearchSpec, model: StoredInput | None, dataset: StoredInput | None) -> list[FieldViolation]:
     """What is wrong only in combination; None stands for what is not known yet."""
     found: list[FieldViolation] = []
-    label_free = spec.metric == "agreement"
+    label_free = METRICS[spec.metric].label_free if spec.metric in METRICS else False
     if label_free and spec.expected_accuracy is not None:
         found.append(FieldViolation("expected_accuracy", "means nothing for AGREEMENT: the original agrees with itself"))
     if model and not model.facts["is_classifier"] and not label_free:
@@ -38,7 +39,7 @@ def _misfits(spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> list
     classes = len(dataset.facts["class_names"])
     outputs = model.facts["outputs"]
     # One logit tells two classes apart; labels that do not fit are left aside where outputs are compared with the original's.
-    if classes > (2 if outputs == 1 else outputs) and spec.metric != "agreement":
+    if classes > (2 if outputs == 1 else outputs) and not (spec.metric in METRICS and METRICS[spec.metric].label_free):
         found.append(FieldViolation("dataset", f"has {classes} classes, the model {outputs} outputs"))
     chance = 1 / classes if classes > 1 and spec.metric == "top1" else 0.0
     if spec.expected_accuracy is not None and 0 < spec.expected_accuracy <= chance:

@@ -349,6 +349,7 @@ class Search(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    METRIC_NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/searches/{search}`."""
     display_name: _builtins.str
@@ -381,6 +382,8 @@ class Search(_message.Message):
     """Number of the latest event."""
     etag: _builtins.str
     """Changes with the state and the request; not with every candidate."""
+    metric_name: _builtins.str
+    """Any other metric that the server knows, by its name; `metric` is not looked at then."""
     @_builtins.property
     def budget(self) -> Global___Budget:
         """Hard limits."""
@@ -459,10 +462,11 @@ class Search(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         progress: Global___SearchProgress | None = ...,
+        metric_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy", "budget", b"budget", "create_time", b"create_time", "effort", b"effort", "end_time", b"end_time", "estimated_duration", b"estimated_duration", "expected_accuracy", b"expected_accuracy", "progress", b"progress", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy", "artifacts", b"artifacts", "best", b"best", "broken_limits", b"broken_limits", "budget", b"budget", "candidate_count", b"candidate_count", "create_time", b"create_time", "dataset", b"dataset", "display_name", b"display_name", "effort", b"effort", "end_time", b"end_time", "estimated_duration", b"estimated_duration", "etag", b"etag", "expected_accuracy", b"expected_accuracy", "front", b"front", "last_sequence", b"last_sequence", "metric", b"metric", "model", b"model", "name", b"name", "nearest", b"nearest", "preference", b"preference", "progress", b"progress", "scopes", b"scopes", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "target", b"target", "techniques", b"techniques"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy", "artifacts", b"artifacts", "best", b"best", "broken_limits", b"broken_limits", "budget", b"budget", "candidate_count", b"candidate_count", "create_time", b"create_time", "dataset", b"dataset", "display_name", b"display_name", "effort", b"effort", "end_time", b"end_time", "estimated_duration", b"estimated_duration", "etag", b"etag", "expected_accuracy", b"expected_accuracy", "front", b"front", "last_sequence", b"last_sequence", "metric", b"metric", "metric_name", b"metric_name", "model", b"model", "name", b"name", "nearest", b"nearest", "preference", b"preference", "progress", b"progress", "scopes", b"scopes", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "target", b"target", "techniques", b"techniques"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_accuracy: _TypeAlias = _typing.Literal["expected_accuracy"]  # noqa: Y015
     _WhichOneofArgType__expected_accuracy: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy"]  # noqa: Y015

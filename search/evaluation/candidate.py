@@ -14,13 +14,13 @@ import torch
 
 from hw_models.predictor import Predictor
 from search.attempts import supervised
-from search.evaluation.accuracy import AccuracyResult, drop_points, evaluate, score
+from search.evaluation.accuracy import drop_points, evaluate, score
 from search.evaluation.data import CalibrationSource, ImageData, SplitView, TrainingSource, open_teacher_logits
+from search.evaluation.metrics.base import AccuracyResult
 from search.evaluation.reading import Reading
 from search.execution.trial import TrialPlan
 from search.execution.word import Tell, Word
 from search.pricing import Pricer
-from search.spec import MetricName
 from techniques import lift
 from techniques.apply import compress
 from techniques.base import TrainingEffort
@@ -86,7 +86,7 @@ class EvaluationSettings:
         untrained_limit_s: what building a candidate and reading it may take before anything is trained.
     """
 
-    metric: MetricName
+    metric: str
     effort: TrainingEffort
     seed: int
     views: int

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from search.errors import BaselineError
-from search.spec import MetricName
+from search.evaluation.metrics import METRICS
 from techniques.head import Head, Task, find_head, logits_of
 from techniques.network import Network
 
@@ -34,7 +34,7 @@ class Reading:
         note: what the report must say about it; empty where the metric means what its name says.
     """
 
-    metric: MetricName
+    metric: str
     head: Head
     task: Task = "classes"
     note: str = ""
@@ -54,21 +54,21 @@ class Reading:
 
 
 def choose_reading(
-    network: Network, metric: MetricName, labels: npt.NDArray[Any] | None, decide_on: Callable[[Reading], Outputs]
+    network: Network, metric: str, labels: npt.NDArray[Any] | None, decide_on: Callable[[Reading], Outputs]
 ) -> Reading:
     """What the original's outputs mean on this data.
 
     Args:
         network: the original.
         labels: of the validation split ``(n,)`` or ``(n, labels)``; None for label-free data.
-        decide_on: gives the original's logits on the validation split; asked only if the metric is ``agreement``.
+        decide_on: gives the original's logits on the validation split; asked only if the metric needs no labels.
 
     Raises:
         BaselineError: a metric that needs labels, on outputs that no label describes.
     """
     head = find_head(network)
     task = _task(head, labels)
-    if metric != "agreement":
+    if not METRICS[metric].label_free:
         if task == "values":
             raise BaselineError(
                 f"the network gives {_words(head)} for an image, which no class label describes, so {metric!r} cannot be read; "

@@ -13,7 +13,7 @@ from paretopress.v1 import dataset_pb2, measurement_pb2, model_pb2, search_pb2
 from search.dataset_file import Augment
 from search.errors import FieldViolation
 from search.preprocessing import Crop, Interpolation, Layout, Resize, ValueRange
-from search.spec import MetricName, Preference, SizeName
+from search.spec import Preference, SizeName
 
 WordT = TypeVar("WordT", bound=str)
 
@@ -42,7 +42,7 @@ class EnumPairs(Generic[WordT]):
 
 
 _P = dataset_pb2.Preprocessing
-METRICS: EnumPairs[MetricName] = EnumPairs(
+METRICS: EnumPairs[str] = EnumPairs(
     {
         search_pb2.TOP1: "top1",
         search_pb2.TOP5: "top5",

@@ -21,7 +21,7 @@ LOWEST, HIGHEST = 1e-3, 0.5
 _SMOOTHING = 0.7
 _DIVERGED = 3.0
 """Times the least loss so far."""
-SAFETY = 10.0
+SAFETY = 20.0
 """A peak that holds for hundreds of steps lies so many times below the rate at which a few diverge."""
 
 

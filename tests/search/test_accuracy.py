@@ -18,9 +18,9 @@ from search.evaluation.accuracy import (
     near_chance,
     paired_drop_points,
     score,
-    wilson_interval,
 )
 from search.evaluation.data import ImageData
+from search.evaluation.metrics.base import wilson_interval
 from search.limits import upper_drop_points
 from search.preprocessing import Preprocessing
 

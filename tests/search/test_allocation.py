@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from search.allocation import allocate
 from search.space import Policy
 from techniques.errors import ConfigError
 from techniques.option import Option
 from techniques.recipe import Recipe
-from tests.search.priced_options import BLOCK, INSIDE, MILD, SENSITIVITY, STRONG, made_price, made_recipe
+from tests.search.priced_options import BLOCK, INSIDE, MILD, OPTIONS, SENSITIVITY, STRONG, made_price, made_recipe
 
 
 def _allocate(aim_ms: float, policy: Policy) -> list[str]:
@@ -22,6 +24,14 @@ def test_nothing_is_done_when_the_original_fits() -> None:
 
 def test_the_cheapest_loss_per_saving_is_taken_first() -> None:
     assert _allocate(0.95, Policy()) == [MILD]
+
+
+def test_the_worked_example() -> None:
+    """Of the module's docstring."""
+    assert _allocate(0.85, Policy()) == [INSIDE, MILD]
+    assert made_price(made_recipe([OPTIONS[1], OPTIONS[2]], Policy())).latency.value == pytest.approx(0.84)
+    assert _allocate(0.85, Policy({"cost.depth": 0.1})) == [BLOCK, MILD]
+    assert _allocate(0.85, Policy({"cost.depth": 0.05})) == [BLOCK]
 
 
 def test_a_low_cost_of_depth_removes_the_block_and_the_options_inside_it() -> None:

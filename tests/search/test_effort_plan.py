@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from search.effort_plan import (
     EffortCosts,
     effort_notes,
     expected_trials,
+    least_share,
     plan_effort,
     remember_effort,
     remembered_effort,
@@ -43,6 +46,19 @@ def test_training_is_never_cut_to_noise(left_s: float) -> None:
     planned = plan_effort(ASKED, 14, EffortCosts(step_s=5.0, untrained_s=3.0, left_s=left_s))
     assert planned.rung_steps == (0, 8, 23)
     assert sum(planned.rung_steps) / sum(ASKED.rung_steps) == pytest.approx(LEAST_SHARE, rel=0.05)
+
+
+def test_candidates_are_compared_untrained_rather_than_by_noise() -> None:
+    """Fourteen candidates with sixteen steps each read 0.56 and then 0.39: the time is better spent on a few."""
+    asked, store = replace(ASKED, last_steps=500), MemoryStore()
+    costs = EffortCosts(step_s=0.4, untrained_s=8.0, left_s=250.0)
+    planned = plan_effort(asked, 14, costs, least_share(asked, None))
+    assert planned == TrainingEffort((0,), 128, last_steps=620)
+    remember_effort(store, asked, planned, 1.5, 14, costs)
+    assert "compared untrained" in effort_notes(store)[0]
+    assert remembered_effort(store) == planned
+    enough = plan_effort(asked, 14, replace(costs, left_s=300.0), least_share(asked, None))
+    assert 60 <= sum(enough.rung_steps) < 120
 
 
 @pytest.mark.parametrize("left_s", [-50.0, 0.0, 40.0])

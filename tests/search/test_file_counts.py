@@ -11,7 +11,7 @@ from torch import nn
 
 from search import file_counts as module
 from search.baseline import Original, baseline_record
-from search.evaluation.accuracy import AccuracyResult
+from search.evaluation.metrics.base import AccuracyResult
 from search.file_counts import count_notes
 from search.protocols import CandidateRecord
 from search.spec import Budget, SearchSpec

@@ -81,7 +81,7 @@ class Finals:
         self.monkeypatch.setattr(conclusion, "Attempts", partial(Attempts, limit_s=self.limit_s))
         setup: Any = SimpleNamespace(
             spec=SearchSpec("model", "dataset", "target", Budget(latency_ms=9.0, max_accuracy_drop_points=5.0)),
-            original=SimpleNamespace(onnx=b"onnx", data=SimpleNamespace(split=lambda name: None)),
+            original=SimpleNamespace(onnx=b"onnx", data=SimpleNamespace(split=lambda name: SimpleNamespace(labels=None))),
             runner=SimpleNamespace(cpus=1),
             target=get_target("cpu-ort-1t"),
             finals_time=FinalsTime(file_s=1.0, latency_ms=1.0),

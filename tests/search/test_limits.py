@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from search import limits
-from search.limits import KINDS, DropLimit, Limit, broken_limits, limits_of, relative_excess, upper_drop_points
+from search.limit_kinds import KINDS
+from search.limits import DropLimit, Limit, broken_limits, limits_of, relative_excess, upper_drop_points
 from search.pricing import Price
 from search.protocols import Measurement
 from search.spec import Budget

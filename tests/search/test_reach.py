@@ -11,7 +11,7 @@ import pytest
 
 from search import job
 from search.job import run_search
-from search.limits import KINDS
+from search.limit_kinds import KINDS
 from search.protocols import BASELINE
 from search.reach import Reach, find_reach
 from search.sensitivity import Sensitivity

@@ -14,7 +14,6 @@ from search.errors import BaselineError
 from search.evaluation.accuracy import check_baseline, drop_points, images_needed, score
 from search.evaluation.reading import Reading, choose_reading
 from search.preprocessing import Preprocessing
-from search.spec import MetricName
 from techniques.head import Head, Task
 from techniques.lift import from_module
 from techniques.network import Network
@@ -41,7 +40,7 @@ def small(outputs: int, end: Any = lambda y: y, shift: float = 0.0) -> Network:
     return from_module(Small(outputs, end, shift).eval(), (1, 8, 8)).eval()
 
 
-def read(network: Network, metric: MetricName = "agreement", labels: Any = None) -> Reading:
+def read(network: Network, metric: str = "agreement", labels: Any = None) -> Reading:
     return choose_reading(network, metric, labels, lambda reading: reading.logits(network(IMAGES)))
 
 
@@ -50,7 +49,7 @@ class Case:
     id: str
     network: Network
     task: Task
-    metric: MetricName = "agreement"
+    metric: str = "agreement"
     labels: Any = None
     note: str = ""
 

@@ -55,7 +55,7 @@ def killed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Killed:
             model, dataset = upload(client, inputs)
             budget = search_pb2.Budget(latency_ms=50.0, max_accuracy_drop_points=20.0)
             client.create_search(
-                search(model, dataset, budget, trials=3, epochs=2.0, techniques=ALL, wall_time_s=400), search_id="digits"
+                search(model, dataset, budget, trials=3, epochs=6.0, techniques=ALL, wall_time_s=400), search_id="digits"
             )
             candidates = (event for event in client.watch(SEARCH) if event.kind == search_pb2.SearchEvent.CANDIDATE)
             return Killed(folder, model, dataset, frozenset({str(next(candidates).payload["candidate"])}))
@@ -136,7 +136,7 @@ def test_a_front_member_replays_to_the_same_outputs(done: Done, client: Client, 
     from service.store.blobs import FsspecBlobStore
 
     blobs = FsspecBlobStore(server.settings.resolved_blob_url)
-    spec = SearchSpec("", "", "cpu-ort-1t", Budget(max_accuracy_drop_points=20.0), Effort(3, 200.0, 1, 2.0))
+    spec = SearchSpec("", "", "cpu-ort-1t", Budget(max_accuracy_drop_points=20.0), Effort(3, 200.0, 1, 6.0))
     facts = {kind: _digest(server, kind) for kind in ("model", "dataset")}
     work = server.settings.work_dir / SEARCH.replace("/", "-")
     files = EvaluationFiles(
