@@ -110,7 +110,7 @@ class Aims:
         ranges = []
         for name in names:
             limit = limits.get(name)
-            room, most = margin if name == "latency_ms" else MARGIN, limit.most / original[name] if limit else 1.0
+            room, most = _room(name, margin), limit.most / original[name] if limit else 1.0
             can_be_made = (lowest or {}).get(name, 0.0) / original[name]
             ranges.append(AimRange.of(name, most, room, can_be_made, budget.max_accuracy_drop_points))
         return Aims(original, tuple(ranges), tuple(limits.values()), margin)
@@ -123,11 +123,15 @@ class Aims:
             tighter: a factor on all shares.
         """
         varied = {one.name for one in self.ranges}
-        aims = {limit.name: limit.most * (MARGIN if limit.name in varied else self._room(limit)) for limit in self.limits}
+        aims = {
+            limit.name: limit.most * (MARGIN if limit.name in varied else _room(limit.name, self.margin)) for limit in self.limits
+        }
         for one in self.ranges:
             aim = shares.get(one.name, one.parameter.default) * tighter * self.original[one.name]
             aims[one.name] = min(aim, aims.get(one.name, aim))
         return {name: aim for name, aim in aims.items() if aim < self.original[name]}
 
-    def _room(self, limit: Limit) -> float:
-        return self.margin if limit.name == "latency_ms" else MARGIN
+
+def _room(name: str, margin: float) -> float:
+    """What of a limit of that name may be aimed at; the margin is that of the latency."""
+    return margin if name == "latency_ms" else MARGIN

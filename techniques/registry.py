@@ -11,7 +11,6 @@ Server, workers and trials all find it where the package is installed. What cann
 from __future__ import annotations
 
 import logging
-from importlib.metadata import entry_points
 from typing import Any
 
 from techniques.base import MAX_SETTINGS, Technique
@@ -19,6 +18,7 @@ from techniques.distillation.soft_targets import Distillation
 from techniques.errors import ConfigError
 from techniques.low_rank.decompose import LowRank
 from techniques.option import STAGES
+from techniques.plugins import register_installed
 from techniques.pruning.block_removal import BlockRemoval
 from techniques.pruning.structured import StructuredPruning
 from techniques.quantization.static_int8 import Int8Quantization
@@ -61,14 +61,6 @@ def all_techniques() -> tuple[Technique[Any], ...]:
     return tuple(_TECHNIQUES.values())
 
 
-def _register_installed() -> None:
-    for found in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        try:
-            register(found.load()())
-        except Exception:  # whatever somebody else's package raises, ours go on
-            _LOG.exception("the technique %s of %s could not be loaded and is left out", found.name, found.value)
-
-
 for _technique in (InputResolution(), BlockRemoval(), StructuredPruning(), LowRank(), Distillation(), Int8Quantization()):
     register(_technique)
-_register_installed()
+register_installed(ENTRY_POINTS, register, "technique", _LOG)

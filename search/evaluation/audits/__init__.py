@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 
 from search.evaluation.audits.base import Audit
 from search.evaluation.metrics.base import AccuracyResult, Labels
 from search.limit_kinds import add_kind
 from search.protocols import Measurement
+from techniques.plugins import register_installed
 
 ENTRY_POINTS = "paretopress.audits"
 _LOG = logging.getLogger("paretopress.search")
@@ -37,12 +37,4 @@ def audited(original: AccuracyResult, candidate: AccuracyResult, labels: Labels 
     return {name: measurement for name, measurement in found.items() if measurement is not None}
 
 
-def _register_installed() -> None:
-    for found in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        try:
-            register(found.load()())
-        except Exception:  # whatever somebody else's package raises, ours go on
-            _LOG.exception("the audit %s of %s could not be loaded and is left out", found.name, found.value)
-
-
-_register_installed()
+register_installed(ENTRY_POINTS, register, "audit", _LOG)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 
 from search.evaluation.metrics.agreement import Agreement
 from search.evaluation.metrics.auroc import Auroc
 from search.evaluation.metrics.base import Metric
 from search.evaluation.metrics.macro_f1 import MacroF1
 from search.evaluation.metrics.top_k import Top1, Top5
+from techniques.plugins import register_installed
 
 ENTRY_POINTS = "paretopress.metrics"
 _LOG = logging.getLogger("paretopress.search")
@@ -33,14 +33,6 @@ def register(metric: Metric) -> None:
     _METRICS[metric.name] = metric
 
 
-def _register_installed() -> None:
-    for found in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        try:
-            register(found.load()())
-        except Exception:  # whatever somebody else's package raises, ours go on
-            _LOG.exception("the metric %s of %s could not be loaded and is left out", found.name, found.value)
-
-
 for _metric in (Top1(), Top5(), MacroF1(), Auroc(), Agreement()):
     register(_metric)
-_register_installed()
+register_installed(ENTRY_POINTS, register, "metric", _LOG)

@@ -26,7 +26,8 @@ class Agreement(Metric):
             raise SearchError("metric 'agreement' compares with the original's outputs, and none are given")
         if task == "classes":
             target = np.asarray(teacher.argmax(axis=1))
-            return share_of_hits(self.name, hits(finite(logits), target, 1), finite(logits))
+            logits = finite(logits)
+            return share_of_hits(self.name, hits(logits, target, 1), logits)
         shares = (agreement_of_labels if task == "labels" else fidelity)(logits, teacher)
         shares = np.where(np.isfinite(logits).all(axis=1), shares, 0.0)
         value = float(shares.mean())

@@ -27,8 +27,8 @@ class TopK(Metric):
 
     def score(self, logits: Logits, labels: Labels | None, teacher: Logits | None, task: Task) -> AccuracyResult:
         """See the base."""
-        target = checked_labels(logits, labels, self.name)
-        return share_of_hits(self.name, hits(finite(logits), target, self.k), finite(logits))
+        target, logits = checked_labels(logits, labels, self.name), finite(logits)
+        return share_of_hits(self.name, hits(logits, target, self.k), logits)
 
     def chance(self, labels: Labels) -> float:
         """The share of the most frequent classes."""
