@@ -32,8 +32,9 @@ ROOT = Path(__file__).parent.parent
 OUT = ROOT / "build" / "demo"
 PROGRAM = str(Path(sys.executable).with_name("paretopress"))
 START_TIMEOUT_S = 120.0
-SPEED_UP = 2.25
+SPEED_UP = 2.12
 SIZE_RATIO = 4.2
+"""Of the original, that the budget asks for: a little more than the two and four times that the demo promises."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ PATIENCE_SHARE = 0.2
 """Of the time for measuring: what may be spent on doing again what a busy machine disturbed."""
 FIRST_ROUND_SHARE = 0.5
 FIT_SHARE = 0.8
+LATE = 2.0
+"""How many times as long as asked for a machine may take on which as many networks as a fit needs take longer."""
 BLIND_NETWORKS = 45
 POOL = 3
 """Random networks that each measured one is chosen from, once there is something to choose by."""
@@ -77,7 +79,10 @@ def calibrate(
 def measure_samples(
     target: Target, budget_s: float, seed: int = 0, progress: Progress | None = None, max_networks: int | None = None
 ) -> list[KitSample]:
-    """Profile new networks for half of the time, then run all of them again in two more rounds."""
+    """Profile new networks for half of the time, then run all of them again in two more rounds.
+
+    A slow machine takes longer, until it has measured as many as a fit needs, or twice the time: late beats bad.
+    """
     start = time.monotonic()
     pending = sample_networks(target.precisions, seed)
     few = max_networks if max_networks is not None and max_networks < FEW_NETWORKS else 0
@@ -96,8 +101,8 @@ def measure_samples(
             progress(fraction, f"{count} networks, round {round_number} of {ROUNDS}")
 
     def has_time() -> bool:
-        # A slow or busy machine still measures as many as a fit needs: late beats never.
-        return count < MIN_NETWORKS or time.monotonic() - start < first_s
+        taken_s = time.monotonic() - start
+        return count < MIN_NETWORKS or taken_s < first_s or (count < FEW_NETWORKS and taken_s < LATE * first_s)
 
     while has_time() and (max_networks is None or count < max_networks):
         wanted = CHUNK if max_networks is None else min(CHUNK, max_networks - count)
@@ -109,7 +114,7 @@ def measure_samples(
         report((time.monotonic() - start) / first_s, 1)
     for again in range(1, ROUNDS):
         for index, chunk in enumerate(chunks):
-            if again > 1 and time.monotonic() - start > FIT_SHARE * budget_s:
+            if again > 1 and time.monotonic() - start > LATE * FIT_SHARE * budget_s:
                 # A machine that slowed down: two rounds are enough to tell which networks repeated.
                 break
             chunks[index] = machine.work(partial(with_round, chunk, target.threads, target.optimization))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from hw_models.as_run import kernels_as_run
-from hw_models.end_to_end import EndToEnd, fit_end_to_end, sums
+from hw_models.end_to_end import PROFILER_MS, EndToEnd, fit_end_to_end, sums
 from hw_models.errors import CalibrationError
 from hw_models.graph import OperatorGraph
 from hw_models.kernel_times import KernelTimes, fit_kernel_times
@@ -17,6 +18,7 @@ from hw_models.kernels import Kernel, TimedKernel, kernels
 from hw_models.predictor import COVERAGE, CalibrationSummary, Predictor
 from hw_models.targets import Target
 from hw_models.transfer import TransferredTimes, transferred
+from paretopress.runtime.kit.profile import NodeTime
 from paretopress.runtime.kit.samples import KitSample
 
 MIN_NETWORKS = 20
@@ -52,9 +54,9 @@ def _fit(
 ) -> Predictor:
     samples = repeatable(samples)
     graphs = [graph_of(sample) for sample in samples]
-    timed = [kernels_as_run(graph, sample.nodes, target) for graph, sample in zip(graphs, samples, strict=True)]
+    timed = [kernels_as_run(graph, quiet_nodes(sample), target) for graph, sample in zip(graphs, samples, strict=True)]
     run = [kernels(graph, target) for graph in graphs]
-    latencies = typical_latencies_ms(samples)
+    latencies = quiet_latencies_ms(samples)
     fold_of = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
     times = _held_out_times(timed, run, fold_of, fit)
     rows = [sums(r, t) for r, t in zip(run, times, strict=True)]
@@ -113,15 +115,25 @@ def repeatable(samples: Sequence[KitSample]) -> list[KitSample]:
     return [sample for sample in samples if id(sample) in kept]
 
 
-def typical_latencies_ms(samples: Sequence[KitSample]) -> list[float]:
-    """Medians of the rounds' medians: what a user measures on this machine, with what it is usually busy with."""
-    return [float(np.median(sample.medians_ms)) for sample in samples]
+def quiet_latencies_ms(samples: Sequence[KitSample]) -> list[float]:
+    """Of the quietest turns, as `paretopress.runtime.measure` finds them."""
+    return [min(sample.medians_ms) for sample in samples]
+
+
+def quiet_nodes(sample: KitSample) -> tuple[NodeTime, ...]:
+    """The nodes of a profile; one that was made in a busy moment is brought down to what the network takes quietly.
+
+    All of its nodes alike, to the sum of the quietest turn and what the profiler itself takes.
+    """
+    quiet_us = 1000 * (min(sample.medians_ms) + PROFILER_MS * len(sample.nodes))
+    slowdown = max(sum(node.us for node in sample.nodes) / quiet_us, 1.0)
+    return tuple(replace(node, us=node.us / slowdown) for node in sample.nodes)
 
 
 def _log_errors(samples: Sequence[KitSample], errors: npt.NDArray[np.float64]) -> dict[str, float]:
     """Conformal quantile of the absolute log error (Lei et al. 2018, split conformal) by precision.
 
-    What a user measures has a noise of its own: that of a median of rounds is added in quadrature.
+    What was measured has a noise of its own: that of the quietest of as many rounds is added in quadrature.
     """
     noise = _noise(samples)
     quantiles = {}
@@ -134,9 +146,9 @@ def _log_errors(samples: Sequence[KitSample], errors: npt.NDArray[np.float64]) -
 
 
 def _noise(samples: Sequence[KitSample]) -> float:
-    """90% quantile of the log distance of a last round from those before, for a median of as many rounds."""
+    """90% quantile of the log distance of a last round from the quietest of those before."""
     again = [s.medians_ms for s in samples if len(s.medians_ms) > 1]
     if not again:
         return 0.0
-    distances = [abs(np.log(medians[-1] / np.median(medians[:-1]))) for medians in again]
+    distances = [abs(np.log(medians[-1] / min(medians[:-1]))) for medians in again]
     return float(np.quantile(distances, COVERAGE) / np.sqrt(len(again[0])))

@@ -6,11 +6,11 @@ expected of the next one.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.limits import drop_limit, priced_limits
+from search.pareto import SAFE_SHARE
 from search.pricing import Price
 from search.spec import SearchSpec
 
@@ -18,10 +18,8 @@ FEW = 6
 LEAST_STEPS = 20
 _WORTH_STEPS = 200
 """That a candidate gets at least, before another one gets a turn."""
-_FIRST_GUESS = 0.5
-"""Of a drop, before any candidate has shown what the last rung leaves of it."""
-_MARGIN = 0.85
-"""Of the limit on the drop: an expectation just within it is missed half of the time."""
+_FIRST_GUESS, _GUESSED_POINTS = 0.5, 4.0
+"""What the last rung leaves of a drop before any candidate has shown it, and how many points of drops that guess counts as."""
 _USED_SHARE = 0.9
 """Of the time: the rest is for building and reading."""
 
@@ -57,13 +55,16 @@ class LastRung:
 
 
 def recovery(before: Mapping[int, float], after: Mapping[int, float]) -> float:
-    """What the last rung leaves of a drop: the median over those that had one, or a guess.
+    """What the last rung leaves of a drop: of all points that there were, the share that stayed, with a guess among them.
+
+    A candidate that lost 0.2 points and is whole again says little of one that lost thirty: it counts as the 0.2 points it lost.
 
     Args:
         before, after: drops in points, by trial.
     """
-    shares = [min(max(after[one] / before[one], 0.0), 1.0) for one in after if before.get(one, 0.0) > 0]
-    return statistics.median(shares) if shares else _FIRST_GUESS
+    seen = [one for one in after if before.get(one, 0.0) > 0]
+    stayed = sum(min(max(after[one], 0.0), before[one]) for one in seen)
+    return (_FIRST_GUESS * _GUESSED_POINTS + stayed) / (_GUESSED_POINTS + sum(before[one] for one in seen))
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def most_promising(prospects: Sequence[Prospect], share: float, spec: SearchSpec
 
     def key(prospect: Prospect) -> tuple[float, ...]:
         drop, named = prospect.drop * (share if prospect.drop > 0 else 1.0), prospect.price.named()
-        over = max(drop - _MARGIN * limit.most, 0.0) if limit else 0.0
+        over = max(drop - SAFE_SHARE * limit.most, 0.0) if limit else 0.0
         priced = max((named[one.name] / one.most - 1 for one in priced_limits(spec.budget)), default=0.0)
         latency, size = named["latency_ms"], named[spec.budget.size_name]
         wanted = {"fastest": (latency, drop), "smallest": (size, drop), "most_accurate": (drop, latency)}

@@ -66,6 +66,8 @@ GRACE_SHARE = 0.05
 _WAIT_SHARE = 0.25
 """Of the wall time: how long a search waits for a cluster that has no room for it."""
 _BUILD_S, RAY_START_S = 1.0, 20.0
+_CANDIDATE_FILE_FACTOR = 2.0
+"""A candidate's file has the nodes of its integers, too, and is exported once more as ``.pt2``."""
 _UNTRAINED_FACTOR = 20
 """A candidate is built on some hundred images and read on the validation split; so many times what the original needs for these."""
 
@@ -198,7 +200,7 @@ def runner_settings(spec: SearchSpec, environment: SearchEnvironment) -> RunnerS
 def _finals_time(original: Original, image_s: float, latency: Measurement | None, measure_limit_s: float) -> FinalsTime:
     counts = {name: len(original.data.split(name)) for name in ("train", "selection", "test")}
     return FinalsTime(
-        file_s=original.file_s + image_s * counts["selection"],
+        file_s=_CANDIDATE_FILE_FACTOR * original.file_s + _BUILD_S + image_s * counts["selection"],
         latency_ms=latency.value if latency else 0.0,
         measure_limit_s=measure_limit_s,
         closing_s=2 * image_s * counts["test"],

@@ -1,9 +1,11 @@
 """Latency in the target runtime, with its doubt (contracts 3 and 4). Needs onnxruntime and numpy, nothing else.
 
-A round opens a new session for every model and lets the models take turns (A B A B ...). What slows the machine slows all of them
-alike, so a model is compared with the reference turn by turn: the median of these ratios, times what the reference takes while the
-machine is quiet (in the quietest third of the rounds), is the model's latency. Rounds are spread in time, and are added until the
-95% interval of every model is within 3%, or the time for it is up.
+A round opens a new session for every model and lets the models take turns (A B A B ...), so that what slows the machine for a
+while slows all of them. It does not slow them alike: a neighbour on the other half of a core took 25% more from a float network and
+60% more from the same one in int8, for three quarters of the time. So models are compared in their quiet runs, the quickest 1% of
+all: their ratio to the reference's, times what the reference takes in its quietest turns, is a model's latency. A machine that is
+slow all the time slows the quiet runs, too, and that cancels. Rounds are spread in time, and are added until the 95% interval of
+every model is within 3%, or the time for it is up.
 
 A user's own check: ``python -m paretopress.runtime.measure model.onnx --threads 1``.
 """
@@ -35,6 +37,12 @@ SETTLED = 0.03
 """Rounds are added until the half width of every 95% interval is at most this share of its value."""
 NOISY = 0.05
 TURNS = 8
+QUIET_SHARE = 0.01
+"""Of a model's runs: the quickest, which nothing disturbed. The very quickest alone would depend on how many there are."""
+_QUIET_TURNS = 3
+_RESAMPLES = 100
+LEAST_S = 12.0
+"""Rounds are spread over so much time at least, where there is as much: busy moments last for seconds."""
 LOW_QUANTILE = 0.1
 BETWEEN_PROCESSES = 0.02
 """The rounds of one process agree better than two processes do, whose memory lies elsewhere: 1 to 2% on a quiet machine."""
@@ -45,6 +53,7 @@ _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
 
 
 Times = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,12 @@ class LatencyMeasurement:
     """Milliseconds of one run of a model at batch size ``batch``.
 
     Attributes:
-        value_ms: ``ratio`` times the reference's latency on the quiet machine.
+        value_ms: ``ratio`` times the reference's latency in its quietest turns.
         spread_ms: half width of the 95% interval of both factors together, at least 2% of the value.
         upper_bound_ms: ``value_ms + spread_ms``; what a limit is compared with.
         low_quantile_ms: the 10% quantile of the quietest round.
-        ratio: how many times as long as the reference it takes, turn by turn; 1 for the reference.
-        ratio_spread: half width of its 95% t-interval over the rounds, as a share of it.
+        ratio: how many times as long as the reference it takes, in quiet runs; 1 for the reference.
+        ratio_spread: half width of its 95% interval, as a share of it.
         round_medians_ms: one per round, in time order, as the clock had it.
         drift_percent: how far the reference's round medians lie apart, in percent of their median.
         noisy: whether the interval was still wider than 5% when the time was up.
@@ -92,7 +101,7 @@ def measure_latency(
     """Measure models against each other, in at least ``rounds`` rounds that are ``pause_s`` apart.
 
     ``runs_per_round`` are the timed runs of a model in a round; None takes as many as fill about 0.4 s, 24 to 400.
-    More rounds follow while an interval is wider than 3% and fewer than ``limit_s`` seconds have passed.
+    More rounds follow for 12 s, then while an interval is wider than 3%, and never for more than ``limit_s`` seconds.
 
     Raises:
         RuntimeModelError: fewer than 3 rounds, an unknown reference, no model, or one that cannot be run.
@@ -105,7 +114,7 @@ def measure_latency(
     if reference not in models:
         raise RuntimeModelError(f"the reference {reference!r} is none of the models {sorted(models)}")
     started, taken, names = time.monotonic(), list[dict[str, Times]](), list(models)
-    while len(taken) < rounds or (not _settled(taken, reference) and _goes_on(len(taken), started, limit_s)):
+    while len(taken) < rounds or (_goes_on(len(taken), started, limit_s) and not _settled(taken, reference, started)):
         if taken:
             time.sleep(pause_s)
         order = names if len(taken) % 2 == 0 else names[::-1]
@@ -117,9 +126,12 @@ def _goes_on(rounds: int, started: float, limit_s: float) -> bool:
     return rounds < MAX_ROUNDS and time.monotonic() - started < limit_s
 
 
-def _settled(taken: Sequence[Mapping[str, Times]], reference: str) -> bool:
-    quiet = _quiet_ms(taken, reference)[1]
-    return all(math.hypot(quiet, _ratio(taken, name, reference)[1]) <= SETTLED for name in taken[0])
+def _settled(taken: Sequence[Mapping[str, Times]], reference: str, started: float) -> bool:
+    if time.monotonic() - started < LEAST_S:
+        return False
+    counts = _resamples(len(taken))
+    quiet = _quiet_ms(taken, reference, counts)
+    return all(_doubt(quiet * _ratio(taken, name, reference, counts), len(taken)) <= SETTLED for name in taken[0])
 
 
 def time_round(
@@ -160,36 +172,52 @@ class _Timer:
         return [self._run_ms() for _ in range(self._runs)]
 
 
-def _quiet_ms(rounds: Sequence[Mapping[str, Times]], reference: str) -> tuple[float, float]:
-    """What the reference takes in the quietest third of the rounds (at least three), and the share of it that is in doubt."""
-    medians = np.sort([float(np.median(one[reference])) for one in rounds])[: max(MIN_ROUNDS, math.ceil(len(rounds) / 3))]
-    return float(np.median(medians)), _t_interval(np.log(medians))
+def _resamples(rounds: int) -> Counts:
+    """How often each round counts ``(1 + resamples, rounds)``: once in the measurement itself, at random in the others."""
+    drawn = np.random.default_rng(0).multinomial(rounds, np.full(rounds, 1 / rounds), size=_RESAMPLES)
+    return np.concatenate([np.ones((1, rounds), np.int64), drawn])
 
 
-def _ratio(rounds: Sequence[Mapping[str, Times]], name: str, reference: str) -> tuple[float, float]:
-    """How many times as long as the reference a model takes, and the share of it that is in doubt."""
-    ratios = [float(np.median(np.median(one[name], axis=1) / np.median(one[reference], axis=1))) for one in rounds]
-    return float(np.median(ratios)), _t_interval(np.log(ratios))
+def _quiet_ms(rounds: Sequence[Mapping[str, Times]], reference: str, counts: Counts) -> Times:
+    """What the reference takes in its quietest turns, in every resample."""
+    return _low([np.median(one[reference], axis=1) for one in rounds], counts, np.full(len(counts), _QUIET_TURNS))
 
 
-def _t_interval(values: Times) -> float:
-    """Half width of the 95% interval of a mean."""
-    factor = _T_95[min(len(values) - 1, len(_T_95)) - 1]
-    return float(factor * np.std(values, ddof=1) / len(values) ** 0.5)
+def _ratio(rounds: Sequence[Mapping[str, Times]], name: str, reference: str, counts: Counts) -> Times:
+    """How many times as long as the reference's a model's quiet runs take, in every resample."""
+    own, others = ([one[model].ravel() for one in rounds] for model in (name, reference))
+    return _low(own, counts, QUIET_SHARE * counts @ [len(one) for one in own]) / _low(
+        others, counts, QUIET_SHARE * counts @ [len(one) for one in others]
+    )
+
+
+def _low(rounds: Sequence[Times], counts: Counts, below: npt.NDArray[np.float64]) -> Times:
+    """In every resample, the value that ends the lowest ``below`` of all values of its rounds."""
+    values, of_round = np.concatenate(rounds), np.repeat(np.arange(len(rounds)), [len(one) for one in rounds])
+    order = np.argsort(values)
+    reached = np.cumsum(counts[:, of_round[order]], axis=1) >= below[:, None]
+    return np.asarray(values[order][reached.argmax(axis=1)])
+
+
+def _doubt(resampled: Times, rounds: int) -> float:
+    """Half width of the 95% interval, as a share of the value: bootstrap over rounds (Efron 1979), Student's t for few."""
+    factor = _T_95[min(rounds - 1, len(_T_95)) - 1] * (rounds / (rounds - 1)) ** 0.5
+    return float(factor * np.std(np.log(resampled[1:])))
 
 
 def _summary(rounds: Sequence[Mapping[str, Times]], name: str, reference: str, threads: int, batch: int) -> LatencyMeasurement:
-    quiet_ms, quiet_spread = _quiet_ms(rounds, reference)
-    ratio, ratio_spread = _ratio(rounds, name, reference)
-    value, doubt = ratio * quiet_ms, math.hypot(quiet_spread, ratio_spread)
+    counts = _resamples(len(rounds))
+    ratios = _ratio(rounds, name, reference, counts)
+    values = _quiet_ms(rounds, reference, counts) * ratios
+    value, doubt = float(values[0]), _doubt(values, len(rounds))
     spread = max(doubt, BETWEEN_PROCESSES) * value
     return LatencyMeasurement(
         value_ms=value,
         spread_ms=spread,
         upper_bound_ms=value + spread,
         low_quantile_ms=min(float(np.quantile(one[name], LOW_QUANTILE)) for one in rounds),
-        ratio=ratio,
-        ratio_spread=ratio_spread,
+        ratio=float(ratios[0]),
+        ratio_spread=_doubt(ratios, len(rounds)),
         rounds=len(rounds),
         round_medians_ms=tuple(float(np.median(one[name])) for one in rounds),
         runs_per_round=min(one[name].size for one in rounds),

@@ -8,17 +8,19 @@ import pytest
 
 from hw_models.end_to_end import fit_end_to_end, sums
 from hw_models.errors import PredictorFormatError
-from hw_models.fitting import graph_of, repeatable, typical_latencies_ms
+from hw_models.fitting import graph_of, quiet_latencies_ms, quiet_nodes, repeatable
 from hw_models.graph import Operator, OperatorGraph
 from hw_models.kernel_times import KernelTimes, fit_kernel_times
 from hw_models.kernels import Kernel, kernels
 from hw_models.predictor import CalibrationSummary, Predictor
 from hw_models.residual import Residual
 from hw_models.transfer import transferred
+from paretopress.runtime.kit.profile import NodeTime
 from paretopress.runtime.kit.samples import KitSample
 from tests.hw_models.made_up import TARGET, kernel_us, latency_ms, mean_error, networks, timed
 
 SEEN, UNSEEN = slice(0, 120), slice(120, 160)
+NODE = NodeTime("conv", "Conv", True, (), (), (), (), 100.0)
 
 
 def fitted(speed: float = 1.0, count: int = 120) -> Predictor:
@@ -169,4 +171,20 @@ def test_samples_that_do_not_repeat_are_left_out() -> None:
     steady = [KitSample(network, (1.0, 1.01, 1.5), (1.05, 1.06, 1.9)) for _ in range(30)]
     shaky = [KitSample(network, (1.0, 1.4, 1.5), (1.1, 1.9, 1.9)) for _ in range(10)]
     assert repeatable([*steady, *shaky]) == steady
-    assert typical_latencies_ms(steady) == [1.06] * 30
+
+
+def test_latencies_are_those_of_quiet_moments() -> None:
+    assert quiet_latencies_ms([KitSample(networks(160)[0], (1.0, 1.9, 2.0), (1.9, 1.05, 2.1))]) == [1.05]
+
+
+@pytest.mark.parametrize("slowdown", [1.0, 1.6])
+def test_a_profile_of_a_busy_moment_is_brought_down(slowdown: float) -> None:
+    nodes = tuple(replace(NODE, us=us * slowdown) for us in (100.0, 300.0))
+    sample = KitSample(networks(160)[0], (0.39, 0.7), (0.397, 0.72), nodes)
+    assert [node.us for node in quiet_nodes(sample)] == pytest.approx([100.0, 300.0])
+
+
+def test_a_profile_that_is_quicker_than_the_run_is_left_alone() -> None:
+    """Overheads between nodes are the run's, not the profile's."""
+    sample = KitSample(networks(160)[0], (1.0,), (1.0,), (NODE,))
+    assert quiet_nodes(sample) == (NODE,)

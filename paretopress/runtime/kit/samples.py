@@ -19,9 +19,13 @@ CHUNK = 9
 
 @dataclass(frozen=True)
 class KitSample:
-    """A measured network: its operators, the minimum and median of every round, and its nodes as they ran.
+    """A measured network: its operators, what every round found, and its nodes as they ran.
 
-    A busy machine only ever adds time, so minima of rounds spread in time are what can be trusted on one that others use too.
+    A busy machine only ever adds time, so the lowest of turns spread in time is what can be trusted on one that others use too.
+
+    Attributes:
+        minima_ms: the quickest run of every round.
+        medians_ms: the median of every round's quietest turn.
     """
 
     network: KitNetwork
@@ -79,7 +83,7 @@ def with_round(samples: Sequence[KitSample], threads: int, optimization: str) ->
         replace(
             sample,
             minima_ms=(*sample.minima_ms, float(times[str(index)].min())),
-            medians_ms=(*sample.medians_ms, float(np.median(times[str(index)]))),
+            medians_ms=(*sample.medians_ms, float(np.median(times[str(index)], axis=1).min())),
         )
         for index, sample in enumerate(samples)
     ]
