@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 from search.limits import Split, broken_limits, drop_limit, relative_excess
 from search.protocols import CandidateRecord
@@ -64,7 +63,8 @@ def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit
     Nearest to feasible on validation first, then those that are not just so (another split says something else), then by
     non-dominated rank, then by the request's preference.
     """
-    budget, split = spec.budget, cast(Split, "validation")
+    budget = spec.budget
+    split: Split = "validation"
     living = [_as_predicted(r) for r in records if r.state != "failed" and r.drop_points.get(split)]
     ranks = non_dominated_ranks([objectives(r, budget, split) for r in living])
     rank_of = {r.candidate_id: rank for r, rank in zip(living, ranks, strict=True)}
