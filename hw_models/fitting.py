@@ -56,7 +56,7 @@ def _fit(
     graphs = [graph_of(sample) for sample in samples]
     timed = [kernels_as_run(graph, quiet_nodes(sample), target) for graph, sample in zip(graphs, samples, strict=True)]
     run = [kernels(graph, target) for graph in graphs]
-    latencies = quiet_latencies_ms(samples)
+    latencies = [sample.quiet_ms for sample in samples]
     fold_of = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
     times = _held_out_times(timed, run, fold_of, fit)
     rows = [sums(r, t) for r, t in zip(run, times, strict=True)]
@@ -115,17 +115,12 @@ def repeatable(samples: Sequence[KitSample]) -> list[KitSample]:
     return [sample for sample in samples if id(sample) in kept]
 
 
-def quiet_latencies_ms(samples: Sequence[KitSample]) -> list[float]:
-    """Of the quietest turns, as `paretopress.runtime.measure` finds them."""
-    return [min(sample.medians_ms) for sample in samples]
-
-
 def quiet_nodes(sample: KitSample) -> tuple[NodeTime, ...]:
     """The nodes of a profile; one that was made in a busy moment is brought down to what the network takes quietly.
 
     All of its nodes alike, to the sum of the quietest turn and what the profiler itself takes.
     """
-    quiet_us = 1000 * (min(sample.medians_ms) + PROFILER_MS * len(sample.nodes))
+    quiet_us = 1000 * (sample.quiet_ms + PROFILER_MS * len(sample.nodes))
     slowdown = max(sum(node.us for node in sample.nodes) / quiet_us, 1.0)
     return tuple(replace(node, us=node.us / slowdown) for node in sample.nodes)
 

@@ -16,10 +16,10 @@ _LEAST_MEASURING_S = 5.0
 
 @dataclass(frozen=True)
 class FinalsTime:
-    """Seconds that were measured on the original.
+    """Seconds, as they are expected from what was measured on the original.
 
     Attributes:
-        file_s: to export it, prove the file and read its accuracy on the selection split.
+        file_s: to build and export a candidate, prove its file and read its accuracy on the selection split.
         latency_ms: of one run on the target; 0 where nothing is measured.
         measure_limit_s: for which rounds are added at most.
         closing_s: to read the test split.

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from search.limits import drop_limit, priced_limits
-from search.pareto import SAFE_SHARE
+from search.limits import SAFE_SHARE, drop_limit, priced_limits
 from search.pricing import Price
 from search.spec import SearchSpec
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Split = Literal["validation", "selection"]
 DROP = "max_accuracy_drop_points"
+SAFE_SHARE = 0.85
+"""Of the limit on the drop: what is just within it on one split is missed half of the time on another."""
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from search.limits import Split, broken_limits, drop_limit, relative_excess
+from search.limits import SAFE_SHARE, Split, broken_limits, drop_limit, relative_excess
 from search.protocols import CandidateRecord
 from search.spec import Budget, Preference, SearchSpec
 
 MAX_FINALISTS = 8
-SAFE_SHARE = 0.85
-"""Of the limit on the drop: what is just within it on one split is missed half of the time on another."""
 
 
 def objectives(record: CandidateRecord, budget: Budget, split: Split = "selection") -> tuple[float, ...]:
@@ -54,7 +52,8 @@ def pick(
     members = front(records, budget, split)
     if not members:
         return None
-    return min(members, key=lambda r: (_preference_key(r, members, budget, preference, split), r.candidate_id))
+    key = _preference_key(members, budget, preference, split)
+    return min(members, key=lambda r: (key(r), r.candidate_id))
 
 
 def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit: int = MAX_FINALISTS) -> list[CandidateRecord]:
@@ -71,10 +70,11 @@ def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit
     drop = drop_limit(budget)
     safe = replace(budget, max_accuracy_drop_points=SAFE_SHARE * drop.most) if drop else budget
     members = [r for r in living if not broken_limits(r, budget, split)] or living
+    wanted = _preference_key(members, budget, spec.preference, split)
 
     def key(record: CandidateRecord) -> tuple[float, ...]:
         excess = [round(relative_excess(broken_limits(record, one, split), one), 3) for one in (budget, safe)]
-        return (*excess, rank_of[record.candidate_id], *_preference_key(record, members, budget, spec.preference, split))
+        return (*excess, rank_of[record.candidate_id], *wanted(record))
 
     by_id = {record.candidate_id: record for record in records}
     return [by_id[record.candidate_id] for record in sorted(living, key=key)[:limit]]
@@ -97,19 +97,24 @@ def nearest(records: Sequence[CandidateRecord], budget: Budget, split: Split = "
 
 
 def _preference_key(
-    record: CandidateRecord, members: Sequence[CandidateRecord], budget: Budget, preference: Preference, split: Split
-) -> tuple[float, ...]:
-    drop, latency, size = objectives(record, budget, split)
-    if preference == "fastest":
-        return latency, drop, size
-    if preference == "smallest":
-        return size, latency, drop
-    if preference == "most_accurate":
-        return drop, latency, size
+    members: Sequence[CandidateRecord], budget: Budget, preference: Preference, split: Split
+) -> Callable[[CandidateRecord], tuple[float, ...]]:
+    """What to sort by, the most wanted first; a balance is that of the members' extremes, of which there must be some."""
     columns = list(zip(*(objectives(m, budget, split) for m in members), strict=True))
-    spans = [max(max(column) - min(column), 1e-12) for column in columns]
-    scaled = [(v - min(c)) / s for v, c, s in zip((drop, latency, size), columns, spans, strict=True)]
-    return (sum(s * s for s in scaled),)
+    lowest, spans = [min(column) for column in columns], [max(max(column) - min(column), 1e-12) for column in columns]
+
+    def key(record: CandidateRecord) -> tuple[float, ...]:
+        drop, latency, size = objectives(record, budget, split)
+        if preference == "fastest":
+            return latency, drop, size
+        if preference == "smallest":
+            return size, latency, drop
+        if preference == "most_accurate":
+            return drop, latency, size
+        scaled = [(v - low) / span for v, low, span in zip((drop, latency, size), lowest, spans, strict=True)]
+        return (sum(s * s for s in scaled),)
+
+    return key
 
 
 def _value(record: CandidateRecord, name: str) -> float:

@@ -119,7 +119,8 @@ def measure_latency(
             time.sleep(pause_s)
         order = names if len(taken) % 2 == 0 else names[::-1]
         taken.append(time_round({name: models[name] for name in order}, threads, runs_per_round, batch, optimization))
-    return {name: _summary(taken, name, reference, threads, batch) for name in models}
+    found = _resampled(taken, reference)
+    return {name: _summary(taken, name, found[name], reference, threads, batch) for name in models}
 
 
 def _goes_on(rounds: int, started: float, limit_s: float) -> bool:
@@ -129,9 +130,7 @@ def _goes_on(rounds: int, started: float, limit_s: float) -> bool:
 def _settled(taken: Sequence[Mapping[str, Times]], reference: str, started: float) -> bool:
     if time.monotonic() - started < LEAST_S:
         return False
-    counts = _resamples(len(taken))
-    quiet = _quiet_ms(taken, reference, counts)
-    return all(_doubt(quiet * _ratio(taken, name, reference, counts), len(taken)) <= SETTLED for name in taken[0])
+    return all(_doubt(found.values, len(taken)) <= SETTLED for found in _resampled(taken, reference).values())
 
 
 def time_round(
@@ -178,17 +177,26 @@ def _resamples(rounds: int) -> Counts:
     return np.concatenate([np.ones((1, rounds), np.int64), drawn])
 
 
-def _quiet_ms(rounds: Sequence[Mapping[str, Times]], reference: str, counts: Counts) -> Times:
-    """What the reference takes in its quietest turns, in every resample."""
-    return _low([np.median(one[reference], axis=1) for one in rounds], counts, np.full(len(counts), _QUIET_TURNS))
+@dataclass(frozen=True)
+class _Resampled:
+    """A model in the measurement itself, the first value, and in every resample of its rounds; see `LatencyMeasurement`."""
+
+    ratios: Times
+    values: Times
 
 
-def _ratio(rounds: Sequence[Mapping[str, Times]], name: str, reference: str, counts: Counts) -> Times:
-    """How many times as long as the reference's a model's quiet runs take, in every resample."""
-    own, others = ([one[model].ravel() for one in rounds] for model in (name, reference))
-    return _low(own, counts, QUIET_SHARE * counts @ [len(one) for one in own]) / _low(
-        others, counts, QUIET_SHARE * counts @ [len(one) for one in others]
-    )
+def _resampled(rounds: Sequence[Mapping[str, Times]], reference: str) -> dict[str, _Resampled]:
+    """All models of the rounds."""
+    counts = _resamples(len(rounds))
+    turns_ms = _low([np.median(one[reference], axis=1) for one in rounds], counts, np.full(len(counts), _QUIET_TURNS))
+    runs_ms = {name: _quiet_runs_ms([one[name].ravel() for one in rounds], counts) for name in rounds[0]}
+    ratios = {name: quiet / runs_ms[reference] for name, quiet in runs_ms.items()}
+    return {name: _Resampled(ratio, turns_ms * ratio) for name, ratio in ratios.items()}
+
+
+def _quiet_runs_ms(rounds: Sequence[Times], counts: Counts) -> Times:
+    """What ends the quickest share of all runs, in every resample."""
+    return _low(rounds, counts, QUIET_SHARE * counts @ [len(one) for one in rounds])
 
 
 def _low(rounds: Sequence[Times], counts: Counts, below: npt.NDArray[np.float64]) -> Times:
@@ -205,19 +213,18 @@ def _doubt(resampled: Times, rounds: int) -> float:
     return float(factor * np.std(np.log(resampled[1:])))
 
 
-def _summary(rounds: Sequence[Mapping[str, Times]], name: str, reference: str, threads: int, batch: int) -> LatencyMeasurement:
-    counts = _resamples(len(rounds))
-    ratios = _ratio(rounds, name, reference, counts)
-    values = _quiet_ms(rounds, reference, counts) * ratios
-    value, doubt = float(values[0]), _doubt(values, len(rounds))
+def _summary(
+    rounds: Sequence[Mapping[str, Times]], name: str, found: _Resampled, reference: str, threads: int, batch: int
+) -> LatencyMeasurement:
+    value, doubt = float(found.values[0]), _doubt(found.values, len(rounds))
     spread = max(doubt, BETWEEN_PROCESSES) * value
     return LatencyMeasurement(
         value_ms=value,
         spread_ms=spread,
         upper_bound_ms=value + spread,
         low_quantile_ms=min(float(np.quantile(one[name], LOW_QUANTILE)) for one in rounds),
-        ratio=float(ratios[0]),
-        ratio_spread=_doubt(ratios, len(rounds)),
+        ratio=float(found.ratios[0]),
+        ratio_spread=_doubt(found.ratios, len(rounds)),
         rounds=len(rounds),
         round_medians_ms=tuple(float(np.median(one[name])) for one in rounds),
         runs_per_round=min(one[name].size for one in rounds),
@@ -257,7 +264,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="ONNX files; the first one is the reference")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="at least; more follow while an interval is wider than 3%%")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help="at least; more follow for 12 s, then while an interval is over 3%%"
+    )
     parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="no further round begins after so many seconds")
     parser.add_argument("--runs-per-round", type=int, default=None)
     parser.add_argument("--batch", type=int, default=1)

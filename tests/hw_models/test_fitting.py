@@ -8,7 +8,7 @@ import pytest
 
 from hw_models.end_to_end import fit_end_to_end, sums
 from hw_models.errors import PredictorFormatError
-from hw_models.fitting import graph_of, quiet_latencies_ms, quiet_nodes, repeatable
+from hw_models.fitting import graph_of, quiet_nodes, repeatable
 from hw_models.graph import Operator, OperatorGraph
 from hw_models.kernel_times import KernelTimes, fit_kernel_times
 from hw_models.kernels import Kernel, kernels
@@ -174,7 +174,7 @@ def test_samples_that_do_not_repeat_are_left_out() -> None:
 
 
 def test_latencies_are_those_of_quiet_moments() -> None:
-    assert quiet_latencies_ms([KitSample(networks(160)[0], (1.0, 1.9, 2.0), (1.9, 1.05, 2.1))]) == [1.05]
+    assert KitSample(networks(160)[0], (1.0, 1.9, 2.0), (1.9, 1.05, 2.1)).quiet_ms == 1.05
 
 
 @pytest.mark.parametrize("slowdown", [1.0, 1.6])

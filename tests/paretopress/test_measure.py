@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import count, cycle, islice, repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,10 +105,15 @@ def test_a_quiet_machine_takes_the_least_rounds(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_rounds_are_spread_over_more_than_a_busy_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "LEAST_S", 0.3)
+    now_s = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now_s[0] += seconds
+
+    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: now_s[0], sleep=sleep))
     scripted(monkeypatch, repeat(np.ones(8)))
-    result = measure_latency({"ref": b"", "other": b""}, 1, rounds=3, pause_s=0.05, limit_s=60.0)
-    assert 5 <= result["other"].rounds <= 7
+    result = measure_latency({"ref": b"", "other": b""}, 1, rounds=3, pause_s=2.5, limit_s=60.0)
+    assert result["other"].rounds == 6, "the sixth begins after 12.5 s"
     assert measured(rounds=3, limit_s=0.0)["other"].rounds == 3, "where there is no more time, the least rounds decide"
 
 
@@ -167,7 +173,7 @@ def test_three_rounds_apart_leave_more_doubt_than_their_distance(monkeypatch: py
     scripted(monkeypatch, repeat(np.ones(8)), [2.00, 2.04, 2.08])
     result = measured(rounds=3, limit_s=0.0)["other"]
     assert result.value_ms == pytest.approx(2.00)
-    assert 0.04 < result.spread_ms < 0.2
+    assert 4.303 * 0.04 / 2.04 * 2.00 / 3**0.5 < result.spread_ms < 0.12, "no less than by Student's t of the rounds"
     assert result.upper_bound_ms == pytest.approx(result.value_ms + result.spread_ms)
 
 

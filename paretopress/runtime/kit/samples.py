@@ -34,6 +34,11 @@ class KitSample:
     nodes: tuple[NodeTime, ...] = field(default=())
 
     @property
+    def quiet_ms(self) -> float:
+        """The latency: the median of the quietest turn of all, as `paretopress.runtime.measure` takes it of its reference."""
+        return min(self.medians_ms)
+
+    @property
     def disagreement(self) -> float:
         """How far the second quietest round lies above the quietest, as a fraction."""
         if len(self.minima_ms) < 2:
