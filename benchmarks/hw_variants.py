@@ -21,8 +21,8 @@ from paretopress.runtime.session import run_classifier
 from search.describe import describe
 from techniques import export, lift
 from techniques.apply import compress
-from techniques.base import TrainingEffort
 from techniques.context import Batch, TechniqueContext
+from techniques.effort import TrainingEffort
 from techniques.errors import ConfigError
 from techniques.network import Network
 from techniques.pruning.block_removal import removable_blocks

@@ -14,6 +14,7 @@ from torch import Tensor
 from hw_models.targets import Target
 from paretopress.runtime.session import run_classifier
 from search.dataset_file import DatasetMetadata
+from search.effort_plan import teacher_views
 from search.errors import BaselineError, ClusterError, SearchCancelledError
 from search.evaluation.accuracy import check_baseline, predict, score
 from search.evaluation.data import ImageData, SplitView, TrainingSource, write_teacher_logits
@@ -33,7 +34,6 @@ from techniques.head import find_head, training_logits
 from techniques.network import Network
 from techniques.recipe import Recipe
 
-MAX_VIEWS = 2
 _TOLD = 12
 
 
@@ -170,11 +170,6 @@ def baseline_record(spec: SearchSpec, original: Original, validation: AccuracyRe
 def save_original_logits(result: AccuracyResult, path: Path) -> None:
     """Write the original's outputs on the validation split for the actors."""
     np.save(path, result.logits, allow_pickle=False)
-
-
-def teacher_views(epochs: float) -> int:
-    """How many augmented views of the training images are worth the original's outputs."""
-    return max(1, min(MAX_VIEWS, round(epochs)))
 
 
 def ensure_teacher_logits(

@@ -22,13 +22,14 @@ from search.evaluation.metrics.base import AccuracyResult
 from search.execution.runner import run_quietly
 from search.file_counts import count_notes
 from search.finalists import Exported, export, packed, read_selection, with_latency
+from search.finals_time import GAP_IMAGES
 from search.limits import broken_limits
 from search.pareto import MAX_FINALISTS, choose_finalists, front, nearest, pick
 from search.places import PHASE as PLACES_PHASE
 from search.places import Places
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement, Progress
 from search.report import ReportInputs, build_report
-from search.setup import GAP_IMAGES, Setup
+from search.setup import Setup
 from search.spec import SearchSpec
 from search.survey import TECHNIQUES_PHASE
 from search.tracking.ended import log_ended, remember_untracked

@@ -17,6 +17,7 @@ from search.execution.trial import TrialPlan
 from search.execution.word import Word
 from search.last_rung import FEW, LastRung, Prospect, most_promising, recovery
 from search.limits import priced_limits
+from search.planning import Planner
 from search.pricing import Price, Pricer, price_measurements
 from search.promotion import Standings
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Progress, RungReading
@@ -62,6 +63,7 @@ class SearchDriver:
         first_ends_at: float = -math.inf,
         last: LastRung | None = None,
         held_rung: Callable[[int], int] = lambda _: -1,
+        planner: Planner | None = None,
     ) -> None:
         """See the class.
 
@@ -75,11 +77,12 @@ class SearchDriver:
                 there is no answer.
             last: how the last rung may be spent; None where nothing is trained.
             held_rung: of a trial: the last rung that its checkpoint holds, -1 if there is none.
+            planner: hears how many trials are done, and what they took.
         """
         self._spec, self._store, self._outbox, self._sampler = spec, store, outbox, sampler
         self._sensitivity, self._pricer, self._make_recipe = sensitivity, pricer, make_recipe
         self._aims, self._rungs, self._deadline, self._interrupt = aims, rungs, deadline, interrupt
-        self._last, self._held_rung = last, held_rung
+        self._last, self._held_rung, self._planner = last, held_rung, planner
         self._ends_at = max(deadline, last.ends_at if last else deadline) + grace_s
         self._first_deadline, self._first_ends_at = max(deadline, first_deadline), max(self._ends_at, first_ends_at)
         self._running: dict[int, _Running] = {}
@@ -92,7 +95,7 @@ class SearchDriver:
         self._standings = Standings(rungs, spec.budget, pricer.price(Recipe()))
         self._structures: set[str] = set()
         self._number = 0
-        self._done = 0
+        self._done, self._done_s = 0, 0.0
         self._asked_at, self._stop, self._told = 0.0, False, False
 
     @property
@@ -116,7 +119,7 @@ class SearchDriver:
                 self._running[number] = _Running(policy, recipe, price, record)
                 self._unfinished.append(TrialPlan(number, {"recipe": record.recipe_json}, record.rung + 1))
                 continue
-            self._done += 1
+            self._count(record)
             if record.readings and not record.error:
                 self._trained[number] = record
                 self._sampler.restore(record.policy, *self._standings.told(number))
@@ -169,6 +172,8 @@ class SearchDriver:
             return None
         record, recipe = self._trained[number], Recipe.from_json(self._trained[number].recipe_json)
         self._last_begun += 1
+        if self._planner is not None:
+            self._planner.trials_over()
         self._running[number] = _Running(Policy.from_json(record.policy), recipe, chosen.price, record)
         self.note(f"last rung: {record.candidate_id} is trained for {steps} steps more", {"candidate": record.candidate_id})
         self._show(number, self._rungs)
@@ -251,7 +256,7 @@ class SearchDriver:
             message = f"the time for trials was up: {message}"
         record = before or self._record(number, rung, running, {})
         record = replace(record, error=message, state=record.state if before else "failed")
-        self._done += 1
+        self._count(record)
         self._store.save_candidate(record, [Event("warning", f"{record.candidate_id} failed at rung {rung}: {message}")])
         self._outbox.candidate(record)
 
@@ -316,9 +321,14 @@ class SearchDriver:
         del self._running[number]
         self._trained[number] = record
         if record.rung < self._rungs:
-            self._done += 1
+            self._count(record)
             self._sampler.tell(number, *self._standings.told(number))
         self._outbox.candidate(record)
+
+    def _count(self, record: CandidateRecord) -> None:
+        self._done, self._done_s = self._done + 1, self._done_s + record.duration_s
+        if self._planner is not None:
+            self._planner.tried(self._done, self._done_s)
 
     def _record(self, number: int, rung: int, running: _Running, values: Mapping[str, Any]) -> CandidateRecord:
         before = running.record

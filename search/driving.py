@@ -11,19 +11,20 @@ from search.attempts import STEP_LIMIT_S, attempt
 from search.clock import Clock
 from search.composition import Composition
 from search.driver import SearchDriver
-from search.effort_plan import step_seconds
 from search.environment import SearchEnvironment
 from search.errors import OptionSkippedError
 from search.last_rung import LastRung
+from search.planning import Planner
 from search.protocols import CandidateStore, Event
 from search.reach import Reach
 from search.sampler import PolicySampler
 from search.sensitivity import Sensitivity
-from search.setup import GRACE_SHARE, LAST_TIME_SHARE, ONLY_LAST_SHARE, RAY_START_S, Setup, training_methods
+from search.setup import Setup, training_methods
+from search.shares import GRACE_SHARE, RAY_START_S, last_share
 from search.space import SearchSpace, search_space
 from search.tracking.outbox import Outbox
 from techniques.apply import compress, trained_part, training_of
-from techniques.base import TrainingEffort
+from techniques.effort import TrainingEffort
 from techniques.recipe import Recipe
 from techniques.training.checkpoint import held_rung
 from techniques.training.range_test import STEPS, peak_learning_rate
@@ -36,7 +37,13 @@ _HALF_WAY = 1
 
 
 def make_driver(
-    setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironment, outbox: Outbox, clock: Clock, reach: Reach
+    setup: Setup,
+    sensitivity: Sensitivity,
+    environment: SearchEnvironment,
+    outbox: Outbox,
+    clock: Clock,
+    reach: Reach,
+    planner: Planner,
 ) -> SearchDriver:
     """The driver over this search; trials stop early enough to leave time for the finalists."""
     spec, limit_s = setup.spec, setup.spec.effort.max_wall_time_s
@@ -54,9 +61,8 @@ def make_driver(
     training_ends_at = clock.ends_at - setup.finals_time.reserved_s(limit_s) - limit_s * GRACE_SHARE
     last, trials_end_at = None, training_ends_at
     if training:
-        last = LastRung(effort.last_steps, effort.rung_steps, step_seconds(environment.store), training_ends_at)
-        share = LAST_TIME_SHARE if any(effort.rung_steps) else ONLY_LAST_SHARE
-        trials_end_at = _trials_end_at(training_ends_at, share, clock, environment.store)
+        last = LastRung(effort.last_steps, effort.rung_steps, setup.known.pace.step_s, training_ends_at)
+        trials_end_at = _trials_end_at(training_ends_at, last_share(any(effort.rung_steps)), clock, environment.store)
     return SearchDriver(
         spec=spec,
         store=environment.store,
@@ -73,6 +79,7 @@ def make_driver(
         first_ends_at=clock.ends_at,
         interrupt=setup.evaluator.files.interrupt,
         last=last,
+        planner=planner,
         held_rung=lambda number: held_rung(setup.evaluator.files.checkpoint(number)),
     )
 
@@ -109,7 +116,7 @@ def _learning_rate(
         network = compress(loaded.network, trained_part(recipe), context, None, TrainingEffort((0,)))
         return peak_learning_rate(network, loaded.training, training_of(recipe, context), context)
 
-    limit_s = max(STEP_LIMIT_S, _TEST_SHARE * setup.spec.effort.max_wall_time_s) + STEPS * step_seconds(store)
+    limit_s = max(STEP_LIMIT_S, _TEST_SHARE * setup.spec.effort.max_wall_time_s) + STEPS * setup.known.pace.step_s
     try:
         peak = attempt("learning rate", find, store.should_stop, limit_s)
     except OptionSkippedError as error:

@@ -10,29 +10,30 @@ none.
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
-from search.promotion import FIRST_PEERS, PROMOTED_SHARE
 from search.protocols import CandidateStore, Event
-from techniques.base import TrainingEffort
-from techniques.head import Task, training_logits
-from techniques.network import Network
-from techniques.training.device import CPU, placed_on
+from search.spec import Effort
+from techniques.effort import TrainingEffort
 
 PHASE = "effort"
+BATCH_SIZE = 128
+RUNG_SHARES = (0.0, 0.25, 0.75)
+MOST_RUNG_STEPS = 500
+"""Over the rungs that all candidates may reach, where the request does not say how long to train."""
+LAST_EPOCHS_SHARE = 0.5
+"""Of the epochs that a request allows, the last rung's."""
+_NO_MORE_STEPS = 10_000_000
+MAX_VIEWS = 2
+FIRST_PEERS, PROMOTED_SHARE = 3, 0.5
+"""How many candidates go on to the next rung in any case, and which share of those after them."""
 LEAST_SHARE = 0.25
 """Of the epochs asked for; fewer would rank candidates by noise."""
 LEAST_STEPS = 16
 """Where no epochs were asked for."""
 TELLING_STEPS = 60
 """Over the rungs of a search; fewer tell less of a candidate than its untrained accuracy."""
-_STEPS, _ENOUGH_S = 3, 5.0
-_GUESSED_STEP_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,23 @@ class EffortCosts:
     left_s: float
 
 
-def training_step_s(network: Network, images: torch.Tensor, task: Task, device: str = CPU) -> float:
-    """Seconds of one step of training on ``images`` ``(n, channels, height, width)``; a slow one is not repeated."""
-    student = network.clone()
-    student.graph.requires_grad_(True)
-    student.train()
-    taken: list[float] = []
-    with placed_on(device, student), torch.enable_grad():
-        logits = training_logits(student, task)
-        while len(taken) < _STEPS and sum(taken) < _ENOUGH_S:
-            began = time.perf_counter()
-            loss = logits(images.to(device)).square().mean()
-            loss.backward()  # type: ignore[no-untyped-call]
-            loss.item()  # waits for the device
-            taken.append(time.perf_counter() - began)
-    return statistics.median(taken[1:] or taken)
+def training_effort(effort: Effort, train_images: int, trains: bool) -> TrainingEffort:
+    """Steps per rung: none, a quarter, and the rest of the rungs' share of ``max_epochs``; a single rung where nothing is trained.
+
+    ``last_steps`` are the most of the last rung, which the time may cut. Without ``max_epochs`` the rungs are an epoch, or
+    `MOST_RUNG_STEPS` of a larger dataset: enough to tell candidates apart.
+    """
+    epochs, epoch_steps = effort.max_epochs, train_images / BATCH_SIZE
+    if not trains or (epochs is not None and epochs * epoch_steps < 1):
+        return TrainingEffort((0,), BATCH_SIZE)
+    total = min(epoch_steps, MOST_RUNG_STEPS) if epochs is None else (1 - LAST_EPOCHS_SHARE) * epochs * epoch_steps
+    last = _NO_MORE_STEPS if epochs is None else math.ceil(LAST_EPOCHS_SHARE * epochs * epoch_steps)
+    return TrainingEffort(tuple(math.ceil(share * total) for share in RUNG_SHARES), BATCH_SIZE, last)
+
+
+def teacher_views(epochs: float) -> int:
+    """How many augmented views of the training images are worth the original's outputs."""
+    return max(1, min(MAX_VIEWS, round(epochs)))
 
 
 def expected_trials(trials: int, rungs: int) -> list[float]:
@@ -119,12 +122,7 @@ def remember_effort(
         )
         store.append(Event("warning", note))
     steps = {"rung_steps": list(planned.rung_steps), "batch_size": planned.batch_size, "last_steps": planned.last_steps}
-    store.save_phase(PHASE, {**steps, "step_s": costs.step_s, "note": note})
-
-
-def step_seconds(store: CandidateStore) -> float:
-    """Seconds of a step of training, as measured on the original; a guess where they were not."""
-    return float((store.phase(PHASE) or {}).get("step_s", _GUESSED_STEP_S))
+    store.save_phase(PHASE, {**steps, "note": note})
 
 
 def effort_notes(store: CandidateStore) -> Sequence[str]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from paretopress.runtime.measure import LIMIT_S, ROUNDS
+from paretopress.runtime.rounds import LIMIT_S, ROUNDS
+from search.pace import Pace
+from search.shares import BUILD_S
 
 EXPECTED_FINALISTS = 4
 MOST_SHARE = 0.5
 """Of the wall time; a search that has less than it takes gets fewer finalists and fewer rounds."""
 _ROUND_S, _RUNS_A_ROUND, _PAUSE_S, _START_S = 0.5, 40, 0.5, 2.0
 _CLOSING_S = 3.0
+GAP_IMAGES = 5000
+"""Of the train split, for the report's gap between training and validation."""
+_CANDIDATE_FILE_FACTOR = 2.0
+"""A candidate's file has the nodes of its integers, too, and is exported once more as ``.pt2``."""
 _LEAST_MEASURING_S = 5.0
 
 
@@ -31,6 +38,21 @@ class FinalsTime:
     closing_s: float = 0.0
     gaps_s: float = 0.0
     measure_limit_s: float = LIMIT_S
+
+    @staticmethod
+    def of(pace: Pace, images: Mapping[str, int], measure_limit_s: float = LIMIT_S) -> FinalsTime:
+        """From what was measured on the original.
+
+        Args:
+            images: of every split, by its name.
+        """
+        return FinalsTime(
+            file_s=_CANDIDATE_FILE_FACTOR * pace.file_s + BUILD_S + pace.image_s * images["selection"],
+            latency_ms=pace.latency_ms,
+            measure_limit_s=measure_limit_s,
+            closing_s=2 * pace.image_s * images["test"],
+            gaps_s=2 * pace.image_s * min(images["train"], GAP_IMAGES),
+        )
 
     def measuring_s(self, models: int) -> float:
         """The least rounds of so many files."""

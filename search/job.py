@@ -23,6 +23,9 @@ from search.errors import ClusterError, OutsideError, SearchCancelledError, Sear
 from search.execution.runner import run_trials
 from search.execution.runtime import ray_runtime
 from search.limits import broken_limits
+from search.plan import BASELINE as BASELINE_PHASE
+from search.plan import FINALS, SENSITIVITY
+from search.planning import Planner
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Progress
 from search.reach import Reach
 from search.setup import Setup, prepare, runner_settings
@@ -63,7 +66,7 @@ def run_search(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcom
 
 
 def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock: Clock) -> SearchOutcome:
-    store = environment.store
+    store, began_s = environment.store, clock.spent_s
     torch.set_num_threads(environment.cpus)
     if environment.ray_address:
         with _goes_on("cluster"), ray_runtime(runner_settings(spec, environment)):
@@ -71,6 +74,8 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
     with _phase(store, "baseline", "accuracy of the original on the given data, latency on the target"):
         setup = _in_time(lambda: prepare(spec, environment), spec, store, clock)
         store.save_candidate(setup.baseline, [_baseline_event(setup.baseline)])
+    planner = Planner(spec.effort, setup.known, store, clock, began_s)
+    planner.over(BASELINE_PHASE)
     # Thousands of small graphs are priced from here on; what already stands is not looked through again for each of them.
     gc.collect()
     gc.freeze()
@@ -84,12 +89,13 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
         tell_places(setup, sensitivity, environment, clock.ends_at)
         reach = reach_of(setup, sensitivity, environment, clock.ends_at)
         out_of_reach = _out_of_reach(setup, reach, store)
+    planner.over(SENSITIVITY)
     if out_of_reach:
         with _goes_on("report"):
             return conclude(setup, environment, outbox, Finals(known_baseline(setup), (), {}), clock, out_of_reach)
 
     with _phase(store, "search", f"up to {spec.effort.max_trials} candidates"):
-        driver = make_driver(setup, sensitivity, environment, outbox, clock, reach)
+        driver = make_driver(setup, sensitivity, environment, outbox, clock, reach, planner)
         driver.restore(store.candidates())
         driver.require_time()
         store.record_process_group(os.getpgrp())
@@ -97,10 +103,12 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
         with _goes_on("search"):
             _run_trials(driver, setup, store)
             driver.close()
+            planner.last_rung_over()
             if driver.cancelled:
                 raise SearchCancelledError("cancelled on request")
         with _phase(store, "finalists", "exported, read on the selection split, measured on the target"):
             finals = run_finals(setup, environment, clock.ends_at)
+        planner.over(FINALS)
 
     with _goes_on("report"):
         outcome = conclude(setup, environment, outbox, finals, clock)

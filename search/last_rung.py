@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from search.limits import SAFE_SHARE, drop_limit, priced_limits
-from search.pricing import Price
 from search.spec import SearchSpec
+
+if TYPE_CHECKING:
+    from search.pricing import Price
 
 FEW = 6
 LEAST_STEPS = 20
@@ -51,6 +54,11 @@ class LastRung:
         to_come = max(1, min(FEW - done, int(left_s * _USED_SHARE / max(worth * step_s, 1e-9))))
         steps = min(self.most_steps, int(left_s * _USED_SHARE / to_come / max(step_s, 1e-9)) - missing)
         return steps if steps >= min(LEAST_STEPS, self.most_steps) else 0
+
+
+def used_s(steps: int, step_s: float) -> float:
+    """Seconds of the last rung that so many steps take, building and reading included."""
+    return steps * step_s / _USED_SHARE
 
 
 def recovery(before: Mapping[int, float], after: Mapping[int, float]) -> float:

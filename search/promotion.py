@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 
+from search.effort_plan import FIRST_PEERS, PROMOTED_SHARE
 from search.limits import drop_limit, priced_limits
 from search.pareto import non_dominated_ranks
 from search.pricing import Price
 from search.protocols import RungReading
 from search.spec import Budget
-
-FIRST_PEERS = 3
-PROMOTED_SHARE = 0.5
 
 
 class Standings:

@@ -21,8 +21,8 @@ from search.options import Offered
 from search.pricing import Pricer
 from search.space import NONE, Policy
 from techniques.apply import compress
-from techniques.base import TrainingEffort
 from techniques.context import TechniqueContext
+from techniques.effort import TrainingEffort
 from techniques.head import training_logits
 from techniques.network import Network
 from techniques.option import Axis, Option

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,9 +20,10 @@ from search.baseline import (
     open_original,
     read_original,
     save_original_logits,
-    teacher_views,
 )
-from search.effort_plan import EffortCosts, least_share, plan_effort, remember_effort, remembered_effort, training_step_s
+from search.dataset_file import SPLITS
+from search.describe import network_macs
+from search.effort_plan import least_share, plan_effort, remember_effort, remembered_effort, training_effort
 from search.environment import SearchEnvironment
 from search.errors import FieldViolation, InvalidSpecError
 from search.evaluation.candidate import (
@@ -37,37 +37,25 @@ from search.evaluation.metrics.base import AccuracyResult
 from search.evaluation.reading import Reading
 from search.execution.runtime import RunnerSettings
 from search.finals_time import FinalsTime
+from search.pace import PHASE as PACE
+from search.pace import Pace
+from search.plan import Known, effort_costs
 from search.pricing import Pricer
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
 from search.space import states_optimizer
 from search.spec import SearchSpec
+from search.step_time import training_step_s
 from search.target_facts import facts_of
 from techniques import registry
-from techniques.base import TrainingEffort, TrainingMethod
+from techniques.base import TrainingMethod
 from techniques.context import TechniqueContext
+from techniques.effort import TrainingEffort
 from techniques.recipe import Recipe
 
-BATCH_SIZE = 128
-RUNG_SHARES = (0.0, 0.25, 0.75)
-MOST_RUNG_STEPS = 500
-"""Over the rungs that all candidates may reach, where the request does not say how long to train."""
-LAST_EPOCHS_SHARE = 0.5
-"""Of the epochs that a request allows, the last rung's."""
-LAST_TIME_SHARE, ONLY_LAST_SHARE = 0.35, 0.6
-"""Of the time of all training, the last rung's, where the time is what bounds it; and where nothing is trained before it."""
-_NO_MORE_STEPS = 10_000_000
-GAP_IMAGES = 5000
-"""Of the train split, for the report's gap between training and validation."""
-SENSITIVITY_SHARE = 0.1
 _BASELINE_SHARE = 0.1
 """Of the wall time: how long rounds are added until the original's latency has settled."""
-GRACE_SHARE = 0.05
-"""Of the wall time: how long after the last promotion a trial that trains may go on before it is interrupted."""
 _WAIT_SHARE = 0.25
 """Of the wall time: how long a search waits for a cluster that has no room for it."""
-_BUILD_S, RAY_START_S = 1.0, 20.0
-_CANDIDATE_FILE_FACTOR = 2.0
-"""A candidate's file has the nodes of its integers, too, and is exported once more as ``.pt2``."""
 _UNTRAINED_FACTOR = 20
 """A candidate is built on some hundred images and read on the validation split; so many times what the original needs for these."""
 
@@ -79,7 +67,7 @@ class Setup:
     Attributes:
         train_device: where this process would train.
         calibrated: whether anything was measured on the target; its predictions are a data sheet's otherwise.
-        finals_time: what the finals are expected to take.
+        known: how fast this machine works on the original, and what was decided by it.
     """
 
     spec: SearchSpec
@@ -95,7 +83,7 @@ class Setup:
     runner: RunnerSettings
     calibrated: bool = True
     train_device: str = "cpu"
-    finals_time: FinalsTime = field(default_factory=FinalsTime)
+    known: Known = field(kw_only=True)
 
     @property
     def latency_source(self) -> str:
@@ -103,6 +91,11 @@ class Setup:
         if self.target.attached:
             return "measured"
         return "predicted" if self.calibrated else "predicted, uncalibrated"
+
+    @property
+    def finals_time(self) -> FinalsTime:
+        """What the finals are expected to take."""
+        return self.known.finals_time
 
     @property
     def rungs(self) -> int:
@@ -122,19 +115,26 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     target = searched_target(spec.target, predictor)
     techniques = allowed_techniques(spec)
     original = open_original(spec, environment.blobs, target)
-    began = time.monotonic()
+    read_from = time.monotonic()
     reading, validation = read_original(spec, original)
-    image_s = (time.monotonic() - began) / max(len(original.data.split("validation")), 1)
+    image_s = (time.monotonic() - read_from) / max(len(original.data.split("validation")), 1)
     runner = runner_settings(spec, environment)
     limit_s = min(environment.measure_limit_s, spec.effort.max_wall_time_s * _BASELINE_SHARE)
     latency = _measured_before(environment.store)
     if latency is None and target.attached:
         latency = measure_alone(original.onnx, target, spec.budget.batch_size, limit_s, runner, environment.store)
-    finals_time = _finals_time(original, image_s, latency, environment.measure_limit_s)
     files = _files(spec, environment)
     save_original_logits(validation, files.original_logits)
-    asked = training_effort(spec, len(original.data.split("train")), bool(training_methods(techniques)))
-    effort = _affordable(asked, spec, original, reading, image_s, finals_time, environment)
+    trains = bool(training_methods(techniques))
+    asked = training_effort(spec.effort, len(original.data.split("train")), trains)
+    elapsed_s = time.monotonic() - environment.began
+    guess = Pace.guessed(network_macs(original.network), environment.cpus, 0)
+    latency_ms = latency.value if latency else 0.0
+    pace = replace(guess, image_s=image_s, file_s=original.file_s, latency_ms=latency_ms, baseline_s=elapsed_s, source="measured")
+    images: dict[str, int] = {name: len(original.data.split(name)) for name in SPLITS}
+    known = Known(pace, images, trains, measure_limit_s=environment.measure_limit_s)
+    known = _affordable(asked, spec, original, reading, known, environment)
+    effort = known.effort or asked
     views = 1
     if any(effort.stages):
         stop = environment.store.should_stop
@@ -173,7 +173,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         runner=runner,
         calibrated=predictor.calibrated,
         train_device=_local_device(environment),
-        finals_time=finals_time,
+        known=known,
     )
 
 
@@ -197,51 +197,30 @@ def runner_settings(spec: SearchSpec, environment: SearchEnvironment) -> RunnerS
     )
 
 
-def _finals_time(original: Original, image_s: float, latency: Measurement | None, measure_limit_s: float) -> FinalsTime:
-    counts = {name: len(original.data.split(name)) for name in ("train", "selection", "test")}
-    return FinalsTime(
-        file_s=_CANDIDATE_FILE_FACTOR * original.file_s + _BUILD_S + image_s * counts["selection"],
-        latency_ms=latency.value if latency else 0.0,
-        measure_limit_s=measure_limit_s,
-        closing_s=2 * image_s * counts["test"],
-        gaps_s=2 * image_s * min(counts["train"], GAP_IMAGES),
-    )
-
-
 def _affordable(
-    asked: TrainingEffort,
-    spec: SearchSpec,
-    original: Original,
-    reading: Reading,
-    image_s: float,
-    finals_time: FinalsTime,
-    environment: SearchEnvironment,
-) -> TrainingEffort:
-    """The effort asked for, or what of it the wall time holds; decided once, unless it was no training and there is more time."""
-    remembered = remembered_effort(environment.store)
+    asked: TrainingEffort, spec: SearchSpec, original: Original, reading: Reading, known: Known, environment: SearchEnvironment
+) -> Known:
+    """What is known, with the effort asked for, or what of it the wall time holds; decided once, unless it was no training and
+    there is more time."""
+    store = environment.store
+    remembered, timed = remembered_effort(store), store.phase(PACE)
+    if timed:
+        known = replace(known, pace=replace(known.pace, step_s=Pace.from_json(timed).step_s))
     # How fast the nodes of a cluster are is not known here.
     if (remembered and any(remembered.stages)) or environment.ray_address or not any(asked.stages):
-        return remembered or asked
-    device = _local_device(environment)
-    train, limit_s = original.data.split("train"), spec.effort.max_wall_time_s
-    batch = train.images(np.arange(min(len(train), asked.batch_size)))
-    left_s = limit_s * (1 - SENSITIVITY_SHARE - GRACE_SHARE) - (time.monotonic() - environment.began)
+        return replace(known, effort=remembered or asked)
+    batch = original.data.split("train").images(np.arange(min(known.images["train"], asked.batch_size)))
     try:
-        step_s = training_step_s(original.network, batch, reading.task, device)
+        step_s = training_step_s(original.network, batch, reading.task, _local_device(environment))
     except RuntimeError as error:  # a GPU that others have filled
-        environment.store.append(Event("warning", f"no step of training could be timed here: {reason_of(error)}"))
-        return asked
-    rung_epochs = sum(asked.rung_steps) * asked.batch_size / len(train)
-    left_s -= finals_time.reserved_s(limit_s) + RAY_START_S + image_s * len(train) * teacher_views(2 * rung_epochs)
-    costs = EffortCosts(
-        step_s=step_s,
-        untrained_s=_BUILD_S + image_s * len(original.data.split("validation")) * len(asked.rung_steps),
-        left_s=left_s * (1 - LAST_TIME_SHARE),
-    )
+        store.append(Event("warning", f"no step of training could be timed here: {reason_of(error)}"))
+        return replace(known, effort=asked)
+    known = replace(known, pace=replace(known.pace, step_s=step_s))
+    costs = effort_costs(asked, spec.effort, known)
     planned = plan_effort(asked, spec.effort.max_trials, costs, least_share(asked, spec.effort.max_epochs))
     if planned != remembered:
-        remember_effort(environment.store, asked, planned, spec.effort.max_epochs, spec.effort.max_trials, costs)
-    return planned
+        remember_effort(store, asked, planned, spec.effort.max_epochs, spec.effort.max_trials, costs)
+    return replace(known, effort=planned)
 
 
 def _local_device(environment: SearchEnvironment) -> str:
@@ -286,20 +265,6 @@ def training_methods(techniques: Sequence[str]) -> tuple[str, ...]:
     """Those of these techniques that train; none, where none of them trains by itself."""
     found = tuple(name for name in techniques if isinstance(registry.get(name), TrainingMethod))
     return found if any(map(states_optimizer, found)) else ()
-
-
-def training_effort(spec: SearchSpec, train_images: int, trains: bool) -> TrainingEffort:
-    """Steps per rung: none, a quarter, and the rest of the rungs' share of ``max_epochs``; a single rung where nothing is trained.
-
-    ``last_steps`` are the most of the last rung, which the time may cut. Without ``max_epochs`` the rungs are an epoch, or
-    `MOST_RUNG_STEPS` of a larger dataset: enough to tell candidates apart.
-    """
-    epochs, epoch_steps = spec.effort.max_epochs, train_images / BATCH_SIZE
-    if not trains or (epochs is not None and epochs * epoch_steps < 1):
-        return TrainingEffort((0,), BATCH_SIZE)
-    total = min(epoch_steps, MOST_RUNG_STEPS) if epochs is None else (1 - LAST_EPOCHS_SHARE) * epochs * epoch_steps
-    last = _NO_MORE_STEPS if epochs is None else math.ceil(LAST_EPOCHS_SHARE * epochs * epoch_steps)
-    return TrainingEffort(tuple(math.ceil(share * total) for share in RUNG_SHARES), BATCH_SIZE, last)
 
 
 def _files(spec: SearchSpec, environment: SearchEnvironment) -> EvaluationFiles:

@@ -23,7 +23,8 @@ from search.places import Places, find_places
 from search.protocols import CandidateStore, Event
 from search.reach import Reach, find_reach
 from search.sensitivity import VERSION, Sensitivity, measure_sensitivity
-from search.setup import SENSITIVITY_SHARE, Setup
+from search.setup import Setup
+from search.shares import SENSITIVITY_SHARE
 from search.space import NONE, Policy
 from techniques import registry
 from techniques.base import Transform

@@ -8,7 +8,7 @@ from typing import Any
 
 from search.describe import describe
 from techniques.apply import apply_recipe
-from techniques.base import Technique, Transform
+from techniques.base import Technique, TrainingMethod, Transform
 from techniques.context import TechniqueContext
 from techniques.errors import TechniqueError
 from techniques.facts import TargetFacts
@@ -33,6 +33,7 @@ def _described(technique: Technique[Any]) -> dict[str, Any]:
         "stage": technique.stage,
         "cites": technique.cites,
         "not_supported_on": technique.not_supported_on,
+        "trains": isinstance(technique, TrainingMethod) and technique.states_optimizer,
         "settings": [_setting(parameter) for parameter in technique.settings()],
         **takes,
     }

@@ -66,6 +66,7 @@ from service.store.calibration_catalogue import CalibrationCatalogue
 from service.store.database import Database
 from service.store.event_reader import EventReader
 from service.store.input_store import InputStore
+from service.store.paces import Paces
 from service.store.queue_statistics import StatisticsReader
 from service.store.schedule_runs import ScheduleRuns
 from service.store.schedule_store import ScheduleStore
@@ -75,7 +76,7 @@ from service.store.upload_store import UploadStore
 from service.targets.directory import TargetDirectory
 from service.targets.latency_prices import LatencyPricing
 from service.targets.predictors import PredictorFiles
-from service.techniques import known_techniques, technique_names
+from service.techniques import any_trains, known_techniques, technique_names
 from service.tls import TlsFiles, server_credentials
 from service.upkeep import Upkeep
 from service.watching import EventHub
@@ -247,7 +248,7 @@ def _add_servicers(
         models=models,
         datasets=datasets,
         blobs=blobs,
-        estimator=Estimator(predictors, settings.cpus, settings.calibration_s),
+        estimator=Estimator(predictors, settings.cpus, settings.calibration_s, Paces(database).of, any_trains),
         targets=directory,
         techniques=technique_names,
     )

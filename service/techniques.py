@@ -22,7 +22,7 @@ class KnownSetting:
 
 @dataclass(frozen=True)
 class KnownTechnique:
-    """One technique, as `techniques.base.Technique` has it; ``axis`` is empty where it trains."""
+    """One technique, as `techniques.base.Technique` has it; ``axis`` is empty where it trains, by itself or with others."""
 
     name: str
     version: int
@@ -30,6 +30,7 @@ class KnownTechnique:
     cites: str
     not_supported_on: str
     axis: str = ""
+    trains: bool = False
     reduces: Sequence[str] = ()
     settings: Sequence[KnownSetting] = field(default=())
 
@@ -39,6 +40,11 @@ def known_techniques() -> tuple[KnownTechnique, ...]:
     """All of them in the order of recipes; takes a second the first time."""
     found = run_in_sandbox("service.child_functions:describe_techniques", {})["techniques"]
     return tuple(KnownTechnique(**{**one, "settings": tuple(KnownSetting(**s) for s in one["settings"])}) for one in found)
+
+
+def any_trains(names: tuple[str, ...]) -> bool:
+    """Whether any of these techniques trains by itself; all are meant where none is named."""
+    return not names or any(technique.trains for technique in known_techniques() if technique.name in names)
 
 
 def technique_names() -> tuple[str, ...]:

@@ -45,6 +45,7 @@ from service.settings import Settings
 from service.store.blobs import blob_store
 from service.store.database import Database
 from service.store.input_store import InputStore
+from service.store.paces import Paces
 from service.store.schedule_jobs import ScheduleJobs
 from service.store.search_catalogue import TRACE_PHASE, SearchCatalogue
 from service.store.search_queue import ClaimedSearch, SearchQueue, process_identity
@@ -54,6 +55,7 @@ from service.targets.calibrating import Calibrator, ShouldStop
 from service.targets.calibrating import Progress as CalibrationProgress
 from service.targets.directory import TargetDirectory
 from service.targets.predictors import PredictorFiles
+from service.techniques import any_trains
 from service.workers.heartbeats import Heartbeat
 from service.workers.late_tracking import LateTracking
 from service.workers.leases import kept_lease
@@ -169,7 +171,8 @@ class Worker:
         settings, database = self._settings, self._database
         quotas = quotas_of(settings)
         models = InputStore(database, "model", quotas)
-        estimator = Estimator(PredictorFiles(settings.targets_dir), settings.cpus, settings.calibration_s)
+        predictors = PredictorFiles(settings.targets_dir)
+        estimator = Estimator(predictors, settings.cpus, settings.calibration_s, Paces(database).of, any_trains)
         maker = SearchMaker(models, InputStore(database, "dataset"), estimator)
         return RegistryWorker(
             jobs=ScheduleJobs(database, self._queue.owner, settings.lease_s, maker.make, quotas),

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from techniques.base import Technique, TrainingEffort, TrainingMethod, Transform
+from techniques.base import Technique, TrainingMethod, Transform
 from techniques.context import ImageSource, TechniqueContext
+from techniques.effort import TrainingEffort
 from techniques.errors import ConfigError, DataRequiredError
 from techniques.network import Network
 from techniques.recipe import Recipe, Step

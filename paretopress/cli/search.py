@@ -59,6 +59,7 @@ from paretopress.cli.data_options import (
 from paretopress.cli.inputs import DatasetSource, ModelSource, is_file
 from paretopress.cli.live import LiveSearch
 from paretopress.cli.results import EXIT_CODES, show_search
+from paretopress.cli.tables import print_table
 from paretopress.client import Client
 from paretopress.v1 import model_pb2, search_pb2
 
@@ -68,6 +69,11 @@ _OF_DATA = (
     "augmentation", "skip_bad", "class_names",
 )  # fmt: skip
 _OF_MODELS = ("architecture", "num_classes")
+_SOURCES = {
+    search_pb2.SearchPlan.MEASURED: ", by what an earlier search of this model took",
+    search_pb2.SearchPlan.SCALED: ", by what a search of another model took",
+    search_pb2.SearchPlan.GUESSED: ", roughly: no search has run there yet",
+}
 
 
 def search(
@@ -112,7 +118,9 @@ def search(
     augmentation: AugmentationOption = Augmentation.SHIFT,
     skip_bad: SkipBadOption = False,
     class_names: ClassNamesOption = "",
-    validate_only: Annotated[bool, typer.Option("--validate-only", help="only check, and say how long it would take")] = False,
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="only check, and show the plan: what its time would be spent on")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="do not follow the search")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -209,5 +217,7 @@ def _show_estimate(search: search_pb2.Search, as_json: bool) -> None:
     if as_json:
         return print_json(to_dict(search))
     minutes = search.estimated_duration.ToTimedelta().total_seconds() / 60
-    Console(highlight=False, soft_wrap=True).print(f"valid; expected to take about {minutes:.1f} minutes")
-    return None
+    sure = _SOURCES.get(search.plan.source, "")
+    Console(highlight=False, soft_wrap=True).print(f"valid; expected to take about {minutes:.1f} minutes{sure}")
+    rows = [(one.phase, f"{one.duration.ToTimedelta().total_seconds():.0f} s", one.message) for one in search.plan.phases]
+    return print_table("", ("phase", "time", "what it is spent on"), rows)

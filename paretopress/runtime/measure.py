@@ -27,12 +27,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from paretopress.runtime.rounds import LEAST_S, LIMIT_S, MAX_ROUNDS, MIN_ROUNDS, ROUNDS
 from paretopress.runtime.session import ModelFile, RuntimeModelError, input_spec, open_session, random_input, run_classifier
 
 __all__ = ["LatencyMeasurement", "RuntimeModelError", "measure_latency", "run_classifier", "time_round"]
 
-MIN_ROUNDS, ROUNDS, MAX_ROUNDS = 3, 5, 60
-LIMIT_S = 60.0
 SETTLED = 0.03
 """Rounds are added until the half width of every 95% interval is at most this share of its value."""
 NOISY = 0.05
@@ -41,8 +40,6 @@ QUIET_SHARE = 0.01
 """Of a model's runs: the quickest, which nothing disturbed. The very quickest alone would depend on how many there are."""
 _QUIET_TURNS = 3
 _RESAMPLES = 100
-LEAST_S = 12.0
-"""Rounds are spread over so much time at least, where there is as much: busy moments last for seconds."""
 LOW_QUANTILE = 0.1
 BETWEEN_PROCESSES = 0.02
 """The rounds of one process agree better than two processes do, whose memory lies elsewhere: 1 to 2% on a quiet machine."""

@@ -350,6 +350,7 @@ class Search(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     METRIC_NAME_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/searches/{search}`."""
     display_name: _builtins.str
@@ -432,6 +433,10 @@ class Search(_message.Message):
     def progress(self) -> Global___SearchProgress:
         """What a worker is at, while RUNNING; in answers to `GetSearch` only."""
 
+    @_builtins.property
+    def plan(self) -> Global___SearchPlan:
+        """What its time is going to be spent on: with `validate_only` before it begins, in answers to `GetSearch` as it goes on."""
+
     def __init__(
         self,
         *,
@@ -463,16 +468,132 @@ class Search(_message.Message):
         etag: _builtins.str = ...,
         progress: Global___SearchProgress | None = ...,
         metric_name: _builtins.str = ...,
+        plan: Global___SearchPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy", "budget", b"budget", "create_time", b"create_time", "effort", b"effort", "end_time", b"end_time", "estimated_duration", b"estimated_duration", "expected_accuracy", b"expected_accuracy", "progress", b"progress", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy", "budget", b"budget", "create_time", b"create_time", "effort", b"effort", "end_time", b"end_time", "estimated_duration", b"estimated_duration", "expected_accuracy", b"expected_accuracy", "plan", b"plan", "progress", b"progress", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy", "artifacts", b"artifacts", "best", b"best", "broken_limits", b"broken_limits", "budget", b"budget", "candidate_count", b"candidate_count", "create_time", b"create_time", "dataset", b"dataset", "display_name", b"display_name", "effort", b"effort", "end_time", b"end_time", "estimated_duration", b"estimated_duration", "etag", b"etag", "expected_accuracy", b"expected_accuracy", "front", b"front", "last_sequence", b"last_sequence", "metric", b"metric", "metric_name", b"metric_name", "model", b"model", "name", b"name", "nearest", b"nearest", "preference", b"preference", "progress", b"progress", "scopes", b"scopes", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "target", b"target", "techniques", b"techniques"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy", "artifacts", b"artifacts", "best", b"best", "broken_limits", b"broken_limits", "budget", b"budget", "candidate_count", b"candidate_count", "create_time", b"create_time", "dataset", b"dataset", "display_name", b"display_name", "effort", b"effort", "end_time", b"end_time", "estimated_duration", b"estimated_duration", "etag", b"etag", "expected_accuracy", b"expected_accuracy", "front", b"front", "last_sequence", b"last_sequence", "metric", b"metric", "metric_name", b"metric_name", "model", b"model", "name", b"name", "nearest", b"nearest", "plan", b"plan", "preference", b"preference", "progress", b"progress", "scopes", b"scopes", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "target", b"target", "techniques", b"techniques"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_accuracy: _TypeAlias = _typing.Literal["expected_accuracy"]  # noqa: Y015
     _WhichOneofArgType__expected_accuracy: _TypeAlias = _typing.Literal["_expected_accuracy", b"_expected_accuracy"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_accuracy) -> _WhichOneofReturnType__expected_accuracy | None: ...
 
 Global___Search: _TypeAlias = Search  # noqa: Y015
+
+@_typing.final
+class SearchPlan(_message.Message):
+    """Which candidates, rungs and finalists the wall time holds; planned again as the search goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Source:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SearchPlan._Source.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SOURCE_UNSPECIFIED: SearchPlan._Source.ValueType  # 0
+        """Not set."""
+        MEASURED: SearchPlan._Source.ValueType  # 1
+        """Measured with this network on the machine of the workers."""
+        SCALED: SearchPlan._Source.ValueType  # 2
+        """Measured there with another network, and scaled by multiply-accumulates."""
+        GUESSED: SearchPlan._Source.ValueType  # 3
+        """No search has run there yet: guessed from multiply-accumulates."""
+
+    class Source(_Source, metaclass=_SourceEnumTypeWrapper):
+        """Where the durations come from."""
+
+    SOURCE_UNSPECIFIED: SearchPlan.Source.ValueType  # 0
+    """Not set."""
+    MEASURED: SearchPlan.Source.ValueType  # 1
+    """Measured with this network on the machine of the workers."""
+    SCALED: SearchPlan.Source.ValueType  # 2
+    """Measured there with another network, and scaled by multiply-accumulates."""
+    GUESSED: SearchPlan.Source.ValueType  # 3
+    """No search has run there yet: guessed from multiply-accumulates."""
+
+    @_typing.final
+    class Phase(_message.Message):
+        """One phase."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PHASE_FIELD_NUMBER: _builtins.int
+        DURATION_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        OVER_FIELD_NUMBER: _builtins.int
+        phase: _builtins.str
+        """`calibration`, `baseline`, `sensitivity`, `search`, `last rung` or `finalists`."""
+        message: _builtins.str
+        """What is done in it, for people."""
+        over: _builtins.bool
+        """Whether it has ended."""
+        @_builtins.property
+        def duration(self) -> _duration_pb2.Duration:
+            """Expected; what it took, once it is over."""
+
+        def __init__(
+            self,
+            *,
+            phase: _builtins.str = ...,
+            duration: _duration_pb2.Duration | None = ...,
+            message: _builtins.str = ...,
+            over: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "message", b"message", "over", b"over", "phase", b"phase"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PHASES_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    RUNG_STEPS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LAST_RUNG_CANDIDATES_FIELD_NUMBER: _builtins.int
+    LAST_RUNG_STEPS_FIELD_NUMBER: _builtins.int
+    FINALISTS_FIELD_NUMBER: _builtins.int
+    source: Global___SearchPlan.Source.ValueType
+    """Where the durations come from."""
+    trials: _builtins.int
+    """Candidates that the wall time holds, of `effort.max_trials`."""
+    batch_size: _builtins.int
+    """Images of one step."""
+    last_rung_candidates: _builtins.int
+    """Candidates that the last rung trains on."""
+    last_rung_steps: _builtins.int
+    """Steps of each of these, on average."""
+    finalists: _builtins.int
+    """Candidates that are exported and measured at the end."""
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchPlan.Phase]:
+        """In the order in which they come."""
+
+    @_builtins.property
+    def rung_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Steps of training in each rung that every candidate may reach."""
+
+    def __init__(
+        self,
+        *,
+        phases: _abc.Iterable[Global___SearchPlan.Phase] | None = ...,
+        source: Global___SearchPlan.Source.ValueType = ...,
+        trials: _builtins.int = ...,
+        rung_steps: _abc.Iterable[_builtins.int] | None = ...,
+        batch_size: _builtins.int = ...,
+        last_rung_candidates: _builtins.int = ...,
+        last_rung_steps: _builtins.int = ...,
+        finalists: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "finalists", b"finalists", "last_rung_candidates", b"last_rung_candidates", "last_rung_steps", b"last_rung_steps", "phases", b"phases", "rung_steps", b"rung_steps", "source", b"source", "trials", b"trials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchPlan: _TypeAlias = SearchPlan  # noqa: Y015
 
 @_typing.final
 class SearchProgress(_message.Message):
@@ -832,7 +953,7 @@ class CreateSearchRequest(_message.Message):
     request_id: _builtins.str
     """The same id gives the same answer; a UUID does well."""
     validate_only: _builtins.bool
-    """Only check, and answer with `estimated_duration`."""
+    """Only check, and answer with `plan` and `estimated_duration`."""
     @_builtins.property
     def search(self) -> Global___Search:
         """What to look for."""

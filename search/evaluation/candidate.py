@@ -23,8 +23,8 @@ from search.execution.word import Tell, Word
 from search.pricing import Pricer
 from techniques import lift
 from techniques.apply import compress
-from techniques.base import TrainingEffort
 from techniques.context import TechniqueContext
+from techniques.effort import TrainingEffort
 from techniques.facts import TargetFacts
 from techniques.head import Task, find_head
 from techniques.network import Network

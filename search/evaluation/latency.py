@@ -16,7 +16,7 @@ from typing import Any
 
 from hw_models.targets import Target
 from paretopress import runtime
-from paretopress.runtime.measure import LIMIT_S
+from paretopress.runtime.rounds import LIMIT_S
 from search.errors import SearchError
 from search.protocols import Measurement
 

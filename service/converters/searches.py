@@ -13,6 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from hw_models.targets import Target
 from paretopress.v1 import search_pb2
 from search.errors import FieldViolation
+from search.plan import SearchPlan
 from search.spec import MAX_SCOPES, Budget, Effort, SearchSpec
 from service.converters import enums
 from service.converters.inputs import check_text, choose_id, parse_parent
@@ -251,9 +252,29 @@ def search_to_proto(stored: StoredSearch) -> search_pb2.Search:
     result.MergeFrom(told)
     if stored.state == "RUNNING" and "progress" in stored.clock:
         result.progress.MergeFrom(_progress_to_proto(stored.clock))
+    if stored.plan is not None:
+        result.plan.MergeFrom(plan_to_proto(stored.plan))
     if outcome:
         _set_outcome(result, outcome)
     return result
+
+
+def plan_to_proto(plan: SearchPlan) -> search_pb2.SearchPlan:
+    """A plan, as far as it is known."""
+    phases = [
+        search_pb2.SearchPlan.Phase(phase=one.name, duration=duration(one.seconds), message=one.message, over=one.over)
+        for one in plan.phases
+    ]
+    return search_pb2.SearchPlan(
+        phases=phases,
+        source=search_pb2.SearchPlan.Source.Value(plan.source.upper()),
+        trials=plan.trials,
+        rung_steps=plan.effort.rung_steps,
+        batch_size=plan.effort.batch_size,
+        last_rung_candidates=plan.last_candidates,
+        last_rung_steps=plan.last_steps,
+        finalists=plan.finalists,
+    )
 
 
 def _progress_to_proto(clock: Mapping[str, Any]) -> search_pb2.SearchProgress:

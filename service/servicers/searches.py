@@ -78,6 +78,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             return known
         stores = self._stores
         parsed = search_from_proto(request, stores.lookups(project))
+        plan = stores.estimator.plan(parsed.spec, parsed.model, parsed.dataset)
         new = NewSearch(
             name=parsed.name,
             project=parsed.project,
@@ -85,12 +86,12 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             model=parsed.model.name,
             dataset=parsed.dataset.name,
             spec=parsed.spec,
-            estimated_duration_s=stores.estimator.duration_s(parsed.spec, parsed.model, parsed.dataset),
+            estimated_duration_s=plan.duration_s,
             dataset_notes=tuple(parsed.dataset.facts["notes"]),
             trace=current_trace(),
         )
         if request.validate_only:
-            return StoredSearch(**vars(new))
+            return StoredSearch(**vars(new), plan=plan)
         return self._searches.create(new, request.request_id, digest)
 
     async def GetSearch(self, request: search_pb2.GetSearchRequest, context: Any) -> search_pb2.Search:

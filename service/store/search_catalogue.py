@@ -13,6 +13,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from search.clock import PHASE as CLOCK
+from search.plan import PHASE as PLAN
+from search.plan import SearchPlan
 from search.protocols import BASELINE, CandidateRecord, Event
 from search.spec import SearchSpec
 from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
@@ -31,8 +33,9 @@ TRACE_PHASE = "trace"
 _CANDIDATES = select(func.count()).where(CandidateRow.search_id == SearchRow.id, CandidateRow.candidate_id != BASELINE)
 _STORED = select(*SearchRow.__table__.c, _CANDIDATES.scalar_subquery().label("candidate_count"))
 """Searches with the number of their candidates, the original apart."""
-_CLOCK = select(PhaseRow.value_json).where(PhaseRow.search_id == SearchRow.id, PhaseRow.name == CLOCK)
-_GET = _STORED.add_columns(_CLOCK.scalar_subquery().label("clock_json")).where(SearchRow.name == bindparam("name"))
+_PHASE = select(PhaseRow.value_json).where(PhaseRow.search_id == SearchRow.id)
+_CLOCK, _PLAN = (_PHASE.where(PhaseRow.name == name).scalar_subquery() for name in (CLOCK, PLAN))
+_GET = _STORED.add_columns(_CLOCK.label("clock_json"), _PLAN.label("plan_json")).where(SearchRow.name == bindparam("name"))
 _LIST = (
     _STORED.where(SearchRow.project == bindparam("project"), SearchRow.id < bindparam("before"))
     .order_by(SearchRow.id.desc())
@@ -64,6 +67,7 @@ class StoredSearch(NewSearch):
     Attributes:
         outcome: the last `search.environment.SearchOutcome` as JSON, empty before.
         clock: what `search.clock` noted last, of a single search that was asked for; empty before and in lists.
+        plan: as the worker planned it last, likewise; of one that is only checked, as it is expected.
     """
 
     search_id: int = 0
@@ -77,6 +81,7 @@ class StoredSearch(NewSearch):
     end_time: float | None = None
     outcome: Mapping[str, Any] = field(default_factory=dict)
     clock: Mapping[str, Any] = field(default_factory=dict)
+    plan: SearchPlan | None = None
 
     @property
     def etag(self) -> str:
@@ -277,6 +282,10 @@ def _row(new: NewSearch) -> SearchRow:
     )
 
 
+def _plan(text: str | None) -> SearchPlan | None:
+    return SearchPlan.from_json(json.loads(text)) if text else None
+
+
 def _stored(row: AnyRow) -> StoredSearch:
     return StoredSearch(
         name=row.name,
@@ -298,4 +307,5 @@ def _stored(row: AnyRow) -> StoredSearch:
         end_time=row.end_time,
         outcome=json.loads(row.outcome_json) if row.outcome_json else {},
         clock=json.loads(getattr(row, "clock_json", None) or "{}"),
+        plan=_plan(getattr(row, "plan_json", None)),
     )

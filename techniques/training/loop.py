@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from techniques.base import TrainingEffort
 from techniques.context import Batch, ImageSource, TechniqueContext
+from techniques.effort import TrainingEffort
 from techniques.errors import DataRequiredError, InterruptedTrainingError, TechniqueError
 from techniques.head import training_logits
 from techniques.network import Network

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -157,7 +158,10 @@ def test_names_of_classes_come_with_commas_or_from_a_file(tmp_path: Path) -> Non
 def test_validate_only_tells_the_time(server: InProcessServer, files: Path) -> None:
     limits = ("--latency-ms", 1.5, "--max-drop", 1.0, "--validate-only")
     result = invoke(server, "search", files / "net.onnx", files / "data.npz", *limits)
-    assert "minutes" in result.output
+    assert "minutes, roughly: no search has run there yet" in result.output
+    assert re.search(r"^sensitivity +\d+ s +what each single compression costs and saves", result.output, re.MULTILINE)
+    phases = invoke_json(server, "search", files / "net.onnx", files / "data.npz", *limits)["plan"]["phases"]
+    assert [phase["phase"] for phase in phases][-2:] == ["last rung", "finalists"]
 
 
 def command(server: InProcessServer, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from paretopress.runtime.measure import LIMIT_S
+from paretopress.runtime.rounds import LIMIT_S
 from search.clock import PHASE, Clock, ClockedStore, StandingClock
 from search.finals_time import FinalsTime
 from search.protocols import Progress

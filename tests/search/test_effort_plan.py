@@ -16,10 +16,10 @@ from search.effort_plan import (
     plan_effort,
     remember_effort,
     remembered_effort,
-    training_step_s,
 )
+from search.step_time import training_step_s
 from techniques import lift
-from techniques.base import TrainingEffort
+from techniques.effort import TrainingEffort
 from tests.search.memory import MemoryStore
 from tests.techniques.small_networks import BakedView
 

@@ -22,8 +22,8 @@ from examples import digits
 from paretopress.client import Client
 from paretopress.v1 import search_pb2
 from search.dataset_file import read
+from search.effort_plan import training_effort
 from search.evaluation.candidate import CandidateEvaluator, EvaluationFiles, EvaluationSettings
-from search.setup import training_effort
 from search.spec import Budget, Effort, SearchSpec
 from service.testing import InProcessServer
 from techniques.recipe import Recipe
@@ -148,7 +148,7 @@ def test_a_front_member_replays_to_the_same_outputs(done: Done, client: Client, 
         interrupt=tmp_path / "interrupt",
     )
     images = int((read(files.dataset)[0].split == 0).sum())
-    effort = training_effort(spec, images, trains=True)
+    effort = training_effort(spec.effort, images, trains=True)
     settings = EvaluationSettings("top1", effort, 1, 2, server.settings.cpus, ("*",))
     member = client.get_candidate(done.search.front[0])
     replayed = CandidateEvaluator(files, settings).build(Recipe.from_json(member.recipe_json), member.rung, None, member.last_steps)

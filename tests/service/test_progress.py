@@ -12,11 +12,14 @@ from paretopress.client import Client
 from paretopress.v1 import search_pb2
 from search.clock import Clock, ClockedStore
 from search.environment import SearchEnvironment, SearchOutcome
+from search.pace import Pace
+from search.plan import PlannedPhase, SearchPlan
 from search.protocols import Progress
 from search.spec import SearchSpec
 from service.store.database import Database
 from service.testing import InProcessServer
 from service.worker import Worker
+from techniques.effort import TrainingEffort
 from tests.service.conftest import upload_inputs
 from tests.service.fakes import FakeTools, finds_three
 
@@ -55,3 +58,35 @@ def test_the_line_moves_between_two_answers_and_never_below_zero() -> None:
     assert progress_words(at, since_s=101.0) == "baseline; at most 59:59 left"
     assert progress_words(at, since_s=9999.0) == "baseline; at most 0:00 left"
     assert not progress_words(search_pb2.SearchProgress())
+
+
+PACE = Pace(macs=1_000_000, image_s=0.002, step_s=0.4, file_s=3.0, latency_ms=0.7, baseline_s=33.0, sensitivity_s=12.0)
+
+
+def test_a_plan_goes_by_what_the_searches_before_took(server: InProcessServer, client: Client, tmp_path: Path) -> None:
+    planned = SearchPlan(
+        (PlannedPhase("baseline", 31.0, "the original", over=True),), 7, TrainingEffort((0, 30, 90)), 3, 240, 4, "measured"
+    )
+
+    def looked_at(spec: SearchSpec, environment: SearchEnvironment) -> SearchOutcome:
+        environment.store.save_phase("pace", PACE.to_json())
+        environment.store.save_phase("plan", planned.to_json())
+        return finds_three(spec, environment)
+
+    request = upload_inputs(client, tmp_path)
+    assert client.validate_search(request).plan.source == search_pb2.SearchPlan.GUESSED
+    database = Database(server.settings.resolved_database_url)
+    queued = client.create_search(request)
+    assert not queued.HasField("plan")
+    assert Worker(server.settings, database, FakeTools(looked_at), "worker").run_next()
+    database.close()
+    plan = client.get_search(queued.name).plan
+    assert [(one.phase, one.duration.seconds, one.over) for one in plan.phases] == [("baseline", 31, True)]
+    assert (plan.trials, list(plan.rung_steps), plan.batch_size) == (7, [0, 30, 90], 128)
+    assert (plan.last_rung_candidates, plan.last_rung_steps, plan.finalists) == (3, 240, 4)
+    again = client.validate_search(request)
+    assert again.plan.source == search_pb2.SearchPlan.MEASURED
+    assert {one.phase: one.duration.seconds for one in again.plan.phases}["baseline"] == 33
+    assert again.estimated_duration.ToTimedelta().total_seconds() == pytest.approx(
+        sum(one.duration.ToTimedelta().total_seconds() for one in again.plan.phases)
+    )

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from examples.resnet import ResNet
 from techniques.apply import composed
-from techniques.base import TrainingEffort
 from techniques.context import Batch, ImageSource, TechniqueContext
 from techniques.distillation.soft_targets import Distillation, DistillationConfig
+from techniques.effort import TrainingEffort
 from techniques.lift import from_module
 from techniques.network import Network
 from techniques.training.loop import fit

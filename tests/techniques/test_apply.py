@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from techniques.apply import apply_recipe, compress, structure_of, validate_recipe
-from techniques.base import TrainingEffort
 from techniques.context import TechniqueContext
+from techniques.effort import TrainingEffort
 from techniques.errors import ConfigError, DataRequiredError
 from techniques.recipe import Recipe, Step
 from tests.techniques.digits import accuracy, context, digits, same_state, shapes, state, trained, with_teacher

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from techniques.apply import composed, compress, validate_recipe
-from techniques.base import MAX_SETTINGS, Technique, TrainingEffort, TrainingMethod, Transform
+from techniques.base import MAX_SETTINGS, Technique, TrainingMethod, Transform
+from techniques.effort import TrainingEffort
 from techniques.errors import ConfigError, InterruptedTrainingError, TechniqueError
 from techniques.network import Network
 from techniques.option import NETWORK, STAGES, Option

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from techniques.base import TrainingEffort
 from techniques.context import Batch, TechniqueContext
 from techniques.distillation.soft_targets import DistillationConfig, distillation_loss
+from techniques.effort import TrainingEffort
 from techniques.errors import DataRequiredError
 from techniques.pruning.structured import StructuredPruning, StructuredPruningConfig
 from techniques.training.batchnorm import recalibrate

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 from examples.resnet import ResNet
-from techniques.base import TrainingEffort
 from techniques.context import Batch
 from techniques.distillation.soft_targets import DistillationConfig, distillation_loss
+from techniques.effort import TrainingEffort
 from techniques.head import Task
 from techniques.lift import from_module
 from techniques.network import Network

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from techniques.apply import composed
-from techniques.base import TrainingEffort
 from techniques.distillation.soft_targets import Distillation, DistillationConfig
+from techniques.effort import TrainingEffort
 from techniques.errors import InterruptedTrainingError
 from techniques.lift import from_module
 from techniques.network import Network

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from techniques.base import TrainingEffort
 from techniques.distillation.soft_targets import SoftTargets
+from techniques.effort import TrainingEffort
 from techniques.errors import UnsupportedNetworkError
 from techniques.export import to_onnx, to_pt2
 from techniques.network import Network

@@ -12,9 +12,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from techniques import lift
-from techniques.base import TrainingEffort
 from techniques.context import Batch, TechniqueContext
 from techniques.distillation.soft_targets import DistillationConfig
+from techniques.effort import TrainingEffort
 from techniques.network import Network
 from techniques.training import loop
 from techniques.training.device import placed_on
