@@ -11,7 +11,19 @@ from hw_models.targets import Target
 
 Rules = Callable[[OperatorGraph, Target], tuple[Kernel, ...]]
 """The kernels that a runtime runs for a graph on a target, in execution order."""
-RULES: Mapping[str, Rules] = {"onnxruntime": kernels}
+_RULES: dict[str, Rules] = {"onnxruntime": kernels}
+RULES: Mapping[str, Rules] = _RULES
+
+
+def add_rules(runtime: str, rules: Rules) -> None:
+    """The rules of one more runtime.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if runtime in _RULES:
+        raise ValueError(f"the rules of runtime {runtime!r} are there already")
+    _RULES[runtime] = rules
 
 
 def kernels_on(graph: OperatorGraph, target: Target) -> tuple[Kernel, ...]:

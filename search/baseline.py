@@ -12,24 +12,22 @@ import numpy.typing as npt
 from torch import Tensor
 
 from hw_models.targets import Target
-from paretopress.runtime.session import run_classifier
 from search.dataset_file import DatasetMetadata
 from search.effort_plan import teacher_views
 from search.errors import BaselineError, ClusterError, SearchCancelledError
 from search.evaluation.accuracy import check_baseline, predict, score
 from search.evaluation.data import ImageData, SplitView, TrainingSource, write_teacher_logits
-from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
-from search.evaluation.latency import measure_candidates
+from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError
 from search.evaluation.metrics import METRICS
 from search.evaluation.metrics.base import AccuracyResult
 from search.evaluation.reading import Reading, choose_reading
 from search.execution.runner import run_quietly
 from search.execution.runtime import RunnerSettings, ray_runtime
-from search.file_counts import file_counts
 from search.protocols import BASELINE, BlobStore, CandidateRecord, CandidateStore, Event, Measurement
+from search.runtimes import Artifact, measure_on, runtime_of
 from search.spec import SearchSpec
 from techniques import lift
-from techniques.export import to_onnx, weight_size_bytes
+from techniques.export import weight_size_bytes
 from techniques.head import find_head, training_logits
 from techniques.network import Network
 from techniques.recipe import Recipe
@@ -43,14 +41,14 @@ class Original:
 
     Attributes:
         network: in evaluation behaviour.
-        onnx: the original through our own exporter, stripped: what sizes and latencies are compared with.
+        file: the original as the target runs it, through our own exporter: what sizes and latencies are compared with.
         note: what the report must say of the labels; empty where they are read, or there are none.
         file_s: what exporting it and proving its file took.
     """
 
     network: Network
     data: ImageData
-    onnx: bytes
+    file: bytes
     note: str = ""
     file_s: float = 0.0
 
@@ -89,30 +87,29 @@ def open_original(spec: SearchSpec, blobs: BlobStore, target: Target) -> Origina
             f"all behind it are counted as another ({names}). Give the names of all {known} classes in the network's order"
         )
     began = time.monotonic()
-    onnx = _proven_file(spec, network, data, target)
-    return Original(network, data, onnx, note, time.monotonic() - began)
+    file = _proven_file(spec, network, data, target)
+    return Original(network, data, file, note, time.monotonic() - began)
 
 
 def _proven_file(spec: SearchSpec, network: Network, data: ImageData, target: Target) -> bytes:
     """The original through our own exporter, once the target's runtime computes the same with it."""
-    onnx = to_onnx(network, dynamic_batch=spec.budget.batch_size > 1)
+    runtime = runtime_of(target)
+    file = runtime.artifact.write(network, spec.budget.batch_size)
     _, images = next(iter(data.split("validation").batches(PROOF_IMAGES)))
     try:
-        prove_file(network, onnx, images, target.threads, target.proving_optimization)
+        runtime.prove(network, file, images, target)
     except FileDiffersError as error:
         raise BaselineError(f"the original cannot be exported faithfully, so nothing could be compared with it: {error}") from error
-    return onnx
+    return file
 
 
-def onnx_accuracy(
-    onnx: bytes, view: SplitView, reading: Reading, teacher: AccuracyResult | None, target: Target, threads: int
+def file_accuracy(
+    file: bytes, view: SplitView, reading: Reading, teacher: AccuracyResult | None, target: Target, threads: int
 ) -> AccuracyResult:
-    """Accuracy of an exported file in the runtime itself, at the target's optimisation level, on the images of a split.
-
-    Another level is another program, which may round otherwise; ``threads`` are this machine's, as they change the speed only.
-    """
+    """Accuracy of an exported file in the runtime itself, as the target runs it, on the images of a split."""
+    runtime = runtime_of(target)
     parts = [
-        reading.logits(run_classifier(onnx, images.numpy(), threads=threads, optimization=target.proving_optimization))
+        reading.logits(runtime.run(file, images.numpy(), target, threads))
         for _, images in view.batches(reading.images_at_once(1000))
     ]
     logits = np.concatenate(parts)
@@ -147,7 +144,9 @@ def _remarks(metadata: DatasetMetadata) -> list[str]:
     return (order if names else []) + ([f"Noted at the upload of the data: {'; '.join(noted[:_TOLD])}."] if noted else [])
 
 
-def baseline_record(spec: SearchSpec, original: Original, validation: AccuracyResult, onnx_digest: str) -> CandidateRecord:
+def baseline_record(
+    spec: SearchSpec, original: Original, validation: AccuracyResult, artifact: Artifact, digest: str
+) -> CandidateRecord:
     """The original as a stored record; its latency is added once it was measured."""
     return CandidateRecord(
         candidate_id=BASELINE,
@@ -159,11 +158,11 @@ def baseline_record(spec: SearchSpec, original: Original, validation: AccuracyRe
         accuracy_interval={"validation": validation.interval},
         drop_points={"validation": (0.0, 0.0, 0.0)},
         measurements={
-            **file_counts(original.onnx, original.network),
+            **artifact.counts(original.file, original.network),
             "weight_size_bytes": Measurement(weight_size_bytes(original.network), "counted"),
-            "onnx_size_bytes": Measurement(len(original.onnx), "measured"),
+            artifact.size_name: Measurement(len(original.file), "measured"),
         },
-        artifacts={"model.onnx": onnx_digest},
+        artifacts={artifact.name: digest},
     )
 
 
@@ -195,7 +194,7 @@ def ensure_teacher_logits(
 
 
 def measure_alone(
-    onnx: bytes, target: Target, batch: int, limit_s: float, runner: RunnerSettings, store: CandidateStore
+    file: bytes, target: Target, batch: int, limit_s: float, runner: RunnerSettings, store: CandidateStore
 ) -> Measurement:
     """Latency of the original on the target before any trial runs.
 
@@ -204,20 +203,22 @@ def measure_alone(
     """
     if runner.address:
         try:
-            return _measure_quietly(onnx, target, batch, limit_s, runner, store)
+            return _measure_quietly(file, target, batch, limit_s, runner, store)
         except ClusterError as error:
             store.append(Event("warning", f"{error}. The original is measured beside them; the finals measure it again"))
-    return measure_candidates({BASELINE: onnx}, target, BASELINE, batch=batch, limit_s=limit_s)[BASELINE].measurement
+    measure = runtime_of(target).measure
+    return measure({BASELINE: file}, target, BASELINE, batch=batch, limit_s=limit_s)[BASELINE].measurement
 
 
 def _measure_quietly(
-    onnx: bytes, target: Target, batch: int, limit_s: float, runner: RunnerSettings, store: CandidateStore
+    file: bytes, target: Target, batch: int, limit_s: float, runner: RunnerSettings, store: CandidateStore
 ) -> Measurement:
     with ray_runtime(runner):
         results = run_quietly(
-            measure_candidates,
+            measure_on,
             runner,
-            {BASELINE: onnx},
+            runtime_of(target),
+            {BASELINE: file},
             target,
             BASELINE,
             should_stop=store.should_stop,

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 from paretopress.runtime.settled import has_settled
 from search.attempts import Attempts, attempt, supervised
-from search.baseline import onnx_accuracy
+from search.baseline import file_accuracy
 from search.clock import Clock
 from search.effort_plan import effort_notes
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import OptionSkippedError, SearchError
 from search.evaluation.accuracy import drop_points
 from search.evaluation.audits import audited
-from search.evaluation.latency import LatencyError, LatencyResult, measure_candidates
+from search.evaluation.latency import LatencyError, LatencyResult
 from search.evaluation.metrics.base import AccuracyResult
 from search.execution.runner import run_quietly
 from search.file_counts import count_notes
@@ -29,6 +29,7 @@ from search.places import PHASE as PLACES_PHASE
 from search.places import Places
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement, Progress
 from search.report import ReportInputs, build_report
+from search.runtimes import measure_on, runtime_of
 from search.setup import Setup
 from search.spec import SearchSpec
 from search.survey import TECHNIQUES_PHASE
@@ -88,14 +89,14 @@ def run_finals(setup: Setup, environment: SearchEnvironment, ends_at: float = ma
     listed = sorted((r for r in finalists if r.state == "front"), key=lambda r: r.measurements["latency_ms"].value)
     names = [record.candidate_id for record in listed]
     store.append(Event("front", f"{len(names)} on the front: {', '.join(names) or 'none'}", {"candidates": names}))
-    models = {BASELINE: setup.original.onnx, **{e.record.candidate_id: e.onnx for e in exported}}
+    models = {BASELINE: setup.original.file, **{e.record.candidate_id: e.file for e in exported}}
     notes = _once([e.note for e in exported if e.note], count_notes([baseline, *finalists]))
     return Finals(baseline, tuple(finalists), models, notes, tuple(replaced))
 
 
 def _selection(setup: Setup) -> AccuracyResult:
     view = setup.original.data.split("selection")
-    return onnx_accuracy(setup.original.onnx, view, setup.reading, None, setup.target, setup.runner.cpus)
+    return file_accuracy(setup.original.file, view, setup.reading, None, setup.target, setup.runner.cpus)
 
 
 def _exported(
@@ -149,7 +150,7 @@ def _measured(exported: Sequence[Exported], setup: Setup, store: CandidateStore,
         return {BASELINE: setup.baseline.measurements["latency_ms"], **predicted}
     left = {e.record.candidate_id: e for e in exported}
     while left:
-        files = {BASELINE: setup.original.onnx, **{name: one.onnx for name, one in left.items()}}
+        files = {BASELINE: setup.original.file, **{name: one.file for name, one in left.items()}}
         try:
             return _measure(files, setup, store, ends_at)
         except LatencyError as error:
@@ -166,8 +167,9 @@ def _measure(files: Mapping[str, bytes], setup: Setup, store: CandidateStore, en
 
     store.show(Progress("finalists", f"measuring {len(files)} networks turn by turn, for {limit_s():.0f} s at most"))
     results = run_quietly(
-        measure_candidates,
+        measure_on,
         setup.runner,
+        runtime_of(setup.target),
         files,
         setup.target,
         BASELINE,
@@ -199,7 +201,7 @@ def noise_warning(results: Mapping[str, LatencyResult]) -> str:
 def known_baseline(setup: Setup) -> CandidateRecord:
     """The original with all that a budget asks of it, as far as it is known without the finals: it loses nothing against itself."""
     record = setup.baseline
-    container = packed(setup.original.onnx, record.recipe_json)
+    container = packed(runtime_of(setup.target).artifact.name, setup.original.file, record.recipe_json)
     return replace(
         record,
         drop_points={**record.drop_points, "selection": (0.0, 0.0, 0.0)},
@@ -285,8 +287,8 @@ def conclude(
 def _read_test(setup: Setup, finals: Finals, best: CandidateRecord) -> tuple[CandidateRecord, CandidateRecord]:
     """Test accuracy of best and original; called once, after the best is fixed (design.md, words)."""
     view, threads = setup.original.data.split("test"), setup.runner.cpus
-    original = onnx_accuracy(setup.original.onnx, view, setup.reading, None, setup.target, threads)
-    result = onnx_accuracy(finals.files[best.candidate_id], view, setup.reading, original, setup.target, threads)
+    original = file_accuracy(setup.original.file, view, setup.reading, None, setup.target, threads)
+    result = file_accuracy(finals.files[best.candidate_id], view, setup.reading, original, setup.target, threads)
     drops = {BASELINE: (0.0, 0.0, 0.0), best.candidate_id: drop_points(original, result, view.labels)}
     read = [
         replace(
@@ -317,10 +319,10 @@ def _gaps(setup: Setup, finals: Finals, best: CandidateRecord | None) -> dict[st
     """Train accuracy minus validation accuracy in points, before and after: whether compression overfitted."""
     train = setup.original.data.split("train")
     sample = train.sample(min(GAP_IMAGES, len(train)), setup.spec.effort.seed)
-    original = onnx_accuracy(setup.original.onnx, sample, setup.reading, None, setup.target, setup.runner.cpus)
+    original = file_accuracy(setup.original.file, sample, setup.reading, None, setup.target, setup.runner.cpus)
     gaps = {BASELINE: 100 * (original.value - finals.baseline.accuracy["validation"])}
     if best is not None:
-        after = onnx_accuracy(finals.files[best.candidate_id], sample, setup.reading, original, setup.target, setup.runner.cpus)
+        after = file_accuracy(finals.files[best.candidate_id], sample, setup.reading, original, setup.target, setup.runner.cpus)
         gaps["best"] = 100 * (after.value - best.accuracy["validation"])
     return gaps
 

@@ -10,40 +10,40 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hw_models.targets import Target
-from search.baseline import onnx_accuracy
+from search.baseline import file_accuracy
 from search.composition import sparing
 from search.evaluation.accuracy import drop_points
 from search.evaluation.audits import audited
 from search.evaluation.candidate import CandidateEvaluator
 from search.evaluation.data import SplitView
-from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError, prove_file
+from search.evaluation.file_proof import PROOF_IMAGES, FileDiffersError
 from search.evaluation.metrics.base import AccuracyResult
 from search.evaluation.reading import Reading
-from search.file_counts import file_counts
 from search.pricing import Pricer, price_measurements
-from search.protocols import BlobStore, CandidateRecord, Measurement
-from techniques.export import to_onnx, to_pt2, weight_size_bytes
+from search.protocols import CONTAINER, BlobStore, CandidateRecord, Measurement
+from search.runtimes import runtime_of
+from techniques.export import to_pt2, weight_size_bytes
 from techniques.network import Network
 from techniques.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A candidate's files as blobs, and the ONNX bytes for measuring.
+    """A candidate's files as blobs, and the one that the target runs for measuring.
 
     Attributes:
         note: what a reader must know of how it came about; empty where its recipe was exported as it was tried.
     """
 
     record: CandidateRecord
-    onnx: bytes
+    file: bytes
     note: str = ""
 
 
 def export(
     record: CandidateRecord, evaluator: CandidateEvaluator, pricer: Pricer, blobs: BlobStore, target: Target, batch: int = 1
 ) -> Exported:
-    """Build the trained candidate, prove its file, and store ``model.onnx``, ``model.pt2``, ``recipe.json``, ``model.zip``.
+    """Build the trained candidate, prove its file, and store it with ``model.pt2``, ``recipe.json``, ``model.zip``.
 
     A budget for more images than one per run gets a file with a free batch. Where the file differs in layers on integers, it is
     made once more with these in float: recipe, accuracy and prices of the record become those of the changed network, and the note
@@ -52,32 +52,33 @@ def export(
     Raises:
         FileDiffersError: the runtime computes something else than the network; names the layer.
     """
-    if "model.onnx" in record.artifacts:
+    artifact = runtime_of(target).artifact
+    if artifact.name in record.artifacts:
         # An earlier end of the search has proven it.
-        return Exported(record, blobs.get_bytes(record.artifacts["model.onnx"]), record.note)
-    network, onnx, recipe = _proven(record, evaluator, target, batch)
+        return Exported(record, blobs.get_bytes(record.artifacts[artifact.name]), record.note)
+    network, file, recipe = _proven(record, evaluator, target, batch)
     tried, note = Recipe.from_json(record.recipe_json), ""
     if recipe != tried:
         record, note = _changed(record, recipe, network, evaluator, pricer)
-    container = packed(onnx, record.recipe_json)
+    container = packed(artifact.name, file, record.recipe_json)
     artifacts = {
-        "model.onnx": blobs.put_bytes(onnx),
         "model.pt2": _stored_pt2(network, blobs),
+        artifact.name: blobs.put_bytes(file),
         "recipe.json": blobs.put_bytes(record.recipe_json.encode()),
-        "model.zip": blobs.put_bytes(container),
+        CONTAINER: blobs.put_bytes(container),
     }
     sizes = {
-        "onnx_size_bytes": Measurement(len(onnx), "measured"),
+        artifact.size_name: Measurement(len(file), "measured"),
         "download_size_bytes": Measurement(len(container), "measured"),
         "weight_size_bytes": Measurement(weight_size_bytes(network), "counted"),
     }
     measurements = {
         **record.measurements,
         **sizes,
-        **file_counts(onnx, network),
+        **artifact.counts(file, network),
         "predicted_latency_ms": record.measurements["latency_ms"],
     }
-    return Exported(replace(record, artifacts=artifacts, measurements=measurements, state="finalist", note=note), onnx, note)
+    return Exported(replace(record, artifacts=artifacts, measurements=measurements, state="finalist", note=note), file, note)
 
 
 def _changed(
@@ -115,18 +116,19 @@ def _proven_file(
 ) -> tuple[Network, bytes]:
     checkpoint = evaluator.files.checkpoint(record.trial_number)
     network = evaluator.build(recipe, record.rung, checkpoint, record.last_steps).eval()
-    onnx = to_onnx(network, dynamic_batch=batch > 1)
+    runtime = runtime_of(target)
+    file = runtime.artifact.write(network, batch)
     _, images = next(iter(evaluator.loaded().validation.batches(PROOF_IMAGES)))
-    prove_file(network, onnx, images, target.threads, target.proving_optimization)
-    return network, onnx
+    runtime.prove(network, file, images, target)
+    return network, file
 
 
-def packed(onnx: bytes, recipe_json: str) -> bytes:
+def packed(name: str, file: bytes, recipe_json: str) -> bytes:
     """The download container: a deflated zip of the model and its recipe, byte for byte repeatable."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, data in (("model.onnx", onnx), ("recipe.json", recipe_json.encode())):
-            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED, 9)
+        for entry, data in ((name, file), ("recipe.json", recipe_json.encode())):
+            archive.writestr(zipfile.ZipInfo(entry), data, zipfile.ZIP_DEFLATED, 9)
     return buffer.getvalue()
 
 
@@ -141,7 +143,7 @@ def read_selection(
     exported: Exported, view: SplitView, original: AccuracyResult, reading: Reading, target: Target, threads: int
 ) -> Exported:
     """Accuracy of the exported file on the selection split, and its paired drop against the original's file."""
-    result = onnx_accuracy(exported.onnx, view, reading, original, target, threads)
+    result = file_accuracy(exported.file, view, reading, original, target, threads)
     record = exported.record
     record = replace(
         record,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
-from hw_models.graph import Operator, OperatorGraph
 from hw_models.predictor import Prediction, Predictor
 from search.describe import describe
 from search.protocols import Measurement
+from search.runtimes import runtime_of
 from techniques import registry
 from techniques.apply import apply_recipe, apply_step
 from techniques.base import TrainingMethod, Transform
@@ -20,12 +19,6 @@ from techniques.export import weight_size_bytes
 from techniques.network import Network
 from techniques.recipe import Recipe, Step
 
-FLOAT_BYTES = 4
-SCALE_AND_ZERO_BYTES = 5
-"""Per output channel of an integer weight: a float32 scale and an int8 zero point."""
-ONNX_NODE_BYTES = 60
-"""A node with its values in a stripped file, on average over ResNet-20 in float32 and int8, pruned and not."""
-_QUANTIZER_NODES = 2
 MAX_BEGUN = 256
 """Meta networks after the first steps of recipes that are kept; each takes some tenths of a megabyte."""
 
@@ -39,7 +32,7 @@ class Price:
         latency_low_ms, latency_high_ms: the interval's ends.
         macs: of one image.
         weight_size_bytes: `techniques.export.weight_size_bytes`.
-        onnx_size_bytes: estimate of the exported, stripped file.
+        file_size_bytes: estimate of the file that the target runs; budgets know it as ``size_name``.
         unknown_kernels: kernels priced without ever having been measured on the target.
     """
 
@@ -49,8 +42,9 @@ class Price:
     macs: int
     parameters: int
     weight_size_bytes: int
-    onnx_size_bytes: int
+    file_size_bytes: int
     unknown_kernels: tuple[str, ...] = ()
+    size_name: str = "onnx_size_bytes"
 
     def named(self) -> Mapping[str, float]:
         """By the names that budgets and measurements use. A container is taken to be as large as the file in it."""
@@ -59,8 +53,8 @@ class Price:
             "macs": self.macs,
             "parameters": self.parameters,
             "weight_size_bytes": self.weight_size_bytes,
-            "onnx_size_bytes": self.onnx_size_bytes,
-            "download_size_bytes": self.onnx_size_bytes,
+            self.size_name: self.file_size_bytes,
+            "download_size_bytes": self.file_size_bytes,
         }
 
     def optimistic(self) -> Mapping[str, float]:
@@ -81,6 +75,7 @@ class Pricer:
         self._network = network
         self._meta = network.to_meta()
         self._predictor = predictor
+        self._artifact = runtime_of(predictor.target).artifact
         self._batch = batch
         # Techniques may ask the pricer itself what a network costs.
         self._context = replace(context or TechniqueContext(), cost=self)
@@ -109,8 +104,9 @@ class Pricer:
             macs=graph.macs() // self._batch,
             parameters=network.parameter_count(),
             weight_size_bytes=weight_size_bytes(network),
-            onnx_size_bytes=estimated_onnx_size_bytes(graph),
+            file_size_bytes=self._artifact.predicted_size_bytes(graph),
             unknown_kernels=prediction.unknown,
+            size_name=self._artifact.size_name,
         )
 
     def __call__(self, network: Network) -> float:
@@ -151,8 +147,8 @@ def price_measurements(price: Price) -> dict[str, Measurement]:
         "macs": Measurement(price.macs, "counted"),
         "parameters": Measurement(price.parameters, "counted"),
         "weight_size_bytes": Measurement(price.weight_size_bytes, "counted"),
-        "onnx_size_bytes": Measurement(price.onnx_size_bytes, "predicted"),
-        "download_size_bytes": Measurement(price.onnx_size_bytes, "predicted"),
+        price.size_name: Measurement(price.file_size_bytes, "predicted"),
+        "download_size_bytes": Measurement(price.file_size_bytes, "predicted"),
     }
 
 
@@ -176,29 +172,6 @@ def _transform(step: Step) -> Transform[Any]:
 
 def _ignores_sizes(step: Step) -> bool:
     return _transform(step).ignores_sizes
-
-
-def estimated_onnx_size_bytes(graph: OperatorGraph) -> int:
-    """Size of the exported file: weights, scales of integer weights, and what nodes and names take."""
-    normed = {op.inputs[0] for op in graph.operators if op.kind == "batch_norm" and op.inputs}
-    nodes = weights = scales = 0
-    for op in graph.operators:
-        weights += _folded_weight_bytes(op, op.name in normed)
-        if op.kind in ("identity", "batch_norm"):
-            continue
-        nodes += _QUANTIZER_NODES if op.kind == "quantize" else 1
-        if op.weight_shape and op.weight_bits < 32:
-            nodes += 1
-            scales += SCALE_AND_ZERO_BYTES * op.weight_shape[0]
-    return weights + scales + ONNX_NODE_BYTES * nodes
-
-
-def _folded_weight_bytes(op: Operator, has_norm: bool) -> int:
-    """A norm behind a convolution becomes part of it and leaves a bias."""
-    if not op.weight_shape:
-        return 0
-    bias = FLOAT_BYTES * op.weight_shape[0] if op.has_bias or has_norm else 0
-    return prod(op.weight_shape) * op.weight_bits // 8 + bias
 
 
 def _measurement(prediction: Prediction) -> Measurement:

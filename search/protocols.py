@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 BASELINE = "baseline"
 """Id of the original among the candidates."""
+CONTAINER = "model.zip"
+"""Name of the file to download, with the model that the target runs and its recipe."""
 TrainDevice = Literal["auto", "cpu", "cuda"]
 """Where candidates are trained: on GPUs where Ray has any, never there, or nowhere else."""
 EventKind = Literal["state", "phase", "baseline", "sensitivity", "candidate", "front", "warning", "report"]
@@ -51,7 +53,7 @@ class CandidateRecord:
         accuracy_interval: per split, (low, high) of a 95% interval of the accuracy.
         drop_points: per split, (estimate, low, high) of the paired drop against the original, in points.
         measurements: ``latency_ms``, ``macs``, ``parameters``, ``onnx_size_bytes``, ``weight_size_bytes`` ...
-        artifacts: artifact name to blob digest: ``model.onnx``, ``model.pt2``, ``recipe.json``.
+        artifacts: artifact name to blob digest: the file that the target runs (``model.onnx``), ``model.pt2``, ``recipe.json`` ...
         state: ``evaluated`` (stopped at its rung), ``finalist`` (exported and measured), ``front``, ``best``, ``failed``.
         last_steps: of its last rung, if it came so far: how many steps the time allowed.
         kept: why the last rung left it as it was, if one was tried; empty otherwise.

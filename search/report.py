@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from search.evaluation.audits import AUDITS
+from search.limit_kinds import KINDS
 from search.protocols import CandidateRecord, Measurement
+from search.runtimes import RUNTIMES
 from search.spec import SearchSpec
 
 REPORT_VERSION = 1
-SIZES = ("onnx_size_bytes", "download_size_bytes", "weight_size_bytes")
-PACKAGES = ("torch", "onnxruntime", "onnx", "optuna", "ray", "mlflow", "numpy", "paretopress")
+PACKAGES = ("torch", "optuna", "ray", "mlflow", "numpy", "paretopress")
+_SIZES = ("onnx_size_bytes", "download_size_bytes", "weight_size_bytes")
+"""Of the files that any target has; null where it has none."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def entry(record: CandidateRecord, split: str) -> dict[str, Any]:
         "accuracies": dict(record.accuracy),
         "latency_ms": _measurement(latency),
         "predicted_latency_ms": _measurement(record.measurements.get("predicted_latency_ms")),
-        **{name: _counted(record.measurements.get(name)) for name in (*SIZES, "macs", "parameters")},
+        **{name: _counted(record.measurements.get(name)) for name in (*_sizes(record), "macs", "parameters")},
         "audits": {name: _measurement(record.measurements[name]) for name in AUDITS if name in record.measurements},
         "recipe": json.loads(record.recipe_json),
         "rung": record.rung,
@@ -105,6 +108,11 @@ def entry(record: CandidateRecord, split: str) -> dict[str, Any]:
         "seed": record.seed,
         "artifacts": dict(record.artifacts),
     }
+
+
+def _sizes(record: CandidateRecord) -> list[str]:
+    """The sizes of the files that there can be, and those of other runtimes' where they were measured."""
+    return [name for name in KINDS if name.endswith("_size_bytes") and (name in _SIZES or name in record.measurements)]
 
 
 def _measurement(measurement: Measurement | None) -> dict[str, Any] | None:
@@ -125,7 +133,7 @@ def _counted(measurement: Measurement | None) -> int | None:
 def versions() -> dict[str, str]:
     """Versions of what decides about results."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *(name for runtime in RUNTIMES.values() for name in runtime.packages)):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

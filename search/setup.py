@@ -42,6 +42,8 @@ from search.pace import Pace
 from search.plan import Known, effort_costs
 from search.pricing import Pricer
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
+from search.runtimes import runtime_of
+from search.sized import sized
 from search.space import states_optimizer
 from search.spec import SearchSpec
 from search.step_time import training_step_s
@@ -113,6 +115,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     """
     predictor = Predictor.from_json(environment.predictor_json)
     target = searched_target(spec.target, predictor)
+    spec = sized(spec, target)
     techniques = allowed_techniques(spec)
     original = open_original(spec, environment.blobs, target)
     read_from = time.monotonic()
@@ -122,7 +125,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     limit_s = min(environment.measure_limit_s, spec.effort.max_wall_time_s * _BASELINE_SHARE)
     latency = _measured_before(environment.store)
     if latency is None and target.attached:
-        latency = measure_alone(original.onnx, target, spec.budget.batch_size, limit_s, runner, environment.store)
+        latency = measure_alone(original.file, target, spec.budget.batch_size, limit_s, runner, environment.store)
     files = _files(spec, environment)
     save_original_logits(validation, files.original_logits)
     trains = bool(training_methods(techniques))
@@ -154,7 +157,8 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         untrained_limit_s=_untrained_limit_s(original, image_s),
         labelled=original.data.labelled,
     )
-    record = baseline_record(spec, original, validation, environment.blobs.put_bytes(original.onnx))
+    artifact, digest = runtime_of(target).artifact, environment.blobs.put_bytes(original.file)
+    record = baseline_record(spec, original, validation, artifact, digest)
     context = technique_context(settings, original.data.split("train"), files.interrupt)
     pricer = Pricer(original.network, predictor, spec.budget.batch_size, context)
     context = replace(context, cost=pricer)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+import search.runtimes  # noqa: F401  sizes of the files that installed runtimes run can be limited
 from search.errors import FieldViolation, InvalidSpecError
 from search.evaluation import audits  # noqa: F401  what they measure can be limited
 from search.evaluation.metrics import METRICS

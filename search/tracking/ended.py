@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from search.environment import SearchOutcome
-from search.protocols import BlobStore, CandidateRecord, CandidateStore, Event
+from search.protocols import CONTAINER, BlobStore, CandidateRecord, CandidateStore, Event
+from search.runtimes.onnx_runtime import OnnxFile
 from search.tracking.outbox import Outbox
 
 UNTRACKED = "untracked"
@@ -31,8 +32,9 @@ def log_ended(outbox: Outbox, records: Iterable[CandidateRecord], blobs: BlobSto
         return outbox.end({}, "FAILED")
     with tempfile.TemporaryDirectory(prefix="paretopress-tracking-") as folder:
         for name in outcome.front:
-            digest = listed[name].artifacts["model.onnx"]
-            outbox.artifact(name, _named(blobs, digest, Path(folder) / name / "model.onnx"), "model.onnx")
+            files = listed[name].artifacts
+            shown = OnnxFile.name if OnnxFile.name in files else CONTAINER  # a target may run another file, which is in there
+            outbox.artifact(name, _named(blobs, files[shown], Path(folder) / name / shown), shown)
         if outcome.report_sha256:
             outbox.artifact(None, _named(blobs, outcome.report_sha256, Path(folder) / "report.json"), "report.json")
         best = listed[outcome.best] if outcome.best else None

@@ -14,6 +14,7 @@ from hw_models.targets import Target
 from paretopress.v1 import search_pb2
 from search.errors import FieldViolation
 from search.plan import SearchPlan
+from search.sized import size_violations
 from search.spec import MAX_SCOPES, Budget, Effort, SearchSpec
 from service.converters import enums
 from service.converters.inputs import check_text, choose_id, parse_parent
@@ -110,6 +111,8 @@ def spec_from_proto(
             if name not in known
         ]
     found += [_prefixed(violation, prefix) for violation in mismatches(spec, model, dataset)]
+    if spec.target in lookups.targets:
+        found += [_prefixed(violation, prefix) for violation in size_violations(spec, lookups.targets[spec.target])]
     return spec
 
 

@@ -16,6 +16,7 @@ from search.errors import ClusterError
 from search.evaluation.latency import LatencyResult
 from search.execution.runtime import RunnerSettings
 from search.protocols import BASELINE, Measurement
+from search.runtimes.onnx_runtime import OnnxRuntime
 from tests.search.memory import MemoryStore
 
 QUIET, BESIDE = Measurement(1.0, "measured"), Measurement(2.0, "measured")
@@ -30,7 +31,7 @@ def _measured(
 ) -> tuple[Measurement, list[str]]:
     monkeypatch.setattr(baseline, "ray_runtime", lambda runner: nullcontext())
     monkeypatch.setattr(baseline, "run_quietly", run_quietly)
-    monkeypatch.setattr(baseline, "measure_candidates", lambda *_, **named: _result(BESIDE))
+    monkeypatch.setattr(OnnxRuntime, "measure", lambda *_, **named: _result(BESIDE))
     store = MemoryStore()
     found = measure_alone(b"onnx", get_target("cpu-ort-1t"), 1, 5.0, RunnerSettings(2, folder, address), store)
     return found, [event.message for event in store.events]

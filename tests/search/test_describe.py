@@ -12,7 +12,7 @@ from hw_models.graph import KINDS, OperatorGraph
 from hw_models.predictor import Predictor
 from hw_models.targets import get_target
 from search.describe import describe, network_macs
-from search.pricing import estimated_onnx_size_bytes
+from search.runtimes.onnx_size import estimated_onnx_size_bytes
 from techniques.export import to_onnx
 from techniques.lift import from_module
 from techniques.network import Network

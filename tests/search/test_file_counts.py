@@ -14,6 +14,7 @@ from search.baseline import Original, baseline_record
 from search.evaluation.metrics.base import AccuracyResult
 from search.file_counts import count_notes
 from search.protocols import CandidateRecord
+from search.runtimes.onnx_runtime import OnnxFile
 from search.spec import Budget, SearchSpec
 from techniques.errors import UnsupportedNetworkError
 from techniques.export import to_onnx
@@ -36,7 +37,7 @@ def recorded(norm: nn.Module, dynamic_batch: bool = False) -> tuple[CandidateRec
     network = from_module(layers.eval(), (3, 12, 12)).eval()
     original = Original(network, None, to_onnx(network, dynamic_batch))  # type: ignore[arg-type]
     spec = SearchSpec(model_sha256="0" * 64, dataset_sha256="0" * 64, target="cpu-ort-1t", budget=Budget(latency_ms=1.0))
-    return baseline_record(spec, original, ACCURACY, "0" * 64), network.parameter_count()
+    return baseline_record(spec, original, ACCURACY, OnnxFile(), "0" * 64), network.parameter_count()
 
 
 @pytest.mark.parametrize("dynamic_batch", [False, True], ids=["batch 1", "free batch"])

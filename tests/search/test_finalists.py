@@ -19,6 +19,7 @@ from search.errors import BaselineError
 from search.evaluation.file_proof import FileDiffersError
 from search.finalists import export
 from search.pricing import Pricer
+from search.runtimes.onnx_runtime import OnnxFile
 from techniques.apply import apply_recipe
 from techniques.context import TechniqueContext
 from techniques.lift import from_module
@@ -96,7 +97,7 @@ def test_layers_in_which_the_file_differs_stay_float(tmp_path: Path) -> None:
     assert recipe.steps[0].config == {"reduce_range": True, "exclude": ["3"]}
     assert evaluator.built == [INT8, recipe]
     assert blobs.get_bytes(exported.record.artifacts["recipe.json"]).decode() == recipe.to_json()
-    constants = {t.name: t for t in onnx.load_from_string(exported.onnx).graph.initializer}
+    constants = {t.name: t for t in onnx.load_from_string(exported.file).graph.initializer}
     assert any(t.data_type == onnx.TensorProto.FLOAT and tuple(t.dims) == (8, 8, 3, 3) for t in constants.values())
 
 
@@ -125,8 +126,8 @@ def test_a_file_that_still_differs_fails_with_its_layer(tmp_path: Path, monkeypa
 
 def test_an_original_whose_file_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     original, wrong = network(), from_module(nn.Sequential(nn.Flatten(), nn.Linear(144, 4)).eval(), (1, 12, 12))
-    exporter = baseline.to_onnx
-    monkeypatch.setattr(baseline, "to_onnx", lambda network, dynamic_batch: exporter(wrong, dynamic_batch))
+    write = OnnxFile.write
+    monkeypatch.setattr(OnnxFile, "write", lambda self, network, batch: write(self, wrong, batch))
     view = SimpleNamespace(batches=lambda size: iter([(None, IMAGES[:size])]))
     spec = SimpleNamespace(budget=SimpleNamespace(batch_size=1), target="cpu-ort-1t")
     with pytest.raises(BaselineError, match="exported faithfully"):

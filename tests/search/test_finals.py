@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from hw_models.targets import get_target
+from paretopress.runtime import session
 from search import baseline, conclusion
 from search.attempts import Attempts
 from search.conclusion import run_finals
@@ -76,12 +77,12 @@ class Finals:
             self.store.save_candidate(_record(number))
         self.monkeypatch.setattr(conclusion, "export", self._export)
         self.monkeypatch.setattr(conclusion, "read_selection", lambda files, *_: files)
-        self.monkeypatch.setattr(conclusion, "onnx_accuracy", lambda *_: SimpleNamespace(value=0.9, interval=(0.88, 0.92)))
+        self.monkeypatch.setattr(conclusion, "file_accuracy", lambda *_: SimpleNamespace(value=0.9, interval=(0.88, 0.92)))
         self.monkeypatch.setattr(conclusion, "run_quietly", self._measure)
         self.monkeypatch.setattr(conclusion, "Attempts", partial(Attempts, limit_s=self.limit_s))
         setup: Any = SimpleNamespace(
             spec=SearchSpec("model", "dataset", "target", Budget(latency_ms=9.0, max_accuracy_drop_points=5.0)),
-            original=SimpleNamespace(onnx=b"onnx", data=SimpleNamespace(split=lambda name: SimpleNamespace(labels=None))),
+            original=SimpleNamespace(file=b"onnx", data=SimpleNamespace(split=lambda name: SimpleNamespace(labels=None))),
             runner=SimpleNamespace(cpus=1),
             target=get_target("cpu-ort-1t"),
             finals_time=FinalsTime(file_s=1.0, latency_ms=1.0),
@@ -106,7 +107,9 @@ class Finals:
             self.notes.get(record.candidate_id, ""),
         )
 
-    def _measure(self, function: object, runner: object, files: Mapping[str, bytes], *_: object, **named: Any) -> Any:
+    def _measure(
+        self, function: object, runner: object, runtime: object, files: Mapping[str, bytes], *_: object, **named: Any
+    ) -> Any:
         self.measured.append(sorted(files))
         assert 0 < named["limit_s"]() <= 60
         self.waits_until.append(named["ends_at"])
@@ -206,10 +209,10 @@ def test_accuracy_is_that_of_the_program_that_the_target_runs(name: str, level: 
         asked.append(given)
         return np.eye(2, dtype=np.float32)[np.arange(len(images)) % 2]
 
-    monkeypatch.setattr(baseline, "run_classifier", run)
+    monkeypatch.setattr(session, "run_classifier", run)
     view: Any = SimpleNamespace(labels=np.arange(8) % 2, batches=lambda count: [(range(8), torch.zeros(8, 1, 2, 2))])
     reading, target = Reading("top1", Head((2,))), get_target(name)
-    original = baseline.onnx_accuracy(b"onnx", view, reading, None, target, 3)
+    original = baseline.file_accuracy(b"onnx", view, reading, None, target, 3)
     read = read_selection(Exported(_record(0), b"onnx"), view, original, reading, target, 3)
     assert read.record.accuracy["selection"] == 1.0
     assert asked == [{"threads": 3, "optimization": level}] * 2

@@ -44,7 +44,7 @@ def rungs(setup: Setup, recipe: Recipe) -> list[float]:
 def outputs_of_file(setup: Setup, given: SearchEnvironment, recipe: Recipe, images: torch.Tensor) -> np.ndarray:
     """What the exported candidate gives in the runtime."""
     record = CandidateRecord("c0000", 0, recipe.to_json(), 1, 0, measurements=setup.baseline.measurements)
-    return run_classifier(export(record, setup.evaluator, setup.pricer, given.blobs, setup.target).onnx, images.numpy())
+    return run_classifier(export(record, setup.evaluator, setup.pricer, given.blobs, setup.target).file, images.numpy())
 
 
 def _all_latencies(value: object) -> list[dict[str, object]]:

@@ -66,14 +66,14 @@ def test_integers_shrink_the_file_and_keep_the_work(pricer: Pricer) -> None:
     before, after = pricer.price(Recipe()), pricer.price(Recipe((INT8,)))
     assert after.macs == before.macs
     assert after.weight_size_bytes < 0.35 * before.weight_size_bytes
-    assert after.onnx_size_bytes < 0.5 * before.onnx_size_bytes
+    assert after.file_size_bytes < 0.5 * before.file_size_bytes
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
 def test_estimated_file_size_is_that_of_the_export(network: Network, pricer: Pricer, int8: bool) -> None:
     recipe = Recipe((INT8,) if int8 else ())
     exported = to_onnx(apply_recipe(network, recipe, CONTEXT))
-    assert pricer.price(recipe).onnx_size_bytes == pytest.approx(len(exported), rel=0.1)
+    assert pricer.price(recipe).file_size_bytes == pytest.approx(len(exported), rel=0.1)
 
 
 def test_equal_recipes_are_priced_once(network: Network, pruned: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
