@@ -19,6 +19,8 @@ from typing import Any
 from benchmarks.harness import ROOT, Check, Results, Row, run_tests, test_check
 from benchmarks.promises_server import TARGET, PromisesServer, fresh_server, upload_resnet
 from examples.demo import digits_subject, export_pt2
+from hw_models.calibrate import calibrate
+from hw_models.targets import get_target
 from paretopress.client import Client
 from paretopress.v1 import dataset_pb2, model_pb2, search_pb2
 
@@ -29,28 +31,15 @@ TESTS = {
     "open-space 2 golden": "tests/search/test_golden_recipes.py",
     "open-space 3 contracts": "tests/techniques/test_contracts.py",
     "open-space 5 driver": "tests/search/test_driver.py",
+    "open-space 6 metric and audit": "tests/service/test_toy_technique.py",
+    "open-space 6 runtime and artifact": "tests/search/test_runtimes.py",
+    "open-space 6 limits": "tests/search/test_limits.py",
 }
 LAST_COMMIT = "d01120c"
 """Before the search space was opened: what pricing is compared with."""
 _LOOSE, _LOOSE_TRIALS = 1.5, 24
 _CUT_TRIALS, _IMAGES, _EPOCHS = 4, 1500, 0.5
-_PRICING_ROUNDS = 5
-_PRICE = """
-import json, sys, time
-from hw_models.catalogue import get_target
-from hw_models.predictor import Predictor
-from search.pricing import Pricer
-from techniques.context import TechniqueContext
-from techniques.recipe import Recipe, Step
-from tests.search.golden.networks import made
-recipes = [Recipe(tuple(Step(*step) for step in steps)) for steps in json.load(open(sys.argv[1]))]
-network = made("resnet_20")
-pricer = Pricer(network, Predictor.uncalibrated(get_target("raspberry-pi-5")), 1, TechniqueContext())
-pricer.price(Recipe())
-began = time.perf_counter()
-for recipe in recipes: pricer.price(recipe)
-print((time.perf_counter() - began) / len(recipes) * 1000)
-"""
+_PRICING_ROUNDS = 3
 
 
 def run(results: Results) -> None:
@@ -146,29 +135,25 @@ def _predicted_ms(candidate: search_pb2.Candidate) -> float:
 
 
 def _pricing() -> Row:
-    """Milliseconds a recipe, of this commit and the last one turn by turn; recipes are the golden ones of ResNet-20."""
-    golden = json.loads((ROOT / "tests/search/golden/recipes.json").read_text())["resnet_20"]["cases"]
-    recipes = ROOT / "build" / "recipes.json"
-    recipes.parent.mkdir(exist_ok=True)
-    recipes.write_text(json.dumps([[step for step in case["steps"] if step[0] != "distillation"] for case in golden]))
-    before = ROOT / "build" / "last-commit"
+    """Milliseconds a recipe, now and at the last commit, turn by turn: 5,000 recipes of ResNet-20, one calibrated predictor."""
+    predictor, before = ROOT / "build" / "predictor.json", ROOT / "build" / "last-commit"
+    predictor.parent.mkdir(exist_ok=True)
+    predictor.write_text(calibrate(get_target(TARGET.rpartition("/")[2])).to_json())
     if not before.exists():
         subprocess.run(["git", "worktree", "add", "--detach", str(before), LAST_COMMIT], cwd=ROOT, check=True, capture_output=True)
-        for name in ("__init__.py", "networks.py"):
-            (before / "tests/search/golden").mkdir(exist_ok=True)
-            (before / "tests/search/golden" / name).write_text((ROOT / "tests/search/golden" / name).read_text())
     try:
-        pairs = [(_price_ms(ROOT, recipes), _price_ms(before, recipes)) for _ in range(_PRICING_ROUNDS)]
+        pairs = [(_price_ms(ROOT, predictor, turn), _price_ms(before, predictor, turn)) for turn in range(_PRICING_ROUNDS)]
     finally:
         subprocess.run(["git", "worktree", "remove", "--force", str(before)], cwd=ROOT, check=False, capture_output=True)
     now, then = (statistics.median(values) for values in zip(*pairs, strict=True))
     return {"ms_a_recipe": now, "before_ms": then, "ratio": statistics.median(a / b for a, b in pairs)}
 
 
-def _price_ms(checkout: Path, recipes: Path) -> float:
+def _price_ms(checkout: Path, predictor: Path, seed: int) -> float:
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", _PRICE, str(recipes)]
-    return float(subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True, text=True).stdout)
+    command = [sys.executable, "-m", "benchmarks.hw_pricing", str(predictor), str(seed)]
+    answer = subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True, text=True).stdout
+    return float(json.loads(answer)["median_ms"])
 
 
 def checks(rows: Sequence[Row]) -> list[Check]:

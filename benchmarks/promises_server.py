@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.harness import ROOT
-from examples.demo import OUT, export_pt2, prepare
+from examples.demo import OUT, Subject, export_pt2, prepare
 from paretopress.client import Client
 from paretopress.v1 import dataset_pb2, model_pb2, search_pb2
 
@@ -76,16 +77,27 @@ def upload_resnet(server: PromisesServer, images_of_split: int | None = None) ->
     """
     OUT.mkdir(parents=True, exist_ok=True)
     subject = prepare()
-    data_file = subject.data if images_of_split is None else _first_images(subject.data, images_of_split, server.folder)
-    export_pt2(subject.network, server.folder / "original.pt2")
+    if images_of_split is not None:
+        subject = replace(subject, data=_first_images(subject.data, images_of_split, server.folder))
+    given = upload(server, subject, server.folder)
+    given.budget.max_accuracy_drop_points = 3.0
+    return given
+
+
+def upload(server: PromisesServer, subject: Subject, folder: Path) -> search_pb2.Search:
+    """A network and its data, as a request that lacks its budget.
+
+    Args:
+        folder: for the exported program.
+    """
+    export_pt2(subject.network, folder / "original.pt2")
     how = dataset_pb2.Preprocessing(height=28, width=28, channels=1, mean=[subject.mean], std=[subject.std])
     with Client(server.address) as client:
-        model = client.upload_model(server.folder / "original.pt2", model_pb2.Model.PT2)
-        data = client.upload_dataset(data_file, dataset_pb2.Dataset.NPZ, how)
+        model = client.upload_model(folder / "original.pt2", model_pb2.Model.PT2)
+        data = client.upload_dataset(subject.data, dataset_pb2.Dataset.NPZ, how)
         while not client.get_target(TARGET).calibrated:
             time.sleep(1)
-    budget = search_pb2.Budget(max_accuracy_drop_points=3.0)
-    return search_pb2.Search(model=model.name, dataset=data.name, target=TARGET, budget=budget)
+    return search_pb2.Search(model=model.name, dataset=data.name, target=TARGET)
 
 
 def _first_images(data: Path, count: int, folder: Path) -> Path:
