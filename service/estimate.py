@@ -30,7 +30,7 @@ class Estimator:
 
     def plan(self, spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> SearchPlan:
         """What its time would be spent on."""
-        splits, macs = dataset.facts["split_sizes"], int(model.facts["macs"])
+        splits, macs = dataset.dataset.split_sizes, model.model.macs
         images = {name: int(splits.get(name, 0)) for name in ("train", "validation", "selection", "test")}
         pace = self.paces(model.name)
         if pace is None:

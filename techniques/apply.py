@@ -15,6 +15,7 @@ from techniques.recipe import Recipe, Step
 from techniques.registry import get
 from techniques.training.batchnorm import recalibrate
 from techniques.training.loop import Training, fit
+from techniques.training.parts import Regime
 
 
 def apply_recipe(network: Network, recipe: Recipe, context: TechniqueContext) -> Network:
@@ -112,16 +113,18 @@ def compress(
             continue
         assert isinstance(technique, Transform)  # there are no others
         if technique.after_training:
-            result, stale, methods = _repaired(result, stale, methods, context, data, effort, checkpoint), False, []
+            later = regimes_of(recipe, context)
+            result, stale, methods = _repaired(result, stale, methods, later, context, data, effort, checkpoint), False, []
         result = _transform(result, index, step, technique, context)
         stale |= not technique.after_training
-    return _repaired(result, stale, methods, context, data, effort, checkpoint).eval()
+    return _repaired(result, stale, methods, regimes_of(recipe, context), context, data, effort, checkpoint).eval()
 
 
 def _repaired(
     network: Network,
     stale: bool,
     methods: Sequence[tuple[TrainingMethod[Any], Any]],
+    later: Sequence[Regime],
     context: TechniqueContext,
     data: ImageSource | None,
     effort: TrainingEffort,
@@ -132,7 +135,7 @@ def _repaired(
         network = recalibrate(network, context.calibration)
     if not methods or not any(effort.stages) or data is None:
         return network
-    return fit(network, data, effort, composed(methods, context), context, checkpoint)
+    return fit(network, data, effort, composed(methods, context, later), context, checkpoint)
 
 
 def training_of(recipe: Recipe, context: TechniqueContext) -> Training:
@@ -146,17 +149,32 @@ def training_of(recipe: Recipe, context: TechniqueContext) -> Training:
         technique = _technique(index, step)
         if isinstance(technique, TrainingMethod):
             methods.append((technique, _parse(index, step, technique)))
-    return composed(methods, context)
+    return composed(methods, context, regimes_of(recipe, context))
 
 
-def composed(methods: Sequence[tuple[TrainingMethod[Any], Any]], context: TechniqueContext) -> Training:
+def regimes_of(recipe: Recipe, context: TechniqueContext) -> tuple[Regime, ...]:
+    """What training does to get used to the transforms behind it."""
+    regimes: list[Regime] = []
+    for index, step in enumerate(recipe.steps):
+        technique = _technique(index, step)
+        if isinstance(technique, Transform) and technique.after_training:
+            regimes += technique.regimes(_parse(index, step, technique), context)
+    return tuple(regimes)
+
+
+def composed(
+    methods: Sequence[tuple[TrainingMethod[Any], Any]], context: TechniqueContext, later: Sequence[Regime] = ()
+) -> Training:
     """One training of several methods, each with its parsed config.
+
+    Args:
+        later: of the transforms behind the training.
 
     Raises:
         ConfigError: none of them says what is minimised, or how steps are made.
     """
     losses = tuple(loss for technique, config in methods for loss in technique.losses(config, context))
-    regimes = tuple(regime for technique, config in methods for regime in technique.regimes(config, context))
+    regimes = tuple(regime for technique, config in methods for regime in technique.regimes(config, context)) + tuple(later)
     optimizer = next((found for technique, config in methods if (found := technique.optimizer(config)) is not None), None)
     if not losses or optimizer is None:
         names = ", ".join(technique.name for technique, _ in methods)

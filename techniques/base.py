@@ -120,6 +120,10 @@ class Transform(Technique[ConfigT]):
         """The step that does the same but leaves these layers (qualified names) as they are; None where it cannot say that."""
         return None
 
+    def regimes(self, config: ConfigT, context: TechniqueContext) -> Sequence[Regime]:
+        """What a training before this step does to get used to it; each call makes new ones."""
+        return ()
+
     def carry(self, source: Network, target: Network) -> None:
         """``target`` is what a transform that ignores sizes made of ``source``, both on meta: what is known of one holds there."""
 

@@ -10,6 +10,9 @@ from hypothesis import HealthCheck, settings
 from service.workers.processes import WAIT_POLICY
 
 os.environ.update({**WAIT_POLICY, **os.environ})
+# On a busy machine, drawing takes seconds: that says nothing of what is tested.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 # For `pytest --hypothesis-profile long`: minutes instead of seconds.
 settings.register_profile("long", max_examples=400, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
 

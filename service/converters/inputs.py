@@ -205,23 +205,23 @@ def preprocessing_to_proto(value: Preprocessing) -> dataset_pb2.Preprocessing:
 
 def model_to_proto(stored: StoredInput) -> model_pb2.Model:
     """A stored model."""
-    facts = stored.facts
+    known = stored.model
     return model_pb2.Model(
         name=stored.name,
         display_name=stored.display_name,
         format=enums.MODEL_FORMATS.number(stored.format),
-        architecture=facts["architecture"],
+        architecture=known.architecture,
         sha256=stored.sha256,
         size_bytes=stored.size_bytes,
-        input_shape=facts["input_shape"],
-        outputs=facts["outputs"],
-        is_classifier=facts["is_classifier"],
-        parameters=facts["parameters"],
-        macs=facts["macs"],
-        onnx_size_bytes=facts["onnx_size_bytes"],
-        size_is_free=facts["size_is_free"],
-        size_note=facts["size_note"],
-        erased=facts["erased"],
+        input_shape=known.input_shape,
+        outputs=known.outputs,
+        is_classifier=known.is_classifier,
+        parameters=known.parameters,
+        macs=known.macs,
+        onnx_size_bytes=known.onnx_size_bytes,
+        size_is_free=known.size_is_free,
+        size_note=known.size_note,
+        erased=known.erased,
         create_time=enums.timestamp(stored.create_time),
         etag=stored.etag,
     )
@@ -229,22 +229,22 @@ def model_to_proto(stored: StoredInput) -> model_pb2.Model:
 
 def dataset_to_proto(stored: StoredInput) -> dataset_pb2.Dataset:
     """A stored dataset."""
-    facts = stored.facts
+    known = stored.dataset
     return dataset_pb2.Dataset(
         name=stored.name,
         display_name=stored.display_name,
         format=enums.DATASET_FORMATS.number(stored.format),
-        preprocessing=preprocessing_to_proto(Preprocessing.from_json(facts["preprocessing"])),
+        preprocessing=preprocessing_to_proto(known.preprocessing),
         sha256=stored.sha256,
         size_bytes=stored.size_bytes,
-        image_count=facts["image_count"],
-        split_sizes=facts["split_sizes"],
-        split_note=facts["split_note"],
-        class_names=facts["class_names"],
-        labeled=facts["labeled"],
-        group_columns=facts["group_columns"],
-        problems=[dataset_pb2.DatasetProblem(place=p["place"], description=p["what"]) for p in facts["problems"]],
-        problem_count=facts["problem_count"],
+        image_count=known.image_count,
+        split_sizes=known.split_sizes,
+        split_note=known.split_note,
+        class_names=known.class_names,
+        labeled=known.labeled,
+        group_columns=known.group_columns,
+        problems=[dataset_pb2.DatasetProblem(place=place, description=what) for place, what in known.problems],
+        problem_count=known.problem_count,
         create_time=enums.timestamp(stored.create_time),
         etag=stored.etag,
     )

@@ -86,8 +86,8 @@ def spec_from_proto(
 ) -> SearchSpec:
     """What is asked for; every bad field is noted below ``prefix``. None stands for a model or dataset that is not known (yet)."""
     spec = SearchSpec(
-        model_sha256=model.facts["canonical_sha256"] if model else NOBODY,
-        dataset_sha256=dataset.facts["canonical_sha256"] if dataset else NOBODY,
+        model_sha256=model.model.canonical_sha256 if model else NOBODY,
+        dataset_sha256=dataset.dataset.canonical_sha256 if dataset else NOBODY,
         target=_target(proto.target, f"{prefix}.target", lookups, found),
         budget=budget_from_proto(proto.budget, f"{prefix}.budget", found),
         effort=effort_from_proto(proto.effort),

@@ -28,8 +28,8 @@ class SearchMaker:
         """
         model = _present(self._models, model_name)
         dataset = _present(self._datasets, template.dataset)
-        digests = {"model_sha256": model.facts["canonical_sha256"], "dataset_sha256": dataset.facts["canonical_sha256"]}
-        spec = replace(template.spec, **digests)
+        model_sha256, dataset_sha256 = model.model.canonical_sha256, dataset.dataset.canonical_sha256
+        spec = replace(template.spec, model_sha256=model_sha256, dataset_sha256=dataset_sha256)
         found = mismatches(spec, model, dataset)
         if found:
             words = "; ".join(f"{violation.field}: {violation.description}" for violation in found)
@@ -42,7 +42,7 @@ class SearchMaker:
             dataset=dataset.name,
             spec=spec,
             estimated_duration_s=self._estimator.duration_s(spec, model, dataset),
-            dataset_notes=tuple(dataset.facts["notes"]),
+            dataset_notes=dataset.dataset.notes,
         )
 
 

@@ -87,7 +87,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             dataset=parsed.dataset.name,
             spec=parsed.spec,
             estimated_duration_s=plan.duration_s,
-            dataset_notes=tuple(parsed.dataset.facts["notes"]),
+            dataset_notes=parsed.dataset.dataset.notes,
             trace=current_trace(),
         )
         if request.validate_only:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
 from service.store import requests
 from service.store.database import Database
+from service.store.input_facts import KnownDataset, KnownModel, known_dataset, known_model
 from service.store.pages import Page, PageRequest
 from service.store.quotas import NO_QUOTAS, Quotas
 from service.store.schema import InputRow, SearchRow
@@ -42,6 +44,16 @@ class StoredInput(NewInput):
     """A stored one."""
 
     create_time: float
+
+    @cached_property
+    def model(self) -> KnownModel:
+        """What is known of it; it is a model."""
+        return known_model(self.facts)
+
+    @cached_property
+    def dataset(self) -> KnownDataset:
+        """What is known of it; it is a dataset."""
+        return known_dataset(self.facts)
 
     @property
     def etag(self) -> str:

@@ -39,7 +39,7 @@ class LatencyPricing:
             InvalidRequestError: the recipe cannot be applied to the model.
         """
         if not recipe_json and batch_size == 1:
-            graph = OperatorGraph.from_json(self._blobs.get_bytes(model.facts["graph_sha256"]).decode())
+            graph = OperatorGraph.from_json(self._blobs.get_bytes(model.model.graph_sha256).decode())
             graphs = [graph] * len(predictors)
         else:
             graphs = self._described(model, [facts_of(p.target) for p in predictors], batch_size, recipe_json)
@@ -50,7 +50,7 @@ class LatencyPricing:
         self, model: StoredInput, facts: Sequence[TargetFacts], batch_size: int, recipe_json: str
     ) -> list[OperatorGraph]:
         distinct = list(dict.fromkeys(facts)) if recipe_json else [facts[0]]
-        network = self._blobs.local_path(model.facts["canonical_sha256"])
+        network = self._blobs.local_path(model.model.canonical_sha256)
         arguments = {
             "network_path": str(network),
             "recipe_json": recipe_json,

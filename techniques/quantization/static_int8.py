@@ -21,12 +21,14 @@ from techniques.folding import fold_batch_norms
 from techniques.network import Network
 from techniques.option import NETWORK, Option
 from techniques.quantization.bias_correction import Comparison
+from techniques.quantization.in_the_loop import QuantizationInTheLoop
 from techniques.quantization.integer_biases import round_biases
 from techniques.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
 from techniques.quantization.placement import Placement, place
 from techniques.quantization.ranges import RANGE_CHOICES, RangeChoice, affine_parameters, choose_range, collect
 from techniques.recipe import Step
 from techniques.shapes import node_shapes
+from techniques.training.parts import Regime
 
 _COMPARED_IMAGES = 64
 FORMAT = (8, 8)
@@ -47,6 +49,7 @@ class Int8QuantizationConfig:
         reduce_range: weights are kept small enough for processors that add two products in 16 bits, as x86 without VNNI does;
             None: as the target needs it (``TechniqueContext.reduced_weight_range``).
         correct_bias: whether biases take back what rounding shifts on average.
+        in_loop: whether the last rung of training rounds as well (`QuantizationInTheLoop`).
     """
 
     layers: str | Sequence[str] = "all"
@@ -56,6 +59,7 @@ class Int8QuantizationConfig:
     calibration_images: int = 512
     reduce_range: bool | None = None
     correct_bias: bool = True
+    in_loop: bool = True
 
     def __post_init__(self) -> None:
         if self.layers != "all" and (isinstance(self.layers, str) or not all(isinstance(n, str) for n in self.layers)):
@@ -70,14 +74,16 @@ class Int8QuantizationConfig:
             raise ValueError(f"calibration_images must be a whole number above 0, got {self.calibration_images!r}")
         if not isinstance(self.reduce_range, bool | None):
             raise ValueError(f"reduce_range must be true, false or null, got {self.reduce_range!r}")
-        if not isinstance(self.correct_bias, bool):
-            raise ValueError(f"correct_bias must be true or false, got {self.correct_bias!r}")
+        for name in ("correct_bias", "in_loop"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
 
 
 class Int8Quantization(Transform[Int8QuantizationConfig]):
     """Weights to int8, activations to uint8 (or int8, as the target prefers)."""
 
     name = "int8_quantization"
+    version = 2
     config_type = Int8QuantizationConfig
     axis = stage = "bits"
     cites = "Jacob et al. 2018; bias correction: Nagel et al. 2019"
@@ -104,6 +110,18 @@ class Int8Quantization(Transform[Int8QuantizationConfig]):
     ) -> Step | None:
         """All layers, with the range of weights that the target needs."""
         return self.make_step({"reduce_range": context.reduced_weight_range})
+
+    def upgraded(self, config: Mapping[str, Any], version: int) -> Mapping[str, Any]:
+        """Version 1 never rounded in training."""
+        return {**config, "in_loop": False}
+
+    def regimes(self, config: Int8QuantizationConfig, context: TechniqueContext) -> Sequence[Regime]:
+        """See the base: the last rung trains on rounded weights and inputs."""
+        if not config.in_loop:
+            return ()
+        layers = config.layers if isinstance(config.layers, str) else tuple(config.layers)
+        reduced = context.reduced_weight_range if config.reduce_range is None else config.reduce_range
+        return (QuantizationInTheLoop(layers, tuple(config.exclude), tuple(context.scopes), reduced),)
 
     def sparing(self, step: Step, layers: Sequence[str]) -> Step | None:
         """The layers stay in float."""

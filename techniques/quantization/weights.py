@@ -29,9 +29,7 @@ def weight_scales(layer: nn.Conv2d | nn.Linear, reduced: bool, input_scale: floa
     """
     weight, bias = layer.weight.detach().double(), layer.bias
     largest = weight.flatten(1).abs().amax(1)
-    scale = torch.maximum(largest, largest.max() * _LEAST_SHARE) / WEIGHT_LIMIT
-    if reduced and not _is_depthwise(layer):
-        scale = torch.maximum(scale, _largest_pairs(weight) / (PAIR_LIMIT - 1))  # each of the two is rounded by up to half a step
+    scale = channel_steps(weight, reduced and not is_depthwise(layer))
     offset = torch.zeros_like(largest) if bias is None else bias.detach().abs().double()
     unused = (offset / (input_scale * _FINE_BIAS)).where(offset > 0, 1.0)
     scale = torch.where(largest > 0, scale, unused)
@@ -39,7 +37,20 @@ def weight_scales(layer: nn.Conv2d | nn.Linear, reduced: bool, input_scale: floa
     return torch.maximum(scale, needed).float()
 
 
-def _is_depthwise(layer: nn.Conv2d | nn.Linear) -> bool:
+def channel_steps(weight: Tensor, reduced: bool) -> Tensor:
+    """The step of each output channel that its weights ask for, ``(out,)``: what a factor on a whole channel does not change.
+
+    Args:
+        reduced: whether two neighbours must stay within `PAIR_LIMIT`.
+    """
+    largest = weight.flatten(1).abs().amax(1)
+    steps = torch.maximum(largest, largest.max() * _LEAST_SHARE) / WEIGHT_LIMIT
+    if reduced:
+        steps = torch.maximum(steps, _largest_pairs(weight) / (PAIR_LIMIT - 1))  # each of the two is rounded by up to half a step
+    return steps.clamp(min=_LEAST_UNIT)
+
+
+def is_depthwise(layer: nn.Conv2d | nn.Linear) -> bool:
     """Whether runtimes compute the layer by their depthwise kernel, which adds in 32 bits."""
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels
 

@@ -188,12 +188,13 @@ class _Run:
     def result(self) -> Network:
         """The network as it is to be used: mean weights, their own statistics, nothing left that only training needs."""
         result = self._student.clone()
-        if self._mean is not None and self._mean.values:
+        averaged = self._mean is not None and bool(self._mean.values)
+        if self._mean is not None and averaged:
             self._mean.copy_to(result)
-            if self._context.calibration is not None:
-                result = recalibrate(result, self._context.calibration)
         for regime in self._training.regimes:
             regime.finish(result)
+        if averaged and self._context.calibration is not None:
+            result = recalibrate(result, self._context.calibration)
         return result.eval()
 
     def _parameters(self) -> list[nn.Parameter]:
