@@ -117,13 +117,18 @@ class Known:
 def effort_costs(asked: TrainingEffort, effort: Effort, known: Known) -> EffortCosts:
     """What one trial costs, and what the wall time leaves for all of them before the last rung."""
     limit_s, pace, images = effort.max_wall_time_s, known.pace, known.images
-    rung_epochs = sum(asked.rung_steps) * asked.batch_size / max(images["train"], 1)
     left_s = limit_s * (1 - GRACE_SHARE) - known.finals_time.reserved_s(limit_s) - RAY_START_S
-    left_s -= known.seconds(BASELINE, pace.baseline_s) + known.seconds(SENSITIVITY, _sensitivity_s(limit_s, pace))
-    if any(asked.stages):
-        left_s -= pace.image_s * images["train"] * teacher_views(2 * rung_epochs)
+    left_s -= known.seconds(BASELINE, _baseline_s(asked, known)) + known.seconds(SENSITIVITY, _sensitivity_s(limit_s, pace))
     untrained_s = BUILD_S + pace.image_s * images["validation"] * len(asked.rung_steps)
     return EffortCosts(pace.step_s, untrained_s, left_s * (1 - (last_share(True) if asked.last_steps else 0.0)))
+
+
+def _baseline_s(asked: TrainingEffort, known: Known) -> float:
+    """Where anything is trained, with the original's outputs on the training images."""
+    if not any(asked.stages):
+        return known.pace.baseline_s
+    rung_epochs = sum(asked.rung_steps) * asked.batch_size / max(known.images["train"], 1)
+    return known.pace.baseline_s + known.pace.image_s * known.images["train"] * teacher_views(2 * rung_epochs)
 
 
 def _sensitivity_s(limit_s: float, pace: Pace) -> float:
@@ -147,7 +152,7 @@ def plan_search(effort: Effort, known: Known) -> SearchPlan:
     searched_s = RAY_START_S * (SEARCH not in known.spent_s) + trials_s
     expected = {
         CALIBRATION: (known.calibration_s, "the target's speed, once for all searches"),
-        BASELINE: (known.pace.baseline_s, "the original: accuracy on the given data, latency on the target"),
+        BASELINE: (_baseline_s(asked, known), "the original: accuracy on the given data, latency on the target"),
         SENSITIVITY: (_sensitivity_s(effort.max_wall_time_s, known.pace), "what each single compression costs and saves"),
         SEARCH: (searched_s, f"{trials} of at most {effort.max_trials} candidates, {_trained(decided)}"),
         LAST_RUNG: (used_s(sum(last), costs.step_s), f"{len(last)} of them are trained on, for about {_mean(last)} steps"),

@@ -38,9 +38,9 @@ class Planner:
         seconds = now_s - self._marked_s + self._before_s.get(phase, 0.0)
         self._marked_s = now_s
         self._known = replace(self._known, spent_s={**self._known.spent_s, phase: seconds})
-        if phase == SENSITIVITY:
-            self._known = replace(self._known, pace=replace(self._known.pace, sensitivity_s=seconds))
-            self._store.save_phase(PACE, self._known.pace.to_json())
+        if phase == SENSITIVITY and self._store.phase(PACE) is None:
+            # An earlier worker's is of a search from its beginning.
+            self._store.save_phase(PACE, replace(self._known.pace, sensitivity_s=seconds).to_json())
         plan = self._save()
         if phase == SENSITIVITY:
             self._store.append(Event("phase", plan.sentence(), {"duration_s": plan.duration_s}))

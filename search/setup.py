@@ -131,9 +131,14 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     trains = bool(training_methods(techniques))
     asked = training_effort(spec.effort, len(original.data.split("train")), trains)
     elapsed_s = time.monotonic() - environment.began
-    guess = Pace.guessed(network_macs(original.network), environment.cpus, 0)
-    latency_ms = latency.value if latency else 0.0
-    pace = replace(guess, image_s=image_s, file_s=original.file_s, latency_ms=latency_ms, baseline_s=elapsed_s, source="measured")
+    pace = Pace(
+        macs=network_macs(original.network),
+        image_s=image_s,
+        step_s=Pace.untimed_step_s(image_s),
+        file_s=original.file_s,
+        latency_ms=latency.value if latency else 0.0,
+        baseline_s=elapsed_s,
+    )
     images: dict[str, int] = {name: len(original.data.split(name)) for name in SPLITS}
     known = Known(pace, images, trains, measure_limit_s=environment.measure_limit_s)
     known = _affordable(asked, spec, original, reading, known, environment)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from search.errors import SearchError
-from search.protocols import CandidateRecord
+from search.protocols import CandidateRecord, Measurement
 
 EndState = Literal["SUCCEEDED", "INFEASIBLE", "CANCELLED", "FAILED"]
 
@@ -18,6 +18,15 @@ class TrackingError(SearchError):
 
 class TrackingRefusedError(SearchError):
     """The tracker will never take it as it is; the message says why."""
+
+
+def metric_name(name: str, measurement: Measurement) -> str:
+    """What a number is called: a predicted one never shares its name with a measured one.
+
+    >>> metric_name("latency_ms", Measurement(2.0, "predicted")), metric_name("latency_ms", Measurement(2.0, "measured"))
+    ('latency_ms_predicted', 'latency_ms')
+    """
+    return f"{name.removeprefix('predicted_')}_predicted" if measurement.source == "predicted" else name
 
 
 class Tracker(Protocol):

@@ -9,6 +9,7 @@ from pathlib import Path
 from search.environment import SearchOutcome
 from search.protocols import CONTAINER, BlobStore, CandidateRecord, CandidateStore, Event
 from search.runtimes.onnx_runtime import OnnxFile
+from search.tracking.base import metric_name
 from search.tracking.outbox import Outbox
 
 UNTRACKED = "untracked"
@@ -58,5 +59,5 @@ def _named(blobs: BlobStore, digest: str, path: Path) -> Path:
 
 
 def _summary(best: CandidateRecord) -> dict[str, float]:
-    values = {name: m.value for name, m in best.measurements.items()}
+    values = {metric_name(name, measurement): measurement.value for name, measurement in best.measurements.items()}
     return {**values, **{f"accuracy_{split}": value for split, value in best.accuracy.items()}}

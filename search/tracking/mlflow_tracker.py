@@ -15,7 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 from mlflow.utils.time import get_current_time_millis
 
 from search.protocols import CandidateRecord
-from search.tracking.base import EndState, TrackingError, TrackingRefusedError
+from search.tracking.base import EndState, TrackingError, TrackingRefusedError, metric_name
 from search.tracking.described import TITLE, search_description
 from techniques.recipe import Recipe
 
@@ -157,8 +157,7 @@ def candidate_metrics(record: CandidateRecord) -> dict[str, float]:
     for split, (estimate, low, high) in record.drop_points.items():
         metrics |= {f"drop_points_{split}": estimate, f"drop_points_{split}_low": low, f"drop_points_{split}_high": high}
     for name, measurement in record.measurements.items():
-        if measurement.source == "predicted":
-            name = f"{name.removeprefix('predicted_')}_predicted"
+        name = metric_name(name, measurement)
         metrics[name] = measurement.value
         if measurement.spread:
             metrics[f"{name}_spread"] = measurement.spread

@@ -26,6 +26,9 @@ class Paces:
         with self._database.read() as session:
             own = session.execute(_NEWEST.where(SearchRow.model == model)).scalar()
             other = None if own else session.execute(_NEWEST).scalar()
-        if own:
-            return Pace.from_json(json.loads(own))
-        return replace(Pace.from_json(json.loads(other)), source="scaled") if other else None
+        found = own or other
+        try:
+            pace = Pace.from_json(json.loads(found)) if found else None
+        except TypeError:  # another version's
+            return None
+        return pace if own or pace is None else replace(pace, source="scaled")

@@ -283,7 +283,10 @@ def _row(new: NewSearch) -> SearchRow:
 
 
 def _plan(text: str | None) -> SearchPlan | None:
-    return SearchPlan.from_json(json.loads(text)) if text else None
+    try:
+        return SearchPlan.from_json(json.loads(text)) if text else None
+    except (KeyError, TypeError):  # another version's
+        return None
 
 
 def _stored(row: AnyRow) -> StoredSearch:

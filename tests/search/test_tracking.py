@@ -3,16 +3,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from search.environment import SearchOutcome
 from search.protocols import CandidateRecord, Measurement
 from search.spec import Budget, Effort, SearchSpec
 from search.tracking.base import EndState, TrackingError, TrackingRefusedError
 from search.tracking.described import SearchOrigin, search_parameters
+from search.tracking.ended import log_ended
 from search.tracking.mlflow_tracker import MlflowTracker, candidate_metrics
 from search.tracking.outbox import Outbox
+from tests.search.memory import FolderBlobs
 from tests.search.records import candidate
 
 SEARCH = "projects/default/searches/s1"
@@ -101,6 +105,26 @@ class FlakyTracker:
 
     def end_search(self, search_name: str, metrics: Mapping[str, float], state: EndState) -> None:
         self._note("end")
+
+
+@pytest.mark.parametrize(("source", "names"), [("predicted", {"best_latency_ms_predicted"}), ("measured", {"best_latency_ms"})])
+def test_the_best_ones_latency_is_called_what_it_is(source: Any, names: set[str], tmp_path: Path) -> None:
+    """Found by a search for a board: its summary had a latency without a word."""
+    told: dict[str, float] = {}
+
+    class Summary(FlakyTracker):
+        def end_search(self, search_name: str, metrics: Mapping[str, float], state: EndState) -> None:
+            told.update(metrics)
+
+    blobs = FolderBlobs(tmp_path / "blobs")
+    best = dataclasses.replace(
+        candidate(1, 0.5, 1.0),
+        measurements={"latency_ms": Measurement(2.0, source)},
+        artifacts={"model.onnx": blobs.put_bytes(b"onnx")},
+    )
+    outcome = SearchOutcome("SUCCEEDED", "found", best="c0001", front=("c0001",))
+    log_ended(Outbox(Summary(0), SEARCH), (best,), blobs, outcome)
+    assert {name for name in told if "latency" in name} == names
 
 
 def test_the_outbox_delivers_late_and_in_order() -> None:
