@@ -30,7 +30,6 @@ from paretopress.runtime.session import run_classifier
 from search.dataset_file import SPLITS, DatasetMetadata, DatasetTensors, write
 from search.evaluation.data import ImageData, TrainingSource, open_teacher_logits, write_teacher_logits
 from search.preprocessing import Preprocessing
-from search.step_time import training_step_s
 from techniques.context import TechniqueContext
 from techniques.distillation.soft_targets import DistillationConfig, SoftTargets
 from techniques.effort import TrainingEffort
@@ -42,7 +41,7 @@ from techniques.training.parts import SgdConfig
 from techniques.training.range_test import peak_learning_rate
 
 RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6)
-_ROUND_TO, _VIEWS, _CALIBRATION, _BATCH = 8, 2, 512, 128
+_ROUND_TO, _VIEWS, _CALIBRATION, _BATCH, _TIMED = 8, 2, 512, 128, 20
 _SPLITS = ("selection", "test")
 _SHARE = 0.9
 """Of the minutes, for training; the rest is for exporting, reading and measuring."""
@@ -116,9 +115,11 @@ def _distilled(module: nn.Module, given: _Data, seconds: float, seed: int) -> Ne
     began, defaults = time.monotonic(), DistillationConfig()
     terms = (SoftTargets(defaults.temperature, defaults.alpha, "classes"),)
     rate = peak_learning_rate(network, given.training, Training(terms, (), SgdConfig(1.0, defaults.weight_decay)), context)
-    step_s = training_step_s(network, torch.from_numpy(given.images("train", _BATCH)), "classes")
-    steps = max(1, int((seconds - (time.monotonic() - began)) / step_s))
     training = Training(terms, (), SgdConfig(rate, defaults.weight_decay))
+    started = time.monotonic()
+    fit(network, given.training, TrainingEffort((0,), _BATCH, last_steps=_TIMED), training, context)
+    step_s = (time.monotonic() - started) / _TIMED
+    steps = max(1, int((seconds - (time.monotonic() - began)) / step_s))
     return fit(network, given.training, TrainingEffort((0,), _BATCH, last_steps=steps), training, context).eval()
 
 

@@ -94,6 +94,7 @@ def checks(rows: Sequence[Row]) -> list[Check]:
     """Line 7 of "open-space": the worst of three searches, alone and against the best by hand of the same seed."""
     cell = {row["cell"]: row for row in rows}
     searched = [cell[f"search {seed}"] for seed in SEEDS if f"search {seed}" in cell]
+    hands = [cell[f"by hand {seed}"] for seed in SEEDS if f"by hand {seed}" in cell]
     found = [row for row in searched if "speed_up" in row]
     least = {name: min((row[name] for row in found), default=None) for name in ("speed_up", "size_ratio")}
     pairs = [
@@ -112,6 +113,10 @@ def checks(rows: Sequence[Row]) -> list[Check]:
         Check("open-space 7 least size ratio", least["size_ratio"], ">= 8"),
         Check("open-space 7 least speed-up", least["speed_up"], ">= 3.2", "goal"),
         Check("open-space 7 least size ratio", least["size_ratio"], ">= 12", "goal"),
+        Check(
+            "open-space 7 longest search, s", max((row["duration_s"] for row in searched), default=None), f"<= {1.1 * _SECONDS:g}"
+        ),
+        Check("open-space 7 longest by hand, s", max((row["duration_s"] for row in hands), default=None), f"<= {1.1 * _SECONDS:g}"),
         Check("open-space 7 seeds beside by hand", len(compared), f">= {len(SEEDS)}"),
         Check("open-space 7 faster than by hand", against["speed_up"], ">= 1.15"),
         Check("open-space 7 smaller than by hand", against["size_ratio"], ">= 1.5"),

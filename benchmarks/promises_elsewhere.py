@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from benchmarks.harness import ROOT, Check, Results, Row, run_tests, test_check
 from benchmarks.promises_server import PromisesServer, fresh_server, upload_resnet
 from paretopress.client import Client
-from paretopress.v1 import search_pb2, target_pb2
+from paretopress.v1 import measurement_pb2, search_pb2, target_pb2
 
 NAME = "promises_elsewhere"
 TESTS = {
@@ -81,7 +81,7 @@ def _searched(server: PromisesServer, inputs: search_pb2.Search, target: str, sh
         "state": search_pb2.Search.State.Name(ended.state),
         "limit_ms": request.budget.latency_ms,
         "called_measured": len([one for one in _latencies(report) if one["source"] != "predicted"])
-        + sum(c.measurements["latency_ms"].source != "predicted" for c in candidates),
+        + sum(c.measurements["latency_ms"].source != measurement_pb2.Measurement.PREDICTED for c in candidates),
         "latencies_in_report": len(_latencies(report)),
         "feasible_above_the_bound": len(wrong),
         "told_in_report": any(_WORDS in note for note in report["notes"]),
@@ -127,6 +127,9 @@ def checks(rows: Sequence[Row]) -> list[Check]:
         Check("promises 3 searches that end with or without an answer", len(ended), ">= 4"),
         Check("promises 3 of them with one", sum(row["state"] == "SUCCEEDED" for row in searched), ">= 2"),
         Check("promises 3 latencies called measured", wrong["called_measured"], "== 0"),
+        Check(
+            "promises 3 latencies in a report, least", min((row["latencies_in_report"] for row in searched), default=None), ">= 1"
+        ),
         Check("promises 3 feasible above the bound", wrong["feasible_above_the_bound"], "== 0"),
         Check("promises 3 told in report, CLI and MLflow", len(told), ">= 4"),
         *(test_check(rows, line, node) for line, node in TESTS.items()),

@@ -92,9 +92,11 @@ def upload(server: PromisesServer, subject: Subject, folder: Path) -> search_pb2
     """
     export_pt2(subject.network, folder / "original.pt2")
     how = dataset_pb2.Preprocessing(height=28, width=28, channels=1, mean=[subject.mean], std=[subject.std])
+    augmentation = dataset_pb2.DatasetOptions.Augmentation.Value(subject.augmentation.replace("-", "_").upper())
+    options = dataset_pb2.DatasetOptions(augmentation=augmentation)
     with Client(server.address) as client:
         model = client.upload_model(folder / "original.pt2", model_pb2.Model.PT2)
-        data = client.upload_dataset(subject.data, dataset_pb2.Dataset.NPZ, how)
+        data = client.upload_dataset(subject.data, dataset_pb2.Dataset.NPZ, how, options=options)
         while not client.get_target(TARGET).calibrated:
             time.sleep(1)
     return search_pb2.Search(model=model.name, dataset=data.name, target=TARGET)

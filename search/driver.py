@@ -17,6 +17,7 @@ from search.execution.trial import TrialPlan
 from search.execution.word import Word
 from search.last_rung import FEW, LastRung, Prospect, most_promising, recovery
 from search.limits import priced_limits
+from search.plan import SEARCH
 from search.planning import Planner
 from search.pricing import Price, Pricer, price_measurements
 from search.promotion import Standings
@@ -77,7 +78,7 @@ class SearchDriver:
                 there is no answer.
             last: how the last rung may be spent; None where nothing is trained.
             held_rung: of a trial: the last rung that its checkpoint holds, -1 if there is none.
-            planner: hears how many trials are done, and what they took.
+            planner: hears how many trials are done, and when they are over.
         """
         self._spec, self._store, self._outbox, self._sampler = spec, store, outbox, sampler
         self._sensitivity, self._pricer, self._make_recipe = sensitivity, pricer, make_recipe
@@ -95,13 +96,19 @@ class SearchDriver:
         self._standings = Standings(rungs, spec.budget, pricer.price(Recipe()))
         self._structures: set[str] = set()
         self._number = 0
-        self._done, self._done_s = 0, 0.0
+        self._done = 0
+        self._last_steps: list[int] = []
         self._asked_at, self._stop, self._told = 0.0, False, False
 
     @property
     def cancelled(self) -> bool:
         """Whether the store said stop."""
         return self._stop
+
+    @property
+    def last_steps(self) -> tuple[int, ...]:
+        """Of each candidate that this worker gave to the last rung."""
+        return tuple(self._last_steps)
 
     def restore(self, records: Sequence[CandidateRecord]) -> None:
         """Take over what an earlier life of this search did: what the sampler knows, who stands where, and what was begun."""
@@ -119,11 +126,13 @@ class SearchDriver:
                 self._running[number] = _Running(policy, recipe, price, record)
                 self._unfinished.append(TrialPlan(number, {"recipe": record.recipe_json}, record.rung + 1))
                 continue
-            self._count(record)
+            self._done += 1
             if record.readings and not record.error:
                 self._trained[number] = record
                 self._sampler.restore(record.policy, *self._standings.told(number))
             self._outbox.candidate(record)
+        if self._done and self._planner is not None:
+            self._planner.tried(self._done)
 
     def propose(self) -> TrialPlan | Wait | None:
         """What an earlier life has begun, then the next recipe that fits the budget by prediction and is new."""
@@ -172,8 +181,9 @@ class SearchDriver:
             return None
         record, recipe = self._trained[number], Recipe.from_json(self._trained[number].recipe_json)
         self._last_begun += 1
+        self._last_steps.append(steps)
         if self._planner is not None:
-            self._planner.trials_over()
+            self._planner.over(SEARCH)
         self._running[number] = _Running(Policy.from_json(record.policy), recipe, chosen.price, record)
         self.note(f"last rung: {record.candidate_id} is trained for {steps} steps more", {"candidate": record.candidate_id})
         self._show(number, self._rungs)
@@ -256,7 +266,7 @@ class SearchDriver:
             message = f"the time for trials was up: {message}"
         record = before or self._record(number, rung, running, {})
         record = replace(record, error=message, state=record.state if before else "failed")
-        self._count(record)
+        self._count()
         self._store.save_candidate(record, [Event("warning", f"{record.candidate_id} failed at rung {rung}: {message}")])
         self._outbox.candidate(record)
 
@@ -321,14 +331,14 @@ class SearchDriver:
         del self._running[number]
         self._trained[number] = record
         if record.rung < self._rungs:
-            self._count(record)
+            self._count()
             self._sampler.tell(number, *self._standings.told(number))
         self._outbox.candidate(record)
 
-    def _count(self, record: CandidateRecord) -> None:
-        self._done, self._done_s = self._done + 1, self._done_s + record.duration_s
+    def _count(self) -> None:
+        self._done += 1
         if self._planner is not None:
-            self._planner.tried(self._done, self._done_s)
+            self._planner.tried(self._done)
 
     def _record(self, number: int, rung: int, running: _Running, values: Mapping[str, Any]) -> CandidateRecord:
         before = running.record

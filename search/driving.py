@@ -63,6 +63,7 @@ def make_driver(
     if training:
         last = LastRung(effort.last_steps, effort.rung_steps, setup.known.pace.step_s, training_ends_at)
         trials_end_at = _trials_end_at(training_ends_at, last_share(any(effort.rung_steps)), clock, environment.store)
+    planner.trials_until(clock.spent_s + trials_end_at - time.monotonic())
     return SearchDriver(
         spec=spec,
         store=environment.store,

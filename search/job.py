@@ -103,11 +103,12 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
         with _goes_on("search"):
             _run_trials(driver, setup, store)
             driver.close()
-            planner.last_rung_over()
             if driver.cancelled:
                 raise SearchCancelledError("cancelled on request")
+            planner.last_rung_over(driver.last_steps)
         with _phase(store, "finalists", "exported, read on the selection split, measured on the target"):
             finals = run_finals(setup, environment, clock.ends_at)
+        planner.finalists(len(finals.finalists))
         planner.over(FINALS)
 
     with _goes_on("report"):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+SIZE_SUFFIX = "_size_bytes"
+"""Of the names of sizes of files."""
+
 
 @dataclass(frozen=True)
 class LimitKind:

@@ -13,7 +13,7 @@ PHASE = "pace"
 PaceSource = Literal["measured", "scaled", "guessed"]
 _INFERENCE_MACS_PER_S_PER_CPU, _TRAINING_MACS_PER_S_PER_CPU = 20e9, 8e9
 """Order of magnitude of float32 convolutions of small images on one AVX2 core."""
-_GUESSED_FILE_S, _OPEN_S = 2.0, 5.0
+_GUESSED_FILE_S, _GUESSED_OPEN_S = 2.0, 15.0
 _TIMES_FORWARD = 3
 """The backward pass costs about twice the forward pass."""
 
@@ -28,8 +28,7 @@ class Pace:
         step_s: one step of training: timed where anything is trained here, else taken to be that of reading, there and back.
         file_s: exporting it and proving its file.
         latency_ms: of one run on the target; 0 where nothing is measured there.
-        baseline_s: opening, reading and measuring it, without its outputs on the training images.
-        sensitivity_s: of all its options together; None where that is not known.
+        open_s: reading the libraries, opening network and data: what is done once, however many images there are.
         source: ``measured`` on this network, ``scaled`` from another one's by MACs, or ``guessed`` from MACs alone.
     """
 
@@ -38,22 +37,20 @@ class Pace:
     step_s: float
     file_s: float
     latency_ms: float
-    baseline_s: float
-    sensitivity_s: float | None = None
+    open_s: float
     source: PaceSource = "measured"
 
-    @staticmethod
-    def guessed(macs: int, cpus: int, read_images: int) -> Pace:
-        """From MACs alone, for a machine on which no search has run yet.
+    @property
+    def measuring_s(self) -> float:
+        """The original's latency, where it is measured."""
+        return LEAST_S if self.latency_ms else 0.0
 
-        Args:
-            read_images: of the validation split.
-        """
+    @staticmethod
+    def guessed(macs: int, cpus: int) -> Pace:
+        """From MACs alone, for a machine on which no search has run yet."""
         image_s = macs / (_INFERENCE_MACS_PER_S_PER_CPU * cpus)
         step_s = _TIMES_FORWARD * BATCH_SIZE * macs / (_TRAINING_MACS_PER_S_PER_CPU * cpus)
-        latency_ms = 1000 * macs / _INFERENCE_MACS_PER_S_PER_CPU
-        baseline_s = _OPEN_S + _GUESSED_FILE_S + LEAST_S + image_s * read_images
-        return Pace(macs, image_s, step_s, _GUESSED_FILE_S, latency_ms, baseline_s, source="guessed")
+        return Pace(macs, image_s, step_s, _GUESSED_FILE_S, guessed_latency_ms(macs), _GUESSED_OPEN_S, "guessed")
 
     @staticmethod
     def untimed_step_s(image_s: float) -> float:
@@ -63,14 +60,21 @@ class Pace:
     def scaled(self, macs: int) -> Pace:
         """What it says of another network: passes go with the MACs, files and what is done once do not."""
         times = macs / max(self.macs, 1)
-        scaled = (self.image_s * times, self.step_s * times, self.file_s, self.latency_ms * times, self.baseline_s)
-        return Pace(macs, *scaled, source="scaled")
+        return Pace(macs, self.image_s * times, self.step_s * times, self.file_s, self.latency_ms * times, self.open_s, "scaled")
 
     def to_json(self) -> dict[str, Any]:
         """For the store."""
         return asdict(self)
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Pace:
-        """What `to_json` gave."""
-        return Pace(**data)
+    def read(data: Mapping[str, Any] | None) -> Pace | None:
+        """What `to_json` gave; None where there is none, or one of another version."""
+        try:
+            return None if data is None else Pace(**data)
+        except TypeError:
+            return None
+
+
+def guessed_latency_ms(macs: int) -> float:
+    """Of one run on one core."""
+    return 1000 * macs / _INFERENCE_MACS_PER_S_PER_CPU

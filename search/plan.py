@@ -19,15 +19,11 @@ from search.shares import BUILD_S, GRACE_SHARE, RAY_START_S, SENSITIVITY_SHARE, 
 from search.spec import Effort
 from techniques.effort import TrainingEffort
 
-PHASE = "plan"
 CALIBRATION, BASELINE, SENSITIVITY, SEARCH, LAST_RUNG, FINALS = (
-    "calibration",
-    "baseline",
-    "sensitivity",
-    "search",
-    "last rung",
-    "finalists",
-)
+    "calibration", "baseline", "sensitivity", "search", "last rung", "finalists",
+)  # fmt: skip
+ORDER = (BASELINE, SENSITIVITY, SEARCH, LAST_RUNG, FINALS)
+"""The phases within the wall time."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +66,15 @@ class SearchPlan:
         return asdict(self)
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> SearchPlan:
-        """What `to_json` gave."""
-        effort = TrainingEffort(**{**data["effort"], "rung_steps": tuple(data["effort"]["rung_steps"])})
-        return SearchPlan(**{**data, "phases": tuple(PlannedPhase(**phase) for phase in data["phases"]), "effort": effort})
+    def read(data: Mapping[str, Any] | None) -> SearchPlan | None:
+        """What `to_json` gave; None where there is none, or one of another version."""
+        try:
+            if data is None:
+                return None
+            effort = TrainingEffort(**{**data["effort"], "rung_steps": tuple(data["effort"]["rung_steps"])})
+            return SearchPlan(**{**data, "phases": tuple(PlannedPhase(**phase) for phase in data["phases"]), "effort": effort})
+        except (KeyError, TypeError):
+            return None
 
     def sentence(self) -> str:
         """In a line, for events."""
@@ -89,9 +90,14 @@ class Known:
         images: of every split, by its name.
         trains: whether any technique that it may use trains.
         calibration_s: what calibrating the target takes first; no part of the wall time.
+        parallel: trials at once.
         effort: as it was decided; None before.
-        spent_s: by phase, of those that are over.
-        trials, trials_s: done so far, and what they took.
+        elapsed_s: of the wall time; where ``over`` is empty it is what opening the original has taken.
+        over: phases that have ended, with what they took.
+        trials, trials_s: done so far, and what the search has spent on them.
+        trials_until_s: of the wall time, when trials leave it to the last rung; None before that was decided.
+        last_steps: of each candidate that the last rung has trained, once that is over.
+        finalists: that were measured, once that is over.
     """
 
     pace: Pace
@@ -99,80 +105,102 @@ class Known:
     trains: bool
     calibration_s: float = 0.0
     measure_limit_s: float = LIMIT_S
+    parallel: int = 1
     effort: TrainingEffort | None = None
-    spent_s: Mapping[str, float] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+    over: Mapping[str, float] = field(default_factory=dict)
     trials: int = 0
     trials_s: float = 0.0
+    trials_until_s: float | None = None
+    last_steps: tuple[int, ...] = ()
+    finalists: int | None = None
 
     @property
     def finals_time(self) -> FinalsTime:
         """Seconds of the finals."""
         return FinalsTime.of(self.pace, self.images, self.measure_limit_s)
 
-    def seconds(self, phase: str, expected: float) -> float:
-        """Of a phase: what it took, or what is expected."""
-        return self.spent_s.get(phase, expected)
+    def to_come(self, phase: str, expected_s: float) -> float:
+        """Seconds of a phase that are still to be spent."""
+        return 0.0 if phase in self.over else expected_s
 
 
 def effort_costs(asked: TrainingEffort, effort: Effort, known: Known) -> EffortCosts:
     """What one trial costs, and what the wall time leaves for all of them before the last rung."""
-    limit_s, pace, images = effort.max_wall_time_s, known.pace, known.images
-    left_s = limit_s * (1 - GRACE_SHARE) - known.finals_time.reserved_s(limit_s) - RAY_START_S
-    left_s -= known.seconds(BASELINE, _baseline_s(asked, known)) + known.seconds(SENSITIVITY, _sensitivity_s(limit_s, pace))
-    untrained_s = BUILD_S + pace.image_s * images["validation"] * len(asked.rung_steps)
-    return EffortCosts(pace.step_s, untrained_s, left_s * (1 - (last_share(True) if asked.last_steps else 0.0)))
+    left_s = _training_s(asked, effort, known) * (1 - (last_share(True) if asked.last_steps else 0.0))
+    return EffortCosts(known.pace.step_s, _untrained_s(known, len(asked.rung_steps)), left_s)
 
 
-def _baseline_s(asked: TrainingEffort, known: Known) -> float:
-    """Where anything is trained, with the original's outputs on the training images."""
+def _training_s(effort_of_one: TrainingEffort, effort: Effort, known: Known) -> float:
+    """What the wall time leaves for trials and last rung together, from now on."""
+    limit_s = effort.max_wall_time_s
+    left_s = limit_s * (1 - GRACE_SHARE) - known.finals_time.reserved_s(limit_s) - known.elapsed_s
+    baseline_s = _teacher_s(effort_of_one, known) + (0.0 if known.elapsed_s else _opening_s(known))
+    left_s -= known.to_come(BASELINE, baseline_s) + known.to_come(SENSITIVITY, SENSITIVITY_SHARE * limit_s)
+    return left_s - known.to_come(SEARCH, 0.0 if known.trials else RAY_START_S)
+
+
+def _opening_s(known: Known) -> float:
+    """The original: opened, exported, read and measured."""
+    pace = known.pace
+    return pace.open_s + pace.file_s + pace.image_s * known.images["validation"] + pace.measuring_s
+
+
+def _teacher_s(asked: TrainingEffort, known: Known) -> float:
+    """The original's outputs on the training images, where anything is trained."""
     if not any(asked.stages):
-        return known.pace.baseline_s
+        return 0.0
     rung_epochs = sum(asked.rung_steps) * asked.batch_size / max(known.images["train"], 1)
-    return known.pace.baseline_s + known.pace.image_s * known.images["train"] * teacher_views(2 * rung_epochs)
+    return known.pace.image_s * known.images["train"] * teacher_views(2 * rung_epochs)
 
 
-def _sensitivity_s(limit_s: float, pace: Pace) -> float:
-    most_s = SENSITIVITY_SHARE * limit_s
-    return most_s if pace.sensitivity_s is None else min(pace.sensitivity_s, most_s)
+def _untrained_s(known: Known, readings: float) -> float:
+    return BUILD_S + known.pace.image_s * known.images["validation"] * readings
 
 
 def plan_search(effort: Effort, known: Known) -> SearchPlan:
-    """The plan by what is known now."""
+    """The plan by what is known now.
+
+    Where the target is not this machine's, a measured phase takes nothing: its pace has no latency.
+    """
     asked = training_effort(effort, known.images["train"], known.trains)
     costs = effort_costs(asked, effort, known)
     decided = known.effort or plan_effort(asked, effort.max_trials, costs, least_share(asked, effort.max_epochs))
+    left_s, trial_s = max(_training_s(asked, effort, known), 0.0), _trial_s(effort.max_trials, decided, known)
     share = last_share(any(decided.rung_steps)) if decided.last_steps else 0.0
-    training_s = max(costs.left_s / (1 - (last_share(True) if asked.last_steps else 0.0)), 0.0)
-    trial_s = _trial_s(effort.max_trials, decided, costs, known)
-    trials = min(effort.max_trials, max(1, known.trials, int(training_s * (1 - share) / trial_s)))
-    trials_s = known.seconds(SEARCH, known.trials_s + (trials - known.trials) * trial_s)
-    last = _last_rung(decided, costs.step_s, training_s - trials_s)
-    finals = known.finals_time
-    finals_s = finals.reserved_s(effort.max_wall_time_s)
-    searched_s = RAY_START_S * (SEARCH not in known.spent_s) + trials_s
+    trials = known.trials
+    if SEARCH not in known.over:
+        room_s = left_s * (1 - share) if known.trials_until_s is None else known.trials_until_s - known.elapsed_s
+        trials = min(effort.max_trials, max(1, known.trials + int(max(room_s, 0.0) / trial_s)))
+    more_s = (trials - known.trials) * trial_s
+    last = list(known.last_steps) if LAST_RUNG in known.over else _last_rung(decided, known.pace.step_s, left_s - more_s)
+    finalists = min(EXPECTED_FINALISTS, trials) if known.finalists is None else known.finalists
     expected = {
         CALIBRATION: (known.calibration_s, "the target's speed, once for all searches"),
-        BASELINE: (_baseline_s(asked, known), "the original: accuracy on the given data, latency on the target"),
-        SENSITIVITY: (_sensitivity_s(effort.max_wall_time_s, known.pace), "what each single compression costs and saves"),
-        SEARCH: (searched_s, f"{trials} of at most {effort.max_trials} candidates, {_trained(decided)}"),
-        LAST_RUNG: (used_s(sum(last), costs.step_s), f"{len(last)} of them are trained on, for about {_mean(last)} steps"),
-        FINALS: (finals_s, f"about {EXPECTED_FINALISTS} are exported, read on the selection split and measured"),
+        BASELINE: (_opening_s(known) + _teacher_s(asked, known), "the original: accuracy on the given data, latency on the target"),
+        SENSITIVITY: (SENSITIVITY_SHARE * effort.max_wall_time_s, "at most: what each single compression costs and saves"),
+        SEARCH: (
+            (0.0 if known.trials else RAY_START_S) + known.trials_s + more_s,
+            f"{trials} of at most {effort.max_trials} candidates, {_trained(decided)}",
+        ),
+        LAST_RUNG: (used_s(sum(last), known.pace.step_s), f"{len(last)} of them are trained on, for about {_mean(last)} steps"),
+        FINALS: (known.finals_time.reserved_s(effort.max_wall_time_s), f"about {finalists} are exported, read and measured"),
     }
     phases = tuple(
-        PlannedPhase(name, round(known.seconds(name, seconds), 1), message, name in known.spent_s)
+        PlannedPhase(name, round(known.over.get(name, seconds), 1), message, name in known.over)
         for name, (seconds, message) in expected.items()
-        if seconds or name in known.spent_s
+        if seconds or known.over.get(name)
     )
-    return SearchPlan(phases, trials, decided, len(last), _mean(last), EXPECTED_FINALISTS, known.pace.source)
+    return SearchPlan(phases, trials, decided, len(last), _mean(last), finalists, known.pace.source)
 
 
-def _trial_s(most_trials: int, effort: TrainingEffort, costs: EffortCosts, known: Known) -> float:
+def _trial_s(most_trials: int, effort: TrainingEffort, known: Known) -> float:
     """Of a trial to come, on average: as those before, or as it was measured on the original."""
     if known.trials:
         return max(known.trials_s / known.trials, 1e-3)
     counts = expected_trials(most_trials, len(effort.rung_steps))
     steps = sum(count * steps for count, steps in zip(counts, effort.rung_steps, strict=True)) / most_trials
-    return costs.untrained_s + costs.step_s * steps
+    return (_untrained_s(known, sum(counts) / most_trials) + known.pace.step_s * steps) / known.parallel
 
 
 def _trained(effort: TrainingEffort) -> str:

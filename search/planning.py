@@ -5,61 +5,72 @@ from __future__ import annotations
 from dataclasses import replace
 
 from search.clock import Clock
-from search.pace import PHASE as PACE
-from search.plan import LAST_RUNG, PHASE, SEARCH, SENSITIVITY, Known, SearchPlan, plan_search
+from search.plan import BASELINE, LAST_RUNG, ORDER, SEARCH, SENSITIVITY, Known, SearchPlan, plan_search
 from search.protocols import CandidateStore, Event
 from search.spec import Effort
+
+PHASE, SPENT_PHASE = "plan", "spent"
 
 
 class Planner:
     """The plan of one search, written down whenever it changes, for whoever asks how long it will take.
 
-    Args:
-        known: what was found out on the original.
+    Beside it stands what all workers of the search have spent on each phase: what an earlier one had not written down before it
+    died counts for the phase that it was at.
     """
 
     def __init__(self, effort: Effort, known: Known, store: CandidateStore, clock: Clock, began_s: float = 0.0) -> None:
         """See the class.
 
         Args:
+            known: what was found out on the original.
             began_s: of the clock: when this worker took the search.
         """
-        self._effort, self._store, self._clock, self._marked_s = effort, store, clock, began_s
-        before = store.phase(PHASE)
-        spent = {phase.name: phase.seconds for phase in SearchPlan.from_json(before).phases if phase.over} if before else {}
-        # What an earlier worker spent on a phase counts, once this one is behind it as well.
-        self._before_s, self._known = spent, known
+        self._effort, self._store, self._clock, self._marked_s, self._known = effort, store, clock, began_s, known
+        before = store.phase(SPENT_PHASE) or {}
+        self._spent: dict[str, float] = {name: float(before.get(name, 0.0)) for name in ORDER}
+        self._spent[str(before.get("at", BASELINE))] += max(began_s - sum(self._spent.values()), 0.0)
 
     def over(self, phase: str) -> None:
         """A phase has ended, unless it has before."""
-        if phase in self._known.spent_s:
+        if phase in self._known.over:
             return
-        now_s = self._clock.spent_s
-        seconds = now_s - self._marked_s + self._before_s.get(phase, 0.0)
-        self._marked_s = now_s
-        self._known = replace(self._known, spent_s={**self._known.spent_s, phase: seconds})
-        if phase == SENSITIVITY and self._store.phase(PACE) is None:
-            # An earlier worker's is of a search from its beginning.
-            self._store.save_phase(PACE, replace(self._known.pace, sensitivity_s=seconds).to_json())
+        self._book(phase)
+        self._known = replace(self._known, over={**self._known.over, phase: self._spent[phase]})
         plan = self._save()
         if phase == SENSITIVITY:
             self._store.append(Event("phase", plan.sentence(), {"duration_s": plan.duration_s}))
 
-    def tried(self, trials: int, trials_s: float) -> None:
-        """So many trials are done, and took so many seconds together."""
-        self._known = replace(self._known, trials=trials, trials_s=trials_s)
+    def trials_until(self, until_s: float) -> None:
+        """Of the clock: when trials leave the time to the last rung."""
+        self._known = replace(self._known, trials_until_s=until_s)
+
+    def tried(self, trials: int) -> None:
+        """So many trials are done."""
+        if SEARCH not in self._known.over:
+            self._book(SEARCH)
+        self._known = replace(self._known, trials=trials, trials_s=self._spent[SEARCH])
         self._save()
 
-    def trials_over(self) -> None:
-        """The trials have ended, and what follows is the last rung."""
+    def last_rung_over(self, steps: tuple[int, ...]) -> None:
+        """No candidate is trained any more; ``steps`` of each that was."""
         self.over(SEARCH)
-
-    def last_rung_over(self) -> None:
-        """No candidate is trained any more."""
-        self.over(SEARCH)
+        self._known = replace(self._known, last_steps=steps)
         self.over(LAST_RUNG)
 
+    def finalists(self, count: int) -> None:
+        """So many were measured."""
+        self._known = replace(self._known, finalists=count)
+
+    def _book(self, phase: str) -> None:
+        now_s = self._clock.spent_s
+        self._spent[phase] += now_s - self._marked_s
+        self._marked_s = now_s
+
     def _save(self) -> SearchPlan:
-        plan = plan_search(self._effort, self._known)
+        """Plan again, and write down plan, seconds spent and the phase that is at work."""
+        plan = plan_search(self._effort, replace(self._known, elapsed_s=self._clock.spent_s))
         self._store.save_phase(PHASE, plan.to_json())
+        to_come = [name for name in ORDER if name not in self._known.over]
+        self._store.save_phase(SPENT_PHASE, {**self._spent, "at": to_come[0] if to_come else ORDER[-1]})
         return plan

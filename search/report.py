@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from search.evaluation.audits import AUDITS
-from search.limit_kinds import KINDS
+from search.limit_kinds import KINDS, SIZE_SUFFIX
 from search.protocols import CandidateRecord, Measurement
 from search.runtimes import RUNTIMES
 from search.spec import SearchSpec
@@ -112,7 +112,7 @@ def entry(record: CandidateRecord, split: str) -> dict[str, Any]:
 
 def _sizes(record: CandidateRecord) -> list[str]:
     """The sizes of the files that there can be, and those of other runtimes' where they were measured."""
-    return [name for name in KINDS if name.endswith("_size_bytes") and (name in _SIZES or name in record.measurements)]
+    return [name for name in KINDS if name.endswith(SIZE_SUFFIX) and (name in _SIZES or name in record.measurements)]
 
 
 def _measurement(measurement: Measurement | None) -> dict[str, Any] | None:

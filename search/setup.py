@@ -43,6 +43,7 @@ from search.plan import Known, effort_costs
 from search.pricing import Pricer
 from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Measurement
 from search.runtimes import runtime_of
+from search.shares import LIBRARIES_S
 from search.sized import sized
 from search.space import states_optimizer
 from search.spec import SearchSpec
@@ -117,7 +118,9 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     target = searched_target(spec.target, predictor)
     spec = sized(spec, target)
     techniques = allowed_techniques(spec)
+    opened_from = time.monotonic()
     original = open_original(spec, environment.blobs, target)
+    opened_s = time.monotonic() - opened_from
     read_from = time.monotonic()
     reading, validation = read_original(spec, original)
     image_s = (time.monotonic() - read_from) / max(len(original.data.split("validation")), 1)
@@ -130,18 +133,24 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     save_original_logits(validation, files.original_logits)
     trains = bool(training_methods(techniques))
     asked = training_effort(spec.effort, len(original.data.split("train")), trains)
-    elapsed_s = time.monotonic() - environment.began
-    pace = Pace(
-        macs=network_macs(original.network),
-        image_s=image_s,
-        step_s=Pace.untimed_step_s(image_s),
-        file_s=original.file_s,
-        latency_ms=latency.value if latency else 0.0,
-        baseline_s=elapsed_s,
+    known = Known(
+        pace=Pace(
+            macs=network_macs(original.network),
+            image_s=image_s,
+            step_s=Pace.untimed_step_s(image_s),
+            file_s=original.file_s,
+            latency_ms=latency.value if latency else 0.0,
+            open_s=LIBRARIES_S + max(opened_s - original.file_s, 0.0),
+        ),
+        images={name: len(original.data.split(name)) for name in SPLITS},
+        trains=trains,
+        measure_limit_s=environment.measure_limit_s,
+        parallel=environment.parallel_trials,
+        elapsed_s=time.monotonic() - environment.began,
     )
-    images: dict[str, int] = {name: len(original.data.split(name)) for name in SPLITS}
-    known = Known(pace, images, trains, measure_limit_s=environment.measure_limit_s)
     known = _affordable(asked, spec, original, reading, known, environment)
+    if environment.store.phase(PACE) is None:
+        environment.store.save_phase(PACE, known.pace.to_json())
     effort = known.effort or asked
     views = 1
     if any(effort.stages):
@@ -212,9 +221,9 @@ def _affordable(
     """What is known, with the effort asked for, or what of it the wall time holds; decided once, unless it was no training and
     there is more time."""
     store = environment.store
-    remembered, timed = remembered_effort(store), store.phase(PACE)
+    remembered, timed = remembered_effort(store), Pace.read(store.phase(PACE))
     if timed:
-        known = replace(known, pace=replace(known.pace, step_s=Pace.from_json(timed).step_s))
+        known = replace(known, pace=replace(known.pace, step_s=timed.step_s))
     # How fast the nodes of a cluster are is not known here.
     if (remembered and any(remembered.stages)) or environment.ray_address or not any(asked.stages):
         return replace(known, effort=remembered or asked)
@@ -225,6 +234,7 @@ def _affordable(
         store.append(Event("warning", f"no step of training could be timed here: {reason_of(error)}"))
         return replace(known, effort=asked)
     known = replace(known, pace=replace(known.pace, step_s=step_s))
+    store.save_phase(PACE, known.pace.to_json())
     costs = effort_costs(asked, spec.effort, known)
     planned = plan_effort(asked, spec.effort.max_trials, costs, least_share(asked, spec.effort.max_epochs))
     if planned != remembered:

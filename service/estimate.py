@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hw_models.targets import is_builtin
-from search.pace import Pace
+from search.dataset_file import SPLITS
+from search.pace import Pace, guessed_latency_ms
 from search.plan import Known, SearchPlan, plan_search
 from search.spec import SearchSpec
 from service.store.input_store import StoredInput
@@ -18,29 +19,34 @@ class Estimator:
     """Plans for the machine of the workers. A target without a predictor is calibrated first, for ``calibration_s``.
 
     Attributes:
-        paces: of a model's resource name: what the newest search of it has measured, or else the newest of any other.
-        trains: whether any of these techniques trains; all of them, where none is named.
+        paces: of a model: what a search before has measured.
+        trains: whether any of these techniques trains; all of them, where none is named. May take a second the first time.
+        parallel: trials at once.
     """
 
     predictors: PredictorFiles
     cpus: int
     calibration_s: float
-    paces: Callable[[str], Pace | None] = lambda _: None
+    paces: Callable[[StoredInput], Pace | None] = lambda _: None
     trains: Callable[[tuple[str, ...]], bool] = lambda _: True
+    parallel: int = 1
 
     def plan(self, spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> SearchPlan:
         """What its time would be spent on."""
-        splits, macs = dataset.dataset.split_sizes, model.model.macs
-        images = {name: int(splits.get(name, 0)) for name in ("train", "validation", "selection", "test")}
-        pace = self.paces(model.name)
-        if pace is None:
-            pace = Pace.guessed(macs, self.cpus, images["validation"])
-        elif pace.source != "measured":
-            pace = pace.scaled(macs)
-        calibrated_first = is_builtin(spec.target) and not self.predictors.exists(spec.target)
-        known = Known(pace, images, self.trains(spec.techniques), self.calibration_s if calibrated_first else 0.0)
+        images: dict[str, int] = {name: int(dataset.dataset.split_sizes.get(name, 0)) for name in SPLITS}
+        here = is_builtin(spec.target)
+        calibrated_first = here and not self.predictors.exists(spec.target)
+        known = Known(
+            pace=self._pace(model, here),
+            images=images,
+            trains=self.trains(spec.techniques),
+            calibration_s=self.calibration_s if calibrated_first else 0.0,
+            parallel=self.parallel,
+        )
         return plan_search(spec.effort, known)
 
-    def duration_s(self, spec: SearchSpec, model: StoredInput, dataset: StoredInput) -> float:
-        """Expected seconds of a search."""
-        return self.plan(spec, model, dataset).duration_s
+    def _pace(self, model: StoredInput, measures: bool) -> Pace:
+        """Another target's latency says little of this one's, but more than none."""
+        macs = model.model.macs
+        pace = self.paces(model) or Pace.guessed(macs, self.cpus)
+        return replace(pace, latency_ms=(pace.latency_ms or guessed_latency_ms(macs)) if measures else 0.0)

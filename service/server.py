@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -248,7 +248,9 @@ def _add_servicers(
         models=models,
         datasets=datasets,
         blobs=blobs,
-        estimator=Estimator(predictors, settings.cpus, settings.calibration_s, Paces(database).of, any_trains),
+        estimator=Estimator(
+            predictors, settings.cpus, settings.calibration_s, Paces(database).of, any_trains, settings.parallel_trials
+        ),
         targets=directory,
         techniques=technique_names,
     )
@@ -257,7 +259,8 @@ def _add_servicers(
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(dataset_servicer, server)
     target_pb2_grpc.add_TargetServiceServicer_to_server(TargetServicer(targets), server)
     search_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(searches), server)
-    maker = SearchMaker(models, datasets, searches.estimator)
+    # Its searches are made within transactions, where nothing may take long: they are taken to train.
+    maker = SearchMaker(models, datasets, replace(searches.estimator, trains=lambda _: True))
     runs = ScheduleRuns(database, maker.make, quotas)
     schedules = ScheduleStores(ScheduleStore(database), runs, searches.lookups, settings.may_use_registry)
     schedule_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(schedules), server)

@@ -55,7 +55,6 @@ from service.targets.calibrating import Calibrator, ShouldStop
 from service.targets.calibrating import Progress as CalibrationProgress
 from service.targets.directory import TargetDirectory
 from service.targets.predictors import PredictorFiles
-from service.techniques import any_trains
 from service.workers.heartbeats import Heartbeat
 from service.workers.late_tracking import LateTracking
 from service.workers.leases import kept_lease
@@ -172,7 +171,9 @@ class Worker:
         quotas = quotas_of(settings)
         models = InputStore(database, "model", quotas)
         predictors = PredictorFiles(settings.targets_dir)
-        estimator = Estimator(predictors, settings.cpus, settings.calibration_s, Paces(database).of, any_trains)
+        # Searches are made within transactions, where nothing may take long: they are taken to train.
+        paces, parallel = Paces(database).of, settings.parallel_trials
+        estimator = Estimator(predictors, settings.cpus, settings.calibration_s, paces, parallel=parallel)
         maker = SearchMaker(models, InputStore(database, "dataset"), estimator)
         return RegistryWorker(
             jobs=ScheduleJobs(database, self._queue.owner, settings.lease_s, maker.make, quotas),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from hw_models.runtimes import RULES, add_rules
 from hw_models.targets import Target
-from search.limit_kinds import KINDS, LimitKind, add_kind
+from search.limit_kinds import KINDS, SIZE_SUFFIX, LimitKind, add_kind
 from search.runtimes.base import Artifact, Runtime, measure_on
 from search.runtimes.onnx_runtime import OnnxRuntime
 from techniques.plugins import register_installed
@@ -29,8 +29,12 @@ def register(runtime: Runtime) -> None:
     """Add a runtime: its rules price graphs, and the size of its file can be limited.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or the size of its file is called something that is no size in bytes.
     """
+    if not runtime.artifact.size_name.endswith(SIZE_SUFFIX):
+        raise ValueError(
+            f"the size of {runtime.artifact.name!r} must be called ..{SIZE_SUFFIX}, not {runtime.artifact.size_name!r}"
+        )
     if runtime.name in _RUNTIMES:
         raise ValueError(f"runtime {runtime.name!r} is registered twice")
     _RUNTIMES[runtime.name] = runtime

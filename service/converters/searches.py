@@ -256,17 +256,18 @@ def search_to_proto(stored: StoredSearch) -> search_pb2.Search:
     if stored.state == "RUNNING" and "progress" in stored.clock:
         result.progress.MergeFrom(_progress_to_proto(stored.clock))
     if stored.plan is not None:
-        result.plan.MergeFrom(plan_to_proto(stored.plan))
+        result.plan.MergeFrom(plan_to_proto(stored.plan, stored.has_ended))
     if outcome:
         _set_outcome(result, outcome)
     return result
 
 
-def plan_to_proto(plan: SearchPlan) -> search_pb2.SearchPlan:
-    """A plan, as far as it is known."""
+def plan_to_proto(plan: SearchPlan, has_ended: bool) -> search_pb2.SearchPlan:
+    """A plan; of a search that has ended, what was done of it."""
     phases = [
         search_pb2.SearchPlan.Phase(phase=one.name, duration=duration(one.seconds), message=one.message, over=one.over)
         for one in plan.phases
+        if one.over or not has_ended
     ]
     return search_pb2.SearchPlan(
         phases=phases,

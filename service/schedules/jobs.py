@@ -127,6 +127,8 @@ class RegistryWorker:
 
     def _register_best(self, run: ClaimedRun, entry: RegistryEntry) -> None:
         best = self._searches.candidate(run.search, self._searches.get(run.search).outcome["best"])
+        if _MODEL not in best.artifacts:
+            raise RegistryRefusedError(f"{best.candidate_id} of {run.search} is no ONNX file: its target runs another one")
         path = self._blobs.local_path(best.artifacts[_MODEL])
         number = self._registry().register(entry.model_name, entry.alias, run.search, path)
         message = f"{best.candidate_id} of {run.search}, under the alias {entry.alias}"

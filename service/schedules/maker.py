@@ -41,7 +41,7 @@ class SearchMaker:
             model=model.name,
             dataset=dataset.name,
             spec=spec,
-            estimated_duration_s=self._estimator.duration_s(spec, model, dataset),
+            estimated_duration_s=self._estimator.plan(spec, model, dataset).duration_s,
             dataset_notes=dataset.dataset.notes,
         )
 

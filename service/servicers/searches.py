@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from search.errors import FieldViolation, InvalidSpecError
 from search.limits import broken_limits
 from search.pareto import nearest, pick
 from search.protocols import BASELINE, BlobStore
+from search.sized import size_violations, sized
 from service.converters.candidates import candidate_to_proto
 from service.converters.enums import seconds_of
 from service.converters.inputs import parse_parent
@@ -133,10 +134,17 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     def _pick(self, request: search_pb2.PickBestRequest) -> search_pb2.PickBestResponse:
         name = SearchName.from_name(request.name).name
         budget, preference = pick_from_proto(request)
-        spec = self._searches.get(name).spec
+        search = self._searches.get(name)
+        spec = search.spec
         if budget.latency_ms is not None and budget.batch_size != spec.budget.batch_size:
             words = f"this search measured batches of {spec.budget.batch_size}, not of {budget.batch_size}"
             raise InvalidRequestError([FieldViolation("budget.batch_size", words)])
+        target = self._stores.targets.all(search.project).get(spec.target)
+        if target is not None:
+            asked = replace(spec, budget=budget)
+            if found := size_violations(asked, target.target):
+                raise InvalidRequestError(found)
+            budget = sized(asked, target.target).budget
         finalists = [r for r in self._searches.candidates(name) if "selection" in r.drop_points]  # the original competes
         if all(r.candidate_id == BASELINE for r in finalists):
             raise PreconditionError(f"{name} has no finalists yet; wait until it has ended")

@@ -13,8 +13,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from search.clock import PHASE as CLOCK
-from search.plan import PHASE as PLAN
 from search.plan import SearchPlan
+from search.planning import PHASE as PLAN
 from search.protocols import BASELINE, CandidateRecord, Event
 from search.spec import SearchSpec
 from service.errors import AlreadyExistsError, EtagMismatchError, NotFoundError, PreconditionError
@@ -283,10 +283,7 @@ def _row(new: NewSearch) -> SearchRow:
 
 
 def _plan(text: str | None) -> SearchPlan | None:
-    try:
-        return SearchPlan.from_json(json.loads(text)) if text else None
-    except (KeyError, TypeError):  # another version's
-        return None
+    return SearchPlan.read(json.loads(text)) if text else None
 
 
 def _stored(row: AnyRow) -> StoredSearch:

@@ -8,15 +8,14 @@ from dataclasses import replace
 import pytest
 
 from search.clock import Clock
-from search.pace import PHASE as PACE
 from search.pace import Pace
-from search.plan import BASELINE, FINALS, LAST_RUNG, PHASE, SEARCH, SENSITIVITY, Known, SearchPlan, plan_search
-from search.planning import Planner
+from search.plan import BASELINE, FINALS, LAST_RUNG, SEARCH, SENSITIVITY, Known, SearchPlan, plan_search
+from search.planning import PHASE, SPENT_PHASE, Planner
 from search.spec import Effort
 from tests.search.memory import MemoryStore
 
 IMAGES = {"train": 10_000, "validation": 2_000, "selection": 2_000, "test": 2_000}
-PACE_HERE = Pace(macs=40_000_000, image_s=0.001, step_s=0.2, file_s=2.0, latency_ms=0.5, baseline_s=40.0)
+PACE_HERE = Pace(macs=40_000_000, image_s=0.001, step_s=0.2, file_s=2.0, latency_ms=0.5, open_s=25.0)
 KNOWN = Known(PACE_HERE, IMAGES, trains=True)
 
 
@@ -66,31 +65,51 @@ def test_seconds_of_another_network_go_with_its_macs() -> None:
     scaled = PACE_HERE.scaled(4 * PACE_HERE.macs)
     assert (scaled.image_s, scaled.step_s, scaled.latency_ms) == (0.004, 0.8, 2.0)
     assert (scaled.file_s, scaled.source) == (2.0, "scaled")
-    assert Pace.from_json(scaled.to_json()) == scaled
+    assert Pace.read(scaled.to_json()) == scaled
+    assert Pace.read({"seconds": 1.0}) is Pace.read(None) is None, "another version's"
     fewer = plan_search(Effort(max_trials=24, max_wall_time_s=600.0), replace(KNOWN, pace=scaled))
     assert fewer.trials < plan_search(Effort(max_trials=24, max_wall_time_s=600.0), KNOWN).trials
 
 
 def test_a_plan_comes_back_from_the_store_as_it_was() -> None:
     plan = plan_search(Effort(max_trials=14, max_wall_time_s=600.0), KNOWN)
-    assert SearchPlan.from_json(plan.to_json()) == plan
+    assert SearchPlan.read(plan.to_json()) == plan
+    assert SearchPlan.read({"phases": []}) is SearchPlan.read(None) is None, "another version's"
+
+
+def test_trials_at_once_take_less_of_the_time() -> None:
+    effort = Effort(max_trials=400, max_wall_time_s=600.0)
+    assert plan_search(effort, replace(KNOWN, parallel=4)).trials > 2 * plan_search(effort, KNOWN).trials
+
+
+def test_what_is_priced_only_is_not_measured() -> None:
+    effort = Effort(max_trials=14, max_wall_time_s=600.0)
+    here, elsewhere = (plan_search(effort, replace(KNOWN, pace=replace(PACE_HERE, latency_ms=ms))) for ms in (0.5, 0.0))
+    for phase in (BASELINE, FINALS):
+        assert seconds(elsewhere)[phase] < seconds(here)[phase] - 4.0
 
 
 class Worked:
     """A search whose clock is moved by hand."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore, spent_s: float = 0.0) -> None:
         self.store, self.effort = store, Effort(max_trials=14, max_wall_time_s=600.0)
-        self.clock = Clock(store, 600.0, time.monotonic())
+        self.clock = Clock(store, 600.0, time.monotonic() - spent_s)
         effort = plan_search(self.effort, KNOWN).effort
-        self.planner = Planner(self.effort, replace(KNOWN, effort=effort), store, self.clock)
+        self.planner = Planner(self.effort, replace(KNOWN, effort=effort), store, self.clock, spent_s)
 
     def pass_s(self, passed_s: float) -> None:
         self.clock._began -= passed_s
 
     @property
     def plan(self) -> SearchPlan:
-        return SearchPlan.from_json(self.store.phases[PHASE])
+        plan = SearchPlan.read(self.store.phases[PHASE])
+        assert plan is not None
+        return plan
+
+    @property
+    def spent(self) -> dict[str, float]:
+        return {name: self.store.phases[SPENT_PHASE][name] for name in (BASELINE, SENSITIVITY, SEARCH, LAST_RUNG, FINALS)}
 
 
 def test_the_plan_is_made_again_as_the_search_goes_on() -> None:
@@ -102,25 +121,54 @@ def test_the_plan_is_made_again_as_the_search_goes_on() -> None:
     worked.pass_s(20.0)
     worked.planner.over(SENSITIVITY)
     assert seconds(worked.plan)[SENSITIVITY] == pytest.approx(20.0, abs=0.5)
-    assert Pace.from_json(worked.store.phases[PACE]).sensitivity_s == pytest.approx(20.0, abs=0.5)
     assert "plan: " in worked.store.events[-1].message
-    worked.planner.tried(2, 120.0)
+    worked.pass_s(120.0)
+    worked.planner.tried(2)
     slow = worked.plan
     assert slow.trials < before.trials, "trials take a minute each, and were thought to take less"
     assert slow.duration_s <= 600.0
-    worked.planner.tried(4, 16.0)
+    for trials in range(3, 13):
+        worked.pass_s(1.0)
+        worked.planner.tried(trials)
     assert worked.plan.trials == 14
     assert seconds(worked.plan)[LAST_RUNG] > seconds(slow)[LAST_RUNG]
 
 
-def test_what_an_earlier_worker_spent_on_a_phase_counts() -> None:
+def test_what_is_over_stands_as_it_was() -> None:
+    worked = Worked(MemoryStore())
+    for phase, passed_s in ((BASELINE, 30.0), (SENSITIVITY, 10.0)):
+        worked.pass_s(passed_s)
+        worked.planner.over(phase)
+    worked.pass_s(100.0)
+    worked.planner.tried(8)
+    worked.planner.over(SEARCH)
+    worked.pass_s(60.0)
+    worked.planner.last_rung_over((120, 80))
+    assert (worked.plan.trials, worked.plan.last_candidates, worked.plan.last_steps) == (8, 2, 100), "no more recipes were found"
+    worked.pass_s(40.0)
+    worked.planner.finalists(3)
+    worked.planner.over(FINALS)
+    assert worked.plan.finalists == 3
+    assert all(phase.over for phase in worked.plan.phases)
+    assert worked.plan.duration_s == pytest.approx(240.0, abs=1.0)
+
+
+def test_what_an_earlier_worker_spent_counts_for_the_phase_that_it_was_at() -> None:
     store = MemoryStore()
     first = Worked(store)
-    first.pass_s(50.0)
-    first.planner.over(BASELINE)
-    second = Worked(store)
+    for phase, passed_s in ((BASELINE, 50.0), (SENSITIVITY, 10.0)):
+        first.pass_s(passed_s)
+        first.planner.over(phase)
+    first.pass_s(100.0)
+    first.planner.tried(5)  # and 20 s later it is killed
+    second = Worked(store, spent_s=180.0)
     second.pass_s(30.0)
     second.planner.over(BASELINE)
-    second.planner.over(BASELINE)
-    assert seconds(second.plan)[BASELINE] == pytest.approx(80.0, abs=0.5)
-    assert [phase.over for phase in second.plan.phases] == [True, False, False, False, False]
+    assert second.spent[SEARCH] == pytest.approx(120.0, abs=0.5)
+    assert second.spent[BASELINE] == pytest.approx(80.0, abs=0.5)
+    third = Worked(store, spent_s=210.0)  # the second one, too, at once
+    third.pass_s(5.0)
+    third.planner.over(BASELINE)
+    assert (third.spent[SEARCH], third.spent[SENSITIVITY]) == (pytest.approx(120.0, abs=0.5), pytest.approx(10.0, abs=0.5))
+    assert sum(third.spent.values()) == pytest.approx(215.0, abs=0.5)
+    assert [phase.over for phase in third.plan.phases][:2] == [True, False]

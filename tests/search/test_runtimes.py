@@ -17,6 +17,8 @@ from hw_models.targets import Target, get_target
 from search import limit_kinds, runtimes
 from search.errors import InvalidSpecError
 from search.job import run_search
+from search.pace import Pace
+from search.plan import SearchPlan
 from search.protocols import BASELINE
 from search.runtimes.onnx_runtime import OnnxRuntime
 from search.sized import size_violations
@@ -53,6 +55,12 @@ def test_a_search_goes_through_another_runtime_and_its_file(target: Target, tmp_
     assert best.measurements["program_size_bytes"].value < original.measurements["program_size_bytes"].value
     assert "onnx_size_bytes" not in best.measurements
     assert TorchRuntime.ran > 4
+    plan, pace = SearchPlan.read(small.store.phases["plan"]), Pace.read(small.store.phases["pace"])
+    assert plan is not None and pace is not None  # noqa: PT018
+    assert {phase.name for phase in plan.phases if phase.over} >= {"baseline", "sensitivity", "search", "finalists"}
+    assert (plan.trials, plan.finalists) == (2, 2)
+    assert plan.duration_s < small.spec.effort.max_wall_time_s
+    assert min(pace.image_s, pace.step_s, pace.file_s, pace.latency_ms) > 0
     with zipfile.ZipFile(io.BytesIO(small.environment.blobs.get_bytes(best.artifacts["model.zip"]))) as container:
         assert container.namelist() == ["model.program", "recipe.json"]
     assert outcome.report_sha256 is not None
