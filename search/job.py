@@ -106,7 +106,8 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
             if driver.cancelled:
                 raise SearchCancelledError("cancelled on request")
             planner.last_rung_over(driver.last_steps)
-        with _phase(store, "finalists", "exported, read on the selection split, measured on the target"):
+        measured = "measured on the target" if setup.target.attached else f"their latency is {setup.latency_source}"
+        with _phase(store, "finalists", f"exported, read on the selection split, {measured}"):
             finals = run_finals(setup, environment, clock.ends_at)
         planner.finalists(len(finals.finalists))
         planner.over(FINALS)

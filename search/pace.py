@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from paretopress.runtime.rounds import LEAST_S
@@ -25,10 +25,11 @@ class Pace:
     Attributes:
         macs: of one image; another network's seconds are taken to go with them.
         image_s: reading one image.
-        step_s: one step of training: timed where anything is trained here, else taken to be that of reading, there and back.
+        step_s: one step of training: timed where anything is trained here, else guessed from reading and MACs.
         file_s: exporting it and proving its file.
         latency_ms: of one run on the target; 0 where nothing is measured there.
         open_s: reading the libraries, opening network and data: what is done once, however many images there are.
+        sensitivity_s: of all its options together, as they were measured; None where that is not known.
         source: ``measured`` on this network, ``scaled`` from another one's by MACs, or ``guessed`` from MACs alone.
     """
 
@@ -38,6 +39,7 @@ class Pace:
     file_s: float
     latency_ms: float
     open_s: float
+    sensitivity_s: float | None = None
     source: PaceSource = "measured"
 
     @property
@@ -50,17 +52,18 @@ class Pace:
         """From MACs alone, for a machine on which no search has run yet."""
         image_s = macs / (_INFERENCE_MACS_PER_S_PER_CPU * cpus)
         step_s = _TIMES_FORWARD * BATCH_SIZE * macs / (_TRAINING_MACS_PER_S_PER_CPU * cpus)
-        return Pace(macs, image_s, step_s, _GUESSED_FILE_S, guessed_latency_ms(macs), _GUESSED_OPEN_S, "guessed")
+        return Pace(macs, image_s, step_s, _GUESSED_FILE_S, guessed_latency_ms(macs), _GUESSED_OPEN_S, source="guessed")
 
     @staticmethod
-    def untimed_step_s(image_s: float) -> float:
-        """Of a step that was not timed."""
-        return _TIMES_FORWARD * BATCH_SIZE * image_s
+    def untimed_step_s(macs: int, image_s: float, cpus: int) -> float:
+        """Of a step that was not timed: the first images are read slowly, so the reading alone may say far too much."""
+        return min(_TIMES_FORWARD * BATCH_SIZE * image_s, Pace.guessed(macs, cpus).step_s)
 
     def scaled(self, macs: int) -> Pace:
         """What it says of another network: passes go with the MACs, files and what is done once do not."""
         times = macs / max(self.macs, 1)
-        return Pace(macs, self.image_s * times, self.step_s * times, self.file_s, self.latency_ms * times, self.open_s, "scaled")
+        passes = {"image_s": self.image_s * times, "step_s": self.step_s * times, "latency_ms": self.latency_ms * times}
+        return replace(self, macs=macs, sensitivity_s=None, source="scaled", **passes)
 
     def to_json(self) -> dict[str, Any]:
         """For the store."""

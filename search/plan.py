@@ -154,6 +154,12 @@ def _teacher_s(asked: TrainingEffort, known: Known) -> float:
     return known.pace.image_s * known.images["train"] * teacher_views(2 * rung_epochs)
 
 
+def _sensitivity_s(effort: Effort, known: Known) -> float:
+    """As a search before has taken, within what is kept for it."""
+    most_s = SENSITIVITY_SHARE * effort.max_wall_time_s
+    return most_s if known.pace.sensitivity_s is None else min(known.pace.sensitivity_s, most_s)
+
+
 def _untrained_s(known: Known, readings: float) -> float:
     return BUILD_S + known.pace.image_s * known.images["validation"] * readings
 
@@ -175,16 +181,17 @@ def plan_search(effort: Effort, known: Known) -> SearchPlan:
     more_s = (trials - known.trials) * trial_s
     last = list(known.last_steps) if LAST_RUNG in known.over else _last_rung(decided, known.pace.step_s, left_s - more_s)
     finalists = min(EXPECTED_FINALISTS, trials) if known.finalists is None else known.finalists
+    here = "measured" if known.pace.latency_ms else "predicted"
     expected = {
-        CALIBRATION: (known.calibration_s, "the target's speed, once for all searches"),
-        BASELINE: (_opening_s(known) + _teacher_s(asked, known), "the original: accuracy on the given data, latency on the target"),
-        SENSITIVITY: (SENSITIVITY_SHARE * effort.max_wall_time_s, "at most: what each single compression costs and saves"),
+        CALIBRATION: (known.calibration_s, "the target's speed, once for all searches: no part of the wall time"),
+        BASELINE: (_opening_s(known) + _teacher_s(asked, known), f"the original: accuracy on the given data, latency {here}"),
+        SENSITIVITY: (_sensitivity_s(effort, known), "what each single compression costs and saves"),
         SEARCH: (
             (0.0 if known.trials else RAY_START_S) + known.trials_s + more_s,
             f"{trials} of at most {effort.max_trials} candidates, {_trained(decided)}",
         ),
-        LAST_RUNG: (used_s(sum(last), known.pace.step_s), f"{len(last)} of them are trained on, for about {_mean(last)} steps"),
-        FINALS: (known.finals_time.reserved_s(effort.max_wall_time_s), f"about {finalists} are exported, read and measured"),
+        LAST_RUNG: (used_s(sum(last), known.pace.step_s), f"the best {len(last)} are trained on, about {_mean(last)} steps each"),
+        FINALS: (known.finals_time.reserved_s(effort.max_wall_time_s), f"about {finalists} are exported and read, latency {here}"),
     }
     phases = tuple(
         PlannedPhase(name, round(known.over.get(name, seconds), 1), message, name in known.over)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from search.clock import Clock
+from search.pace import PHASE as PACE
+from search.pace import Pace
 from search.plan import BASELINE, LAST_RUNG, ORDER, SEARCH, SENSITIVITY, Known, SearchPlan, plan_search
 from search.protocols import CandidateStore, Event
 from search.spec import Effort
@@ -39,7 +41,14 @@ class Planner:
         self._known = replace(self._known, over={**self._known.over, phase: self._spent[phase]})
         plan = self._save()
         if phase == SENSITIVITY:
+            self._remember_sensitivity()
             self._store.append(Event("phase", plan.sentence(), {"duration_s": plan.duration_s}))
+
+    def _remember_sensitivity(self) -> None:
+        """For the plans of searches to come, once."""
+        pace = Pace.read(self._store.phase(PACE))
+        if pace is not None and pace.sensitivity_s is None:
+            self._store.save_phase(PACE, replace(pace, sensitivity_s=round(self._spent[SENSITIVITY], 2)).to_json())
 
     def trials_until(self, until_s: float) -> None:
         """Of the clock: when trials leave the time to the last rung."""

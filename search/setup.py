@@ -133,11 +133,12 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     save_original_logits(validation, files.original_logits)
     trains = bool(training_methods(techniques))
     asked = training_effort(spec.effort, len(original.data.split("train")), trains)
+    macs = network_macs(original.network)
     known = Known(
         pace=Pace(
-            macs=network_macs(original.network),
+            macs=macs,
             image_s=image_s,
-            step_s=Pace.untimed_step_s(image_s),
+            step_s=Pace.untimed_step_s(macs, image_s, environment.cpus),
             file_s=original.file_s,
             latency_ms=latency.value if latency else 0.0,
             open_s=LIBRARIES_S + max(opened_s - original.file_s, 0.0),

@@ -85,5 +85,5 @@ def show_model(model: model_pb2.Model, as_json: bool) -> None:
 def _row(model: model_pb2.Model) -> list[str]:
     shape = "x".join(map(str, model.input_shape))
     kind = model.architecture or tables.enum_word(model_pb2.Model.Format, model.format).lower()
-    counts = [f"{model.parameters:,}", f"{model.macs:,}", tables.size(model.onnx_size_bytes)]
+    counts = [tables.count(model.parameters), tables.count(model.macs), tables.size(model.onnx_size_bytes)]
     return [tables.short(model.name), model.display_name, kind, shape, *counts, tables.when(model.create_time)]

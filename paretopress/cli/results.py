@@ -27,21 +27,31 @@ def show_search(client: Client, search: search_pb2.Search, as_json: bool) -> Non
     state = tables.enum_word(search_pb2.Search.State, search.state)
     console.print(f"{search.name}  {state}  {search.state_message}", markup=False)
     console.print(f"  {search.candidate_count} candidates, target {tables.short(search.target)}, {budget_words(search.budget)}")
+    if search.HasField("end_time"):
+        console.print(f"  {_took(search)}")
     if places:
         console.print(f"  {places}", markup=False)
     note = _split_note(client, search)
     if note:
         console.print(f"  {note}", markup=False)
     for limit in search.broken_limits:
-        console.print(f"  the nearest, {tables.short(search.nearest)}, breaks {limit.limit} by {limit.excess:.4g}")
+        nearest = next((c for c in [*shown, *([baseline] if baseline else [])] if c.name == search.nearest), None)
+        console.print(f"  the nearest, {tables.short(search.nearest)}, {tables.broken_words(limit, nearest)}")
     if shown or baseline:
         best = search.best or search.nearest
         split = _split_of([*shown, *([baseline] if baseline else [])])
-        title = f"* {'best' if search.best else 'nearest'}; accuracy on the {split} split"
+        title = f"* {'best' if search.best else 'nearest'}; accuracy on the {split} split{tables.legend(shown)}"
         console.print(tables.CandidateTable(title, shown, baseline, best), soft_wrap=False)
     if search.best:
         console.print(f"next: paretopress candidates download {search.best}")
     return None
+
+
+def _took(search: search_pb2.Search) -> str:
+    took_s = (search.end_time.ToNanoseconds() - search.start_time.ToNanoseconds()) / 1e9
+    limit_s = search.effort.max_wall_time.ToTimedelta().total_seconds()
+    inputs = f"model {tables.short(search.model)}, dataset {tables.short(search.dataset)}"
+    return f"{inputs}, took {took_s:.0f} s of at most {limit_s:.0f} s"
 
 
 def _candidates(client: Client, search: search_pb2.Search) -> tuple[search_pb2.Candidate | None, list[search_pb2.Candidate]]:

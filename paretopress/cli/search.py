@@ -216,8 +216,18 @@ def _dataset_name(client: Client, state: CliState, source: DatasetSource, as_jso
 def _show_estimate(search: search_pb2.Search, as_json: bool) -> None:
     if as_json:
         return print_json(to_dict(search))
-    minutes = search.estimated_duration.ToTimedelta().total_seconds() / 60
+    console = Console(highlight=False, soft_wrap=True)
+    parts = {one.phase: one.duration.ToTimedelta().total_seconds() for one in search.plan.phases}
+    within_s = sum(parts.values()) - parts.get("calibration", 0.0)
+    limit_s = search.effort.max_wall_time.ToTimedelta().total_seconds()
     sure = _SOURCES.get(search.plan.source, "")
-    Console(highlight=False, soft_wrap=True).print(f"valid; expected to take about {minutes:.1f} minutes{sure}")
-    rows = [(one.phase, f"{one.duration.ToTimedelta().total_seconds():.0f} s", one.message) for one in search.plan.phases]
-    return print_table("", ("phase", "time", "what it is spent on"), rows)
+    console.print(f"valid; expected to take about {_minutes(within_s)} of at most {_minutes(limit_s)}{sure}")
+    rows = [(one.phase, f"{parts[one.phase]:.0f} s", one.message) for one in search.plan.phases]
+    print_table("", ("phase", "time", "what it is spent on"), rows)
+    if within_s > limit_s:
+        console.print(f"[yellow]warning[/]: {_minutes(limit_s)} may hold no candidate; allow at least {_minutes(1.1 * within_s)}")
+    return None
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"

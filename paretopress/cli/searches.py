@@ -136,7 +136,7 @@ def pick(
             title = "best within this budget" if answer.feasible else "none is within this budget; the nearest"
             tables.table_console().print(tables.CandidateTable(title, [answer.candidate], baseline))
             for broken in answer.broken_limits:
-                Console(highlight=False, soft_wrap=True).print(f"breaks {broken.limit} by {broken.excess:.4g}")
+                Console(highlight=False, soft_wrap=True).print(tables.broken_words(broken, answer.candidate))
     if not answer.feasible:
         raise typer.Exit(3)
 

@@ -53,6 +53,31 @@ def is_wide(options: ConsoleOptions) -> bool:
     return options.max_width >= _WIDE
 
 
+def broken_words(broken: search_pb2.BrokenLimit, candidate: search_pb2.Candidate | None) -> str:
+    """By how much a limit is broken; where that is an upper bound, which one, for tables show the value itself."""
+    found = candidate.measurements.get(broken.limit) if candidate is not None and broken.limit in candidate.measurements else None
+    bound = f": its upper bound is {found.value + found.spread:.3g}" if found is not None and found.spread else ""
+    return f"breaks {broken.limit} by {broken.excess:.4g}{bound}"
+
+
+def legend(candidates: Sequence[search_pb2.Candidate]) -> str:
+    """What the mark of a predicted number means, where there is one."""
+    latencies = [c.measurements["latency_ms"] for c in candidates if "latency_ms" in c.measurements]
+    return " (~ predicted)" if any(one.source != one.MEASURED for one in latencies) else ""
+
+
+def count(number: int) -> str:
+    """A large number in few characters.
+
+    >>> count(950), count(130_980), count(19_759_616)
+    ('950', '131 k', '19.8 M')
+    """
+    for unit, least in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= least:
+            return f"{number / least:.3g} {unit}"
+    return str(number)
+
+
 def enum_word(kind: Any, number: int) -> str:
     """An enum's name; a newer server may send a number that this client does not know."""
     return str(kind.Name(number)) if number in kind.values() else f"UNKNOWN_{number}"

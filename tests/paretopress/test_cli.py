@@ -15,13 +15,14 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from paretopress.cli import tables
 from paretopress.cli.app import app
 from paretopress.cli.budget import bytes_of
 from paretopress.cli.choices import names
 from paretopress.cli.context import UsageError
 from paretopress.cli.live import growing_front
 from paretopress.cli.tables import CandidateTable
-from paretopress.v1 import search_pb2
+from paretopress.v1 import measurement_pb2, search_pb2
 from service.converters.candidates import candidate_to_proto
 from service.testing import InProcessServer
 from tests.service import fakes
@@ -159,9 +160,25 @@ def test_validate_only_tells_the_time(server: InProcessServer, files: Path) -> N
     limits = ("--latency-ms", 1.5, "--max-drop", 1.0, "--validate-only")
     result = invoke(server, "search", files / "net.onnx", files / "data.npz", *limits)
     assert "minutes, roughly: no search has run there yet" in result.output
-    assert re.search(r"^sensitivity +\d+ s +at most: what each single compression costs and saves", result.output, re.MULTILINE)
+    assert re.search(r"^sensitivity +\d+ s +what each single compression costs and saves", result.output, re.MULTILINE)
+    assert "minutes of at most 30.0 minutes" in result.output
+    assert "may hold no candidate" not in result.output
+    tight = invoke(server, "search", files / "net.onnx", files / "data.npz", *limits, "--wall-time-s", 20).output
+    assert re.search(r"warning: 20 s may hold no candidate; allow at least \d+ s", tight)
     phases = invoke_json(server, "search", files / "net.onnx", files / "data.npz", *limits)["plan"]["phases"]
     assert [phase["phase"] for phase in phases][-2:] == ["last rung", "finalists"]
+
+
+def test_a_bound_that_breaks_a_limit_is_told_and_a_prediction_marked() -> None:
+    """The table shows 0.0434 ms, the limit is 0.05: what breaks it is the upper bound."""
+    latency = measurement_pb2.Measurement(value=0.0434, spread=0.0868, source=measurement_pb2.Measurement.PREDICTED)
+    candidate = search_pb2.Candidate(name="c", measurements={"latency_ms": latency})
+    broken = search_pb2.BrokenLimit(limit="latency_ms", excess=0.0802)
+    assert tables.broken_words(broken, candidate) == "breaks latency_ms by 0.0802: its upper bound is 0.13"
+    assert tables.broken_words(search_pb2.BrokenLimit(limit="macs", excess=5), candidate) == "breaks macs by 5"
+    assert tables.legend([candidate]) == " (~ predicted)"
+    latency.source = measurement_pb2.Measurement.MEASURED
+    assert tables.legend([search_pb2.Candidate(measurements={"latency_ms": latency})]) == ""
 
 
 def command(server: InProcessServer, *arguments: object) -> subprocess.CompletedProcess[str]:
