@@ -107,7 +107,7 @@ class SearchDriver:
 
     @property
     def last_steps(self) -> tuple[int, ...]:
-        """Of each candidate that this worker gave to the last rung."""
+        """Of each candidate that was given to the last rung."""
         return tuple(self._last_steps)
 
     def restore(self, records: Sequence[CandidateRecord]) -> None:
@@ -127,6 +127,8 @@ class SearchDriver:
                 self._unfinished.append(TrialPlan(number, {"recipe": record.recipe_json}, record.rung + 1))
                 continue
             self._done += 1
+            if record.last_steps:
+                self._last_steps.append(record.last_steps)
             if record.readings and not record.error:
                 self._trained[number] = record
                 self._sampler.restore(record.policy, *self._standings.told(number))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from paretopress.runtime.rounds import LEAST_S
 from search.effort_plan import BATCH_SIZE
@@ -14,6 +14,8 @@ PaceSource = Literal["measured", "scaled", "guessed"]
 _INFERENCE_MACS_PER_S_PER_CPU, _TRAINING_MACS_PER_S_PER_CPU = 20e9, 8e9
 """Order of magnitude of float32 convolutions of small images on one AVX2 core."""
 _GUESSED_FILE_S, _GUESSED_OPEN_S = 2.0, 15.0
+_MOST = 1e15
+"""No number of a pace is so large, and none that is no number is below it."""
 _TIMES_FORWARD = 3
 """The backward pass costs about twice the forward pass."""
 
@@ -73,7 +75,10 @@ class Pace:
     def read(data: Mapping[str, Any] | None) -> Pace | None:
         """What `to_json` gave; None where there is none, or one of another version."""
         try:
-            return None if data is None else Pace(**data)
+            pace = None if data is None else Pace(**data)
+            numbers = () if pace is None else (pace.macs, pace.image_s, pace.step_s, pace.file_s, pace.latency_ms, pace.open_s)
+            sound = pace is not None and pace.source in get_args(PaceSource) and all(0 <= one < _MOST for one in numbers)
+            return pace if sound else None
         except TypeError:
             return None
 

@@ -6,9 +6,10 @@ goes on: what is over stands with what it took, and what is to come goes by what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from paretopress.runtime.rounds import LIMIT_S
 from search.effort_plan import BATCH_SIZE, EffortCosts, expected_trials, least_share, plan_effort, teacher_views, training_effort
@@ -72,7 +73,9 @@ class SearchPlan:
             if data is None:
                 return None
             effort = TrainingEffort(**{**data["effort"], "rung_steps": tuple(data["effort"]["rung_steps"])})
-            return SearchPlan(**{**data, "phases": tuple(PlannedPhase(**phase) for phase in data["phases"]), "effort": effort})
+            phases = tuple(PlannedPhase(**phase) for phase in data["phases"])
+            plan = SearchPlan(**{**data, "phases": phases, "effort": effort})
+            return plan if plan.source in get_args(PaceSource) and math.isfinite(plan.duration_s) else None
         except (KeyError, TypeError):
             return None
 
@@ -179,7 +182,11 @@ def plan_search(effort: Effort, known: Known) -> SearchPlan:
         room_s = left_s * (1 - share) if known.trials_until_s is None else known.trials_until_s - known.elapsed_s
         trials = min(effort.max_trials, max(1, known.trials + int(max(room_s, 0.0) / trial_s)))
     more_s = (trials - known.trials) * trial_s
-    last = list(known.last_steps) if LAST_RUNG in known.over else _last_rung(decided, known.pace.step_s, left_s - more_s)
+    last = (
+        list(known.last_steps)
+        if LAST_RUNG in known.over
+        else _last_rung(decided, known.pace.step_s, left_s - more_s, min(FEW, trials))
+    )
     finalists = min(EXPECTED_FINALISTS, trials) if known.finalists is None else known.finalists
     here = "measured" if known.pace.latency_ms else "predicted"
     expected = {
@@ -204,7 +211,8 @@ def plan_search(effort: Effort, known: Known) -> SearchPlan:
 def _trial_s(most_trials: int, effort: TrainingEffort, known: Known) -> float:
     """Of a trial to come, on average: as those before, or as it was measured on the original."""
     if known.trials:
-        return max(known.trials_s / known.trials, 1e-3)
+        # What was spent on them begins with the start of their runtime.
+        return max((known.trials_s - RAY_START_S) / known.trials, _untrained_s(known, 1) / known.parallel)
     counts = expected_trials(most_trials, len(effort.rung_steps))
     steps = sum(count * steps for count, steps in zip(counts, effort.rung_steps, strict=True)) / most_trials
     return (_untrained_s(known, sum(counts) / most_trials) + known.pace.step_s * steps) / known.parallel
@@ -217,12 +225,12 @@ def _trained(effort: TrainingEffort) -> str:
     return f"the better half trained for {' + '.join(rungs)} steps of {BATCH_SIZE} images"
 
 
-def _last_rung(effort: TrainingEffort, step_s: float, left_s: float) -> list[int]:
+def _last_rung(effort: TrainingEffort, step_s: float, left_s: float, most: int) -> list[int]:
     """Steps of each candidate that the last rung is expected to train on."""
     if not effort.last_steps:
         return []
     last, steps = LastRung(effort.last_steps, effort.rung_steps, step_s, 0.0), list[int]()
-    while len(steps) < FEW:
+    while len(steps) < most:
         one = last.steps(len(effort.rung_steps) - 1, step_s, len(steps), left_s - used_s(sum(steps), step_s))
         if not one:
             break

@@ -30,8 +30,9 @@ class Planner:
         """
         self._effort, self._store, self._clock, self._marked_s, self._known = effort, store, clock, began_s, known
         before = store.phase(SPENT_PHASE) or {}
-        self._spent: dict[str, float] = {name: float(before.get(name, 0.0)) for name in ORDER}
-        self._spent[str(before.get("at", BASELINE))] += max(began_s - sum(self._spent.values()), 0.0)
+        self._spent: dict[str, float] = {name: float(before.get(name) or 0.0) for name in ORDER}
+        at = before["at"] if before.get("at") in ORDER else BASELINE
+        self._spent[at] += max(began_s - sum(self._spent.values()), 0.0)
 
     def over(self, phase: str) -> None:
         """A phase has ended, unless it has before."""

@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from hw_models.targets import Target
 from paretopress.v1 import search_pb2
 from search.errors import FieldViolation
-from search.plan import SearchPlan
+from search.plan import FINALS, LAST_RUNG, SEARCH, SearchPlan
 from search.sized import size_violations
 from search.spec import MAX_SCOPES, Budget, Effort, SearchSpec
 from service.converters import enums
@@ -269,15 +269,16 @@ def plan_to_proto(plan: SearchPlan, has_ended: bool) -> search_pb2.SearchPlan:
         for one in plan.phases
         if one.over or not has_ended
     ]
+    said = {one.phase for one in phases}
     return search_pb2.SearchPlan(
         phases=phases,
         source=search_pb2.SearchPlan.Source.Value(plan.source.upper()),
-        trials=plan.trials,
+        trials=plan.trials if SEARCH in said else 0,
         rung_steps=plan.effort.rung_steps,
         batch_size=plan.effort.batch_size,
-        last_rung_candidates=plan.last_candidates,
-        last_rung_steps=plan.last_steps,
-        finalists=plan.finalists,
+        last_rung_candidates=plan.last_candidates if LAST_RUNG in said else 0,
+        last_rung_steps=plan.last_steps if LAST_RUNG in said else 0,
+        finalists=plan.finalists if FINALS in said else 0,
     )
 
 

@@ -283,7 +283,10 @@ def _row(new: NewSearch) -> SearchRow:
 
 
 def _plan(text: str | None) -> SearchPlan | None:
-    return SearchPlan.read(json.loads(text)) if text else None
+    try:
+        return SearchPlan.read(json.loads(text)) if text else None
+    except ValueError:  # no JSON
+        return None
 
 
 def _stored(row: AnyRow) -> StoredSearch:

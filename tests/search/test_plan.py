@@ -89,6 +89,30 @@ def test_what_is_priced_only_is_not_measured() -> None:
         assert seconds(elsewhere)[phase] < seconds(here)[phase] - 4.0
 
 
+def test_the_last_rung_trains_no_more_than_there_are() -> None:
+    assert plan_search(Effort(max_trials=1, max_wall_time_s=1800.0), KNOWN).last_candidates == 1
+
+
+def test_the_start_of_the_runtime_is_not_taken_for_a_trial() -> None:
+    effort = Effort(max_trials=14, max_wall_time_s=300.0)
+    begun = replace(KNOWN, trains=False, elapsed_s=83.0, over={BASELINE: 30.0, SENSITIVITY: 30.0}, trials=1, trials_s=23.0)
+    assert plan_search(effort, begun).trials == 14
+
+
+@pytest.mark.parametrize("change", [{"source": "remembered"}, {"image_s": None}, {"step_s": float("nan")}, {"file_s": 1e300}])
+def test_a_pace_that_is_none_is_not_read(change: dict[str, object]) -> None:
+    assert Pace.read(PACE_HERE.to_json() | change) is None
+
+
+def test_a_plan_that_is_none_is_not_read() -> None:
+    plan = plan_search(Effort(max_trials=14, max_wall_time_s=600.0), KNOWN).to_json()
+    assert SearchPlan.read(plan | {"source": "remembered"}) is None
+    assert SearchPlan.read(plan | {"phases": [{"name": "search", "seconds": None, "message": ""}]}) is None
+    store = MemoryStore()
+    store.save_phase(SPENT_PHASE, {"at": "measuring", BASELINE: None})
+    Worked(store).planner.over(BASELINE)
+
+
 class Worked:
     """A search whose clock is moved by hand."""
 
