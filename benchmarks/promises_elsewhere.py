@@ -19,6 +19,7 @@ from benchmarks.harness import ROOT, Check, Results, Row, run_tests, test_check
 from benchmarks.promises_server import PromisesServer, fresh_server, upload_resnet
 from paretopress.client import Client
 from paretopress.v1 import measurement_pb2, search_pb2, target_pb2
+from tests.search.records import latencies_in
 
 NAME = "promises_elsewhere"
 TESTS = {
@@ -80,24 +81,14 @@ def _searched(server: PromisesServer, inputs: search_pb2.Search, target: str, sh
     return {
         "state": search_pb2.Search.State.Name(ended.state),
         "limit_ms": request.budget.latency_ms,
-        "called_measured": len([one for one in _latencies(report) if one["source"] != "predicted"])
+        "called_measured": len([one for one in latencies_in(report) if one["source"] != "predicted"])
         + sum(c.measurements["latency_ms"].source != measurement_pb2.Measurement.PREDICTED for c in candidates),
-        "latencies_in_report": len(_latencies(report)),
+        "latencies_in_report": len(latencies_in(report)),
         "feasible_above_the_bound": len(wrong),
         "told_in_report": any(_WORDS in note for note in report["notes"]),
         "told_by_cli": _WORDS in shown and "measured" not in shown.replace("not measured", ""),
         "told_in_mlflow": _WORDS in json.dumps([run.data.params, run.data.tags]) and "best_latency_ms" not in run.data.metrics,
     }
-
-
-def _latencies(value: object) -> list[dict[str, Any]]:
-    """Every latency in a report, however deep."""
-    if isinstance(value, list):
-        return [one for item in value for one in _latencies(item)]
-    if not isinstance(value, dict):
-        return []
-    own = [item for name, item in value.items() if name.endswith("latency_ms") and isinstance(item, dict) and "source" in item]
-    return own + [one for item in value.values() for one in _latencies(item)]
 
 
 def _cli(server: PromisesServer, *arguments: str) -> str:

@@ -133,8 +133,7 @@ class SearchDriver:
                 self._trained[number] = record
                 self._sampler.restore(record.policy, *self._standings.told(number))
             self._outbox.candidate(record)
-        if self._done and self._planner is not None:
-            self._planner.tried(self._done)
+        self._tell_done()
 
     def propose(self) -> TrialPlan | Wait | None:
         """What an earlier life has begun, then the next recipe that fits the budget by prediction and is new."""
@@ -339,7 +338,10 @@ class SearchDriver:
 
     def _count(self) -> None:
         self._done += 1
-        if self._planner is not None:
+        self._tell_done()
+
+    def _tell_done(self) -> None:
+        if self._done and self._planner is not None:
             self._planner.tried(self._done)
 
     def _record(self, number: int, rung: int, running: _Running, values: Mapping[str, Any]) -> CandidateRecord:

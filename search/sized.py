@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, cast
 
 from search.errors import FieldViolation, InvalidSpecError
 from search.runtimes import RUNTIMES, runtime_of
-from search.spec import SearchSpec
+from search.spec import Budget, SearchSpec
 
 if TYPE_CHECKING:
     from hw_models.targets import Target
     from search.spec import SizeName
 
-_UNSAID: SizeName = "onnx_size_bytes"
+_UNSAID = Budget.size_name
 """The size that a budget has where the request names none."""
 
 

@@ -102,7 +102,7 @@ def compress(
     """
     validate_recipe(recipe, network, context)
     result = network.clone().eval()
-    stale, methods = False, []
+    stale, methods, later = False, [], regimes_of(recipe, context)
     for index, step in enumerate(recipe.steps):
         technique = _technique(index, step)
         if isinstance(technique, TrainingMethod):
@@ -113,11 +113,10 @@ def compress(
             continue
         assert isinstance(technique, Transform)  # there are no others
         if technique.after_training:
-            later = regimes_of(recipe, context)
             result, stale, methods = _repaired(result, stale, methods, later, context, data, effort, checkpoint), False, []
         result = _transform(result, index, step, technique, context)
         stale |= not technique.after_training
-    return _repaired(result, stale, methods, regimes_of(recipe, context), context, data, effort, checkpoint).eval()
+    return _repaired(result, stale, methods, later, context, data, effort, checkpoint).eval()
 
 
 def _repaired(

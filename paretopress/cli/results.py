@@ -34,13 +34,13 @@ def show_search(client: Client, search: search_pb2.Search, as_json: bool) -> Non
     note = _split_note(client, search)
     if note:
         console.print(f"  {note}", markup=False)
+    known = [*shown, *([baseline] if baseline else [])]
+    nearest = next((c for c in known if c.name == search.nearest), None)
     for limit in search.broken_limits:
-        nearest = next((c for c in [*shown, *([baseline] if baseline else [])] if c.name == search.nearest), None)
         console.print(f"  the nearest, {tables.short(search.nearest)}, {tables.broken_words(limit, nearest)}")
-    if shown or baseline:
+    if known:
         best = search.best or search.nearest
-        split = _split_of([*shown, *([baseline] if baseline else [])])
-        title = f"* {'best' if search.best else 'nearest'}; accuracy on the {split} split{tables.legend(shown)}"
+        title = f"* {'best' if search.best else 'nearest'}; accuracy on the {_split_of(known)} split{tables.legend(shown)}"
         console.print(tables.CandidateTable(title, shown, baseline, best), soft_wrap=False)
     if search.best:
         console.print(f"next: paretopress candidates download {search.best}")

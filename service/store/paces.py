@@ -25,6 +25,10 @@ class Paces:
         """By the newest search of a model, or else ``scaled`` from the newest of any other; None before any."""
         own, others = _NEWEST.where(SearchRow.model == model.name), _NEWEST.where(SearchRow.project == model.project)
         with self._database.read() as session:
-            found = [session.execute(query).scalar() for query in (own, others)]
-        mine, other = (Pace.read(json.loads(text)) if text else None for text in found)
+            mine = _read(session.execute(own).scalar())
+            other = mine or _read(session.execute(others).scalar())
         return mine or (other and other.scaled(model.model.macs))
+
+
+def _read(text: str | None) -> Pace | None:
+    return Pace.read(json.loads(text)) if text else None

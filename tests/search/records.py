@@ -32,3 +32,13 @@ def candidate(
             "macs": Measurement(1e6, "counted"),
         },
     )
+
+
+def latencies_in(value: object) -> list[dict[str, object]]:
+    """Every latency in a report, however deep."""
+    if isinstance(value, list):
+        return [one for item in value for one in latencies_in(item)]
+    if not isinstance(value, dict):
+        return []
+    own = [item for name, item in value.items() if name.endswith("latency_ms") and isinstance(item, dict) and "source" in item]
+    return own + [one for item in value.values() for one in latencies_in(item)]

@@ -28,6 +28,7 @@ from search.spec import Budget, Effort
 from techniques.recipe import Recipe, Step
 from tests.search import head_cases
 from tests.search.head_cases import DIGITS, ODD, SEVERAL, Ended, environment
+from tests.search.records import latencies_in
 
 NAMES = ("stem.0", "blocks.0.conv1", "blocks.1.conv1", "blocks.1.conv2", "blocks.2.conv1", "blocks.2.conv2")
 THIS = get_target("cpu-ort-1t")
@@ -45,16 +46,6 @@ def outputs_of_file(setup: Setup, given: SearchEnvironment, recipe: Recipe, imag
     """What the exported candidate gives in the runtime."""
     record = CandidateRecord("c0000", 0, recipe.to_json(), 1, 0, measurements=setup.baseline.measurements)
     return run_classifier(export(record, setup.evaluator, setup.pricer, given.blobs, setup.target).file, images.numpy())
-
-
-def _all_latencies(value: object) -> list[dict[str, object]]:
-    """Every latency in a report, however deep."""
-    if isinstance(value, list):
-        return [one for item in value for one in _all_latencies(item)]
-    if not isinstance(value, dict):
-        return []
-    own = [item for name, item in value.items() if name.endswith("latency_ms") and isinstance(item, dict) and "source" in item]
-    return own + [one for item in value.values() for one in _all_latencies(item)]
 
 
 def test_a_single_probability_learns_and_is_what_the_file_gives(tmp_path: Path) -> None:
@@ -133,7 +124,7 @@ def test_a_map_is_searched_label_free_by_its_relative_error_for_a_board_that_is_
     report = json.loads(given.blobs.get_bytes(outcome.report_sha256 or ""))
     assert any("fidelity" in note for note in report["notes"])
     assert any("raspberry-pi-5 is not attached: all latencies are predicted, uncalibrated" in note for note in report["notes"])
-    assert {one["source"] for one in _all_latencies(report)} == {"predicted"}
+    assert {one["source"] for one in latencies_in(report)} == {"predicted"}
     best = next(r for r in given.store.candidates() if r.candidate_id == outcome.best)
     assert 0.4 < best.accuracy["test"] < 1.0
     # Relative errors: more than nothing, and hardly beyond losing everything.
