@@ -235,7 +235,7 @@ class SearchDriver:
         goes_on = rung + 1 < self._rungs and self._has_time() and self._standings.is_promoted(number, rung)
         record = replace(record, promoted=goes_on)
         self._running[number] = replace(running, record=record)
-        self._store.save_candidate(record, [_candidate_event(record, goes_on)])
+        self._store.save_candidate(record, [_candidate_event(record, goes_on, self._pricer.source)])
         if goes_on:
             self._show(number, rung + 1)
         else:
@@ -369,11 +369,11 @@ def _is_worse(after: CandidateRecord, before: CandidateRecord) -> bool:
     return after.drop_points["validation"][0] > before.drop_points["validation"][2]
 
 
-def _candidate_event(record: CandidateRecord, goes_on: bool) -> Event:
+def _candidate_event(record: CandidateRecord, goes_on: bool, source: str) -> Event:
     drop = record.drop_points["validation"][0]
-    latency = record.measurements["latency_ms"]
+    latency_ms = record.measurements["latency_ms"].value
     message = (
         f"{record.candidate_id} rung {record.rung}: accuracy {record.accuracy['validation']:.4f} (drop {drop:+.2f} points), "
-        f"{latency.value:.3f} ms {latency.source}"
+        f"{latency_ms:.3f} ms {source}"
     )
     return Event("candidate", message, {"candidate": record.candidate_id, "rung": record.rung, "promoted": goes_on})

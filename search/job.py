@@ -26,7 +26,7 @@ from search.limits import broken_limits
 from search.plan import BASELINE as BASELINE_PHASE
 from search.plan import FINALS, SENSITIVITY
 from search.planning import Planner
-from search.protocols import BASELINE, CandidateRecord, CandidateStore, Event, Progress
+from search.protocols import BASELINE, CandidateStore, Event, Progress
 from search.reach import Reach
 from search.setup import Setup, prepare, runner_settings
 from search.spec import SearchSpec
@@ -73,7 +73,7 @@ def _run(spec: SearchSpec, environment: SearchEnvironment, outbox: Outbox, clock
             pass  # what keeps us out is told before anything is computed
     with _phase(store, "baseline", "accuracy of the original on the given data, latency on the target"):
         setup = _in_time(lambda: prepare(spec, environment), spec, store, clock)
-        store.save_candidate(setup.baseline, [_baseline_event(setup.baseline)])
+        store.save_candidate(setup.baseline, [_baseline_event(setup)])
     planner = Planner(spec.effort, setup.known, store, clock, began_s)
     planner.over(BASELINE_PHASE)
     # Thousands of small graphs are priced from here on; what already stands is not looked through again for each of them.
@@ -171,7 +171,7 @@ def _out_of_reach(setup: Setup, reach: Reach, store: CandidateStore) -> str:
     return Reach({name: value for name, value in reach.lowest.items() if name in broken}).sentence(setup.spec.budget)
 
 
-def _baseline_event(record: CandidateRecord) -> Event:
-    latency = record.measurements["latency_ms"]
-    message = f"original: accuracy {record.accuracy['validation']:.4f}, {latency.value:.3f} ms {latency.source}"
-    return Event("baseline", message, {"candidate": record.candidate_id})
+def _baseline_event(setup: Setup) -> Event:
+    accuracy, latency_ms = setup.baseline.accuracy["validation"], setup.baseline.measurements["latency_ms"].value
+    message = f"original: accuracy {accuracy:.4f}, {latency_ms:.3f} ms {setup.latency_source}"
+    return Event("baseline", message, {"candidate": setup.baseline.candidate_id})

@@ -82,6 +82,11 @@ class Pricer:
         self._prices: dict[str, Price] = {}
         self._begun: dict[str, Network] = {}
 
+    @property
+    def source(self) -> str:
+        """What its latencies are, in words: without a measured kernel they are a data sheet's."""
+        return "predicted" if self._predictor.calibrated else "predicted, uncalibrated"
+
     def price(self, recipe: Recipe) -> Price:
         """Price a recipe.
 

@@ -69,7 +69,6 @@ class Setup:
 
     Attributes:
         train_device: where this process would train.
-        calibrated: whether anything was measured on the target; its predictions are a data sheet's otherwise.
         known: how fast this machine works on the original, and what was decided by it.
     """
 
@@ -84,16 +83,13 @@ class Setup:
     pricer: Pricer
     techniques: tuple[str, ...]
     runner: RunnerSettings
-    calibrated: bool = True
     train_device: str = "cpu"
     known: Known = field(kw_only=True)
 
     @property
     def latency_source(self) -> str:
         """What latencies of finalists are, in words."""
-        if self.target.attached:
-            return "measured"
-        return "predicted" if self.calibrated else "predicted, uncalibrated"
+        return "measured" if self.target.attached else self.pricer.source
 
     @property
     def finals_time(self) -> FinalsTime:
@@ -190,7 +186,6 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         pricer=pricer,
         techniques=techniques,
         runner=runner,
-        calibrated=predictor.calibrated,
         train_device=_local_device(environment),
         known=known,
     )

@@ -67,15 +67,7 @@ class SandboxImporter:
                 "canonical_sha256": self._blobs.put_file(facts.network_path),
                 "onnx_sha256": self._blobs.put_file(facts.onnx_path),
                 "graph_sha256": self._blobs.put_file(facts.operator_graph_path),
-                "input_shape": list(facts.input_shape),
-                "outputs": facts.outputs,
-                "is_classifier": facts.is_classifier,
-                "parameters": facts.parameters,
-                "macs": facts.macs,
-                "onnx_size_bytes": facts.onnx_size_bytes,
-                "size_is_free": facts.size_is_free,
-                "size_note": facts.size_note,
-                "erased": list(facts.erased),
+                **facts.to_json(),
             }
 
     def dataset(self, path: Path, request: DatasetRequest) -> Mapping[str, Any]:

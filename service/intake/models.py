@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from service.intake.errors import IntakeError
 from service.intake.limits import IntakeLimits, check_file
+from service.intake.model_properties import ModelProperties
 from service.intake.sandbox import SandboxLimits, run_in_sandbox
 
 ModelFormat = Literal["pt2", "onnx", "architecture"]
@@ -34,37 +35,24 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelFacts(ModelProperties):
     """What was found in a model that is accepted; the files lie in the scratch folder.
 
     Attributes:
         network_path: the canonical ``.pt2`` that searches start from.
-        onnx_path: the original through our own exporter, stripped; ratios compare with its size.
+        onnx_path: the original through our own exporter, stripped.
         operator_graph_path: JSON for predictions without opening the model.
-        input_shape: (channels, height, width).
-        outputs: classes; 0 for a network that is no classifier.
-        macs: of one image.
     """
 
     network_path: Path
     onnx_path: Path
     operator_graph_path: Path
-    input_shape: tuple[int, int, int]
-    outputs: int
-    is_classifier: bool
-    parameters: int
-    macs: int
-    onnx_size_bytes: int
-    size_is_free: bool
-    size_note: str
-    erased: tuple[str, ...]
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> ModelFacts:
         """Read what the sandbox child answered."""
-        paths = {name: Path(data[name]) for name in ("network_path", "onnx_path", "operator_graph_path")}
-        channels, height, width = data["input_shape"]
-        return ModelFacts(**{**data, **paths, "input_shape": (channels, height, width), "erased": tuple(data["erased"])})
+        network, onnx, graph = (Path(data[name]) for name in ("network_path", "onnx_path", "operator_graph_path"))
+        return ModelFacts(network_path=network, onnx_path=onnx, operator_graph_path=graph, **ModelProperties.values_of(data))
 
 
 def import_model(

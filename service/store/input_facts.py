@@ -8,27 +8,19 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from search.preprocessing import Preprocessing
+from service.intake.model_properties import ModelProperties
 
 Facts = TypeVar("Facts")
 
 
 @dataclass(frozen=True)
-class KnownModel:
-    """Of a model; digests are of blobs. See `service.intake.models.ModelFacts`."""
+class KnownModel(ModelProperties):
+    """Of a model; digests are of blobs."""
 
     canonical_sha256: str
     onnx_sha256: str
     graph_sha256: str
     architecture: str
-    input_shape: tuple[int, int, int]
-    outputs: int
-    is_classifier: bool
-    parameters: int
-    macs: int
-    onnx_size_bytes: int
-    size_is_free: bool
-    size_note: str
-    erased: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,8 +48,7 @@ class KnownDataset:
 
 def known_model(facts: Mapping[str, Any]) -> KnownModel:
     """What the store keeps of a model, as an object."""
-    shape = tuple(int(size) for size in facts["input_shape"])
-    return _made(KnownModel, {**facts, "input_shape": shape, "erased": tuple(facts["erased"])})
+    return _made(KnownModel, {**facts, **ModelProperties.values_of(facts)})
 
 
 def known_dataset(facts: Mapping[str, Any]) -> KnownDataset:

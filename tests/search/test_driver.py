@@ -28,8 +28,9 @@ NOTHING_FITS = Budget(latency_ms=0.8, size_bytes=1)
 
 
 class MadePricer:
-    """A `Pricer` without a network."""
+    """A `Pricer` without a network, for a target that nobody has measured."""
 
+    source = "predicted, uncalibrated"
     price = staticmethod(made_price)
 
 
@@ -152,6 +153,7 @@ def test_the_last_rung_ends_a_trial(tmp_path: Path) -> None:
     (record,) = life.store.records.values()
     assert (record.rung, record.drop_points["validation"][0], record.duration_s) == (1, 1.0, 7.0)
     assert [(e.payload["rung"], e.payload["promoted"]) for e in life.store.events] == [(0, True), (1, False)]
+    assert all(event.message.endswith("ms predicted, uncalibrated") for event in life.store.events)
     assert [(reading.rung, reading.drop_points[0]) for reading in record.readings] == [(0, 2.0), (1, 1.0)]
     assert life.tracker.calls == [record.candidate_id]
 
