@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ LAST_COMMIT = "d01120c"
 """Before the search space was opened: what pricing is compared with."""
 _LOOSE, _LOOSE_TRIALS = 1.5, 24
 _CUT_TRIALS, _IMAGES, _EPOCHS = 4, 1500, 0.5
-_PRICING_ROUNDS = 3
+_ROUNDS = 3
 
 
 def run(results: Results) -> None:
@@ -47,6 +47,7 @@ def run(results: Results) -> None:
     for row in run_tests(TESTS.values()):
         results.cell(row["test"], lambda row=row: row, again=True)  # type: ignore[misc]
     results.cell("pricing", _pricing)
+    results.cell("overhead", _overhead)
     if any(results.find(f"cut {number}") is None for number in range(_CUT_TRIALS + 1)):
         with fresh_server(NAME) as server:
             inputs = upload_resnet(server, _IMAGES)
@@ -136,24 +137,41 @@ def _predicted_ms(candidate: search_pb2.Candidate) -> float:
 
 def _pricing() -> Row:
     """Milliseconds a recipe, now and at the last commit, turn by turn: 5,000 recipes of ResNet-20, one calibrated predictor."""
-    predictor, before = ROOT / "build" / "predictor.json", ROOT / "build" / "last-commit"
+    predictor = ROOT / "build" / "predictor.json"
     predictor.parent.mkdir(exist_ok=True)
     predictor.write_text(calibrate(get_target(TARGET.rpartition("/")[2])).to_json())
+    command, one = ["-m", "benchmarks.hw_pricing", str(predictor)], {"OMP_NUM_THREADS": "1"}
+    now, before, ratio = _against_last_commit(lambda checkout, turn: _answer(checkout, [*command, str(turn)], one)["median_ms"])
+    return {"ms_a_recipe": now, "before_ms": before, "ratio": ratio}
+
+
+def _overhead() -> Row:
+    """Seconds of a trial that trains nothing, two at once, now and at the last commit, turn by turn."""
+    # By its private name, which the last commit has, too.
+    command = ["-c", "import json, benchmarks.end_to_end as one; print(json.dumps(one._overhead()))"]
+    now, before, ratio = _against_last_commit(lambda checkout, _: _answer(checkout, command)["seconds_per_trial"])
+    return {"s_a_trial": now, "before_s": before, "ratio": ratio}
+
+
+def _against_last_commit(measured: Callable[[Path, int], float]) -> tuple[float, float, float]:
+    """Medians of a checkout's figure now and at the last commit, and the median of their ratios."""
+    before = ROOT / "build" / "last-commit"
     if not before.exists():
         subprocess.run(["git", "worktree", "add", "--detach", str(before), LAST_COMMIT], cwd=ROOT, check=True, capture_output=True)
     try:
-        pairs = [(_price_ms(ROOT, predictor, turn), _price_ms(before, predictor, turn)) for turn in range(_PRICING_ROUNDS)]
+        pairs = [(measured(ROOT, turn), measured(before, turn)) for turn in range(_ROUNDS)]
     finally:
         subprocess.run(["git", "worktree", "remove", "--force", str(before)], cwd=ROOT, check=False, capture_output=True)
     now, then = (statistics.median(values) for values in zip(*pairs, strict=True))
-    return {"ms_a_recipe": now, "before_ms": then, "ratio": statistics.median(a / b for a, b in pairs)}
+    return now, then, statistics.median(a / b for a, b in pairs)
 
 
-def _price_ms(checkout: Path, predictor: Path, seed: int) -> float:
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.hw_pricing", str(predictor), str(seed)]
-    answer = subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True, text=True).stdout
-    return float(json.loads(answer)["median_ms"])
+def _answer(checkout: Path, command: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The last line that Python prints there, as JSON."""
+    variables = {**os.environ, "PYTHONPATH": str(checkout), **(environment or {})}
+    done = subprocess.run([sys.executable, *command], cwd=checkout, env=variables, check=True, capture_output=True, text=True)
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 def checks(rows: Sequence[Row]) -> list[Check]:
@@ -162,7 +180,7 @@ def checks(rows: Sequence[Row]) -> list[Check]:
     cut = [cell[name] for name in (f"cut {number}" for number in range(1, _CUT_TRIALS + 1)) if name in cell]
     whole = cell.get("cut 0", {})
     same = sum(all(one[key] == whole.get(key) for key in ("recipes", "accuracies", "predicted_ms")) for one in cut)
-    loose, unlimited, pricing = (cell.get(name, {}) for name in ("loose", "unlimited", "pricing"))
+    loose, unlimited, pricing, overhead = (cell.get(name, {}) for name in ("loose", "unlimited", "pricing", "overhead"))
     apart = abs(loose["predicted_ms"] / unlimited["predicted_ms"] - 1) if loose and unlimited else None
     return [
         *(test_check(rows, line, node) for line, node in TESTS.items()),
@@ -172,4 +190,6 @@ def checks(rows: Sequence[Row]) -> list[Check]:
         Check("open-space 5 searches that were resumed", sum(one["resumed"] == 1 for one in cut), f">= {_CUT_TRIALS}"),
         Check("open-space 8 pricing, ms a recipe", pricing.get("ms_a_recipe"), "< 6"),
         Check("open-space 8 pricing against the last commit", pricing.get("ratio"), "<= 1.1"),
+        Check("open-space 8 overhead, s a trial", overhead.get("s_a_trial"), "< 0.15"),
+        Check("open-space 8 overhead against the last commit", overhead.get("ratio"), "<= 1.1"),
     ]
