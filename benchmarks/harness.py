@@ -163,7 +163,9 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    flags = set(" ".join(line for line in lines if line.startswith("flags")).split())
+    vectors = next((f"{one}, " for one in ("avx512_vnni", "avx_vnni", "avx512f", "avx2") if one in flags), "")
+    return f"{name}, {os.cpu_count()} cores, {vectors}Python {platform.python_version()}"
 
 
 def _markdown(head: dict[str, Any], rows: Sequence[Row], checks: Sequence[dict[str, Any]]) -> str:

@@ -81,7 +81,7 @@ def _fastest(server: PromisesServer, inputs: search_pb2.Search, limit_ms: float 
     if limit_ms is not None:
         request.budget.latency_ms = limit_ms
     request.effort.max_trials, request.effort.max_epochs = _LOOSE_TRIALS, 1.0
-    request.effort.max_wall_time.FromSeconds(1200)
+    request.effort.max_wall_time.FromSeconds(420)
     with Client(server.address) as client:
         ended = client.wait(client.create_search(request).name)
         candidates = {c.name: c for c in client.list_candidates(ended.name)}

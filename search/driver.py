@@ -169,11 +169,15 @@ class SearchDriver:
             return None
         if self._running:
             return WAIT
-        left = [number for number, record in self._trained.items() if number not in self._last_drops and not record.kept]
         expected = {number: self._standings.expected_drop(number) for number in self._trained}
-        prices = {number: self._pricer.price(Recipe.from_json(self._trained[number].recipe_json)) for number in left}
-        prospects = [Prospect(number, expected[number], price) for number, price in prices.items()]
-        chosen = most_promising(prospects, recovery(expected, self._last_drops), self._spec)
+        left, trained = [], []
+        for number, record in self._trained.items():
+            price = self._pricer.price(Recipe.from_json(record.recipe_json))
+            if number in self._last_drops:
+                trained.append(Prospect(number, self._last_drops[number], price))
+            elif not record.kept:
+                left.append(Prospect(number, expected[number], price))
+        chosen = most_promising(left, recovery(expected, self._last_drops), self._spec, trained)
         if chosen is None:
             return None
         number, left_s = chosen.number, self._last.ends_at - time.monotonic()

@@ -16,8 +16,12 @@ from search.spec import SearchSpec
 if TYPE_CHECKING:
     from search.pricing import Price
 
-FEW = 6
+FEW = 5
 LEAST_STEPS = 20
+_FIRST_SHARES = 2
+"""The one wanted most gets so many shares of the time, the others one each."""
+_ALIKE = 1.03
+"""Latencies and sizes closer than this are no reason to train both of two candidates."""
 _WORTH_STEPS = 200
 """That a candidate gets at least, before another one gets a turn."""
 _FIRST_GUESS, _GUESSED_POINTS = 0.5, 4.0
@@ -51,8 +55,10 @@ class LastRung:
         step_s = step_s or self.step_s
         missing = sum(self.rung_steps[rung + 1 :])
         worth = min(self.most_steps, max(sum(self.rung_steps), _WORTH_STEPS)) + missing
-        to_come = max(1, min(FEW - done, int(left_s * _USED_SHARE / max(worth * step_s, 1e-9))))
-        steps = min(self.most_steps, int(left_s * _USED_SHARE / to_come / max(step_s, 1e-9)) - missing)
+        shares = FEW - done if done else FEW - 1 + _FIRST_SHARES
+        shares = max(1, min(shares, int(left_s * _USED_SHARE / max(worth * step_s, 1e-9))))
+        own = 1 if done or shares <= _FIRST_SHARES else _FIRST_SHARES
+        steps = min(self.most_steps, int(left_s * _USED_SHARE * own / shares / max(step_s, 1e-9)) - missing)
         return steps if steps >= min(LEAST_STEPS, self.most_steps) else 0
 
 
@@ -88,13 +94,24 @@ class Prospect:
     price: Price
 
 
-def most_promising(prospects: Sequence[Prospect], share: float, spec: SearchSpec) -> Prospect | None:
-    """The one to train next: least over the limits by what is expected of it, then best by the request's preference.
+def most_promising(
+    prospects: Sequence[Prospect], share: float, spec: SearchSpec, trained: Sequence[Prospect] = ()
+) -> Prospect | None:
+    """The one to train next: least over the limits by what is expected of it, then what one of those before does not dominate,
+    then best by the request's preference.
 
     Args:
         share: what the last rung leaves of a drop, see `recovery`.
+        trained: those before, with the drops that are left of theirs: what is no better in anything adds nothing to the front.
     """
     limit = drop_limit(spec.budget)
+
+    def dominated(drop: float, latency: float, size: float) -> bool:
+        costs = [(one.drop, one.price.named()) for one in trained]
+        return any(
+            left <= drop and cost["latency_ms"] <= _ALIKE * latency and cost[spec.budget.size_name] <= _ALIKE * size
+            for left, cost in costs
+        )
 
     def key(prospect: Prospect) -> tuple[float, ...]:
         drop, named = prospect.drop * (share if prospect.drop > 0 else 1.0), prospect.price.named()
@@ -102,6 +119,7 @@ def most_promising(prospects: Sequence[Prospect], share: float, spec: SearchSpec
         priced = max((named[one.name] / one.most - 1 for one in priced_limits(spec.budget)), default=0.0)
         latency, size = named["latency_ms"], named[spec.budget.size_name]
         wanted = {"fastest": (latency, drop), "smallest": (size, drop), "most_accurate": (drop, latency)}
-        return (round(max(priced, 0.0), 3), over, *wanted.get(spec.preference, (latency * size, drop)))
+        first = (round(max(priced, 0.0), 3), over, float(dominated(drop, latency, size)))
+        return (*first, *wanted.get(spec.preference, (latency * size, drop)))
 
     return min(prospects, key=key, default=None)

@@ -43,6 +43,18 @@ def test_another_preference_chooses_otherwise() -> None:
     assert _chosen(0.5, 3.0, 3.2, preference="most_accurate") == 0
 
 
+def test_what_adds_nothing_to_the_front_comes_last() -> None:
+    """Seen in demos: half of what the last rung had trained was slower and no better than what it had trained first."""
+    spec = SearchSpec("m", "d", "t", BUDGET, preference="most_accurate")
+    slower, faster = Prospect(1, 1.0, _price(0.9)), Prospect(2, 2.0, _price(0.3))
+    trained = Prospect(0, 0.5, _price(0.5))
+    assert most_promising([slower, faster], 0.5, spec) == slower
+    assert most_promising([slower, faster], 0.5, spec, [trained]) == faster
+    better = replace(slower, drop=0.8)
+    assert most_promising([better, faster], 0.5, spec, [trained]) == better, "it may become the most accurate"
+    assert most_promising([slower, replace(faster, drop=9.0)], 0.5, spec, [trained]) == slower, "what is expected to fit goes first"
+
+
 def test_what_breaks_another_limit_comes_last() -> None:
     assert _chosen(3.0, 3.0, 3.0, budget=replace(BUDGET, limits={"latency_ms": 0.2})) == 2
 
@@ -66,8 +78,11 @@ def test_a_small_drop_that_is_gone_promises_nothing_of_a_large_one() -> None:
 def test_the_time_is_shared_between_the_few_and_used_up() -> None:
     last = LastRung(10_000, (0, 100, 300), 0.1, 0.0)
     assert last.steps(2, None, 0, left_s=30.0) == 270, "all for one: it would be worth no less"
-    assert last.steps(2, None, 0, left_s=100.0) == pytest.approx(450, abs=1)
-    assert last.steps(2, 0.05, 0, left_s=1000.0) == pytest.approx(18000 / FEW, abs=1)
+    assert last.steps(2, None, 0, left_s=100.0) == pytest.approx(450, abs=1), "two get the same"
+    assert last.steps(2, None, 0, left_s=150.0) == pytest.approx(900, abs=1), "of three shares two"
+    assert last.steps(2, None, 1, left_s=100.0) == pytest.approx(450, abs=1)
+    assert last.steps(2, 0.05, 0, left_s=1000.0) == pytest.approx(18000 * 2 / (FEW + 1), abs=1), "the first gets twice as much"
+    assert last.steps(2, 0.05, 1, left_s=1000.0) == pytest.approx(18000 / (FEW - 1), abs=1)
     assert last.steps(2, None, FEW - 1, left_s=100.0) == 900
     assert last.steps(2, None, 0, left_s=1.0) == 0
     assert last.steps(0, None, FEW - 1, left_s=100.0) == 500, "the rungs before are made up first"
