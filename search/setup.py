@@ -127,18 +127,11 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         latency = measure_alone(original.file, target, spec.budget.batch_size, limit_s, runner, environment.store)
     files = _files(spec, environment)
     save_original_logits(validation, files.original_logits)
+    pace = _pace(original, latency, image_s, opened_s, environment.cpus)
     trains = bool(training_methods(techniques))
     asked = training_effort(spec.effort, len(original.data.split("train")), trains)
-    macs = network_macs(original.network)
     known = Known(
-        pace=Pace(
-            macs=macs,
-            image_s=image_s,
-            step_s=Pace.untimed_step_s(macs, image_s, environment.cpus),
-            file_s=original.file_s,
-            latency_ms=latency.value if latency else 0.0,
-            open_s=LIBRARIES_S + max(opened_s - original.file_s, 0.0),
-        ),
+        pace=pace,
         images={name: len(original.data.split(name)) for name in SPLITS},
         trains=trains,
         measure_limit_s=environment.measure_limit_s,
@@ -149,11 +142,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
     if environment.store.phase(PACE) is None:
         environment.store.save_phase(PACE, known.pace.to_json())
     effort = known.effort or asked
-    views = 1
-    if any(effort.stages):
-        stop = environment.store.should_stop
-        epochs = max(2 * sum(effort.rung_steps) * effort.batch_size / len(original.data.split("train")), 1.0)
-        views = ensure_teacher_logits(original, files.teacher_logits, spec.effort.seed, epochs, stop, reading)
+    views = _taught(effort, original, reading, files, spec.effort.seed, environment.store)
     settings = EvaluationSettings(
         metric=spec.metric,
         effort=effort,
@@ -189,6 +178,29 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         train_device=_local_device(environment),
         known=known,
     )
+
+
+def _pace(original: Original, latency: Measurement | None, image_s: float, opened_s: float, cpus: int) -> Pace:
+    """What the original took so far; a step of training is guessed until one was measured."""
+    macs = network_macs(original.network)
+    return Pace(
+        macs=macs,
+        image_s=image_s,
+        step_s=Pace.untimed_step_s(macs, image_s, cpus),
+        file_s=original.file_s,
+        latency_ms=latency.value if latency else 0.0,
+        open_s=LIBRARIES_S + max(opened_s - original.file_s, 0.0),
+    )
+
+
+def _taught(
+    effort: TrainingEffort, original: Original, reading: Reading, files: EvaluationFiles, seed: int, store: CandidateStore
+) -> int:
+    """Writes the original's outputs for candidates to learn from, where any is trained: of how many views of an image."""
+    if not any(effort.stages):
+        return 1
+    epochs = max(2 * sum(effort.rung_steps) * effort.batch_size / len(original.data.split("train")), 1.0)
+    return ensure_teacher_logits(original, files.teacher_logits, seed, epochs, store.should_stop, reading)
 
 
 def _measured_before(store: CandidateStore) -> Measurement | None:
