@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search.limits import Limit, priced_limits
 from search.pricing import Price
@@ -30,12 +30,14 @@ class AimRange:
     Attributes:
         low, high: above 0.
         first: that are tried first, the nearest to the original first.
+        lead: where policies are tried first that lead with one axis.
     """
 
     name: str
     low: float
     high: float
     first: tuple[float, ...]
+    lead: float
 
     @property
     def parameter(self) -> FloatParameter:
@@ -61,7 +63,8 @@ class AimRange:
         depth = min(max((_LOOSE_POINTS - points) / (_LOOSE_POINTS - _TIGHT_POINTS), 0.0), 1.0)
         low = max(LEAST_SHARE, lowest, far * (0.3 + 0.5 * depth))
         far = min(far, nearest)
-        return AimRange(name, min(low, 0.9 * high), high, (nearest, math.sqrt(nearest * far), far))
+        middle = math.sqrt(nearest * far)
+        return AimRange(name, min(low, 0.9 * high), high, (nearest, middle, far), middle)
 
 
 def margin_of(original: Price, attached: bool) -> float:
@@ -112,7 +115,9 @@ class Aims:
             limit = limits.get(name)
             room, most = _room(name, margin), limit.most / original[name] if limit else 1.0
             can_be_made = (lowest or {}).get(name, 0.0) / original[name]
-            ranges.append(AimRange.of(name, most, room, can_be_made, budget.max_accuracy_drop_points))
+            found = AimRange.of(name, most, room, can_be_made, budget.max_accuracy_drop_points)
+            # What is to lose the least is looked for near the limit, in all ways.
+            ranges.append(replace(found, lead=found.first[0]) if preference == "most_accurate" and most < 1 else found)
         return Aims(original, tuple(ranges), tuple(limits.values()), margin)
 
     def at(self, shares: Mapping[str, float], tighter: float = 1.0) -> dict[str, float]:

@@ -121,7 +121,8 @@ def search_space(
     first = [Policy({**defaults, **shares}) for shares in ((near, middle, far) if aims else ({},))]
     costs = [axis for axis in AXES if f"{_COST}{axis}" in defaults]
     ranked = sorted(costs, key=lambda axis: -(savings or {}).get(axis, 0.0))
-    first += [Policy({**defaults, **middle, **_led_by(axis, costs, offered, parameters)}) for axis in ranked[:2]]
+    lead = {aim.parameter.name: aim.lead for aim in aims}
+    first += [Policy({**defaults, **lead, **_led_by(axis, costs, offered, parameters)}) for axis in ranked[:2]]
     if "bits" in defaults and defaults["bits"] != NONE:
         first.append(Policy({**defaults, **near, "bits": NONE}))
     return SearchSpace(parameters, tuple(first))

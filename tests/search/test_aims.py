@@ -7,7 +7,9 @@ import pytest
 from search.aims import LEAST_MARGIN, MARGIN, MOST_SHARE, Aims, margin_of
 from search.pricing import Price
 from search.protocols import Measurement
-from search.spec import Budget
+from search.space import search_space
+from search.spec import Budget, Preference
+from tests.search.test_sampler import OFFERED
 
 ORIGINAL = {"latency_ms": 2.0, "onnx_size_bytes": 1000.0, "macs": 500.0}
 
@@ -76,3 +78,13 @@ def test_a_doubtful_prediction_aims_lower() -> None:
 
 def test_what_is_decided_by_the_upper_end_is_aimed_at_with_it() -> None:
     assert margin_of(_price(4.0), attached=False) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("preference", "limit_ms", "index"), [("most_accurate", 1.0, 0), ("fastest", 1.0, 1), ("most_accurate", None, 1)]
+)
+def test_what_is_to_lose_the_least_is_looked_for_near_the_limit(preference: Preference, limit_ms: float | None, index: int) -> None:
+    (found,) = Aims.of(Budget(latency_ms=limit_ms, max_accuracy_drop_points=2.0), preference, ORIGINAL).ranges
+    assert found.lead == found.first[index]
+    space = search_space(OFFERED, (), (found,))
+    assert [policy.shares()["latency_ms"] for policy in space.first] == [*found.first, *[found.lead] * 2, found.first[0]]
