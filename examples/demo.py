@@ -64,7 +64,7 @@ def main() -> int:
         command = [
             PROGRAM, "--address", address, "search", str(model), str(subject.data),
             "--id", "demo", "--target", "cpu-ort-1t", "--latency-ms", f"{latency_ms / SPEED_UP:.4f}",
-            "--max-size", str(int(size_bytes / SIZE_RATIO)), "--max-drop", "2.0", "--preference", "most-accurate",
+            "--max-size", str(int(size_bytes / SIZE_RATIO)), "--max-drop", "3.0", "--preference", "most-accurate",
             "--mean", str(subject.mean), "--std", str(subject.std), "--augmentation", subject.augmentation,
             "--expected-accuracy", str(subject.expected_accuracy), "--trials", "14", "--wall-time-s", "780",
         ]  # fmt: skip

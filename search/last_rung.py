@@ -6,6 +6,7 @@ expected of the next one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ FEW = 5
 LEAST_STEPS = 20
 _FIRST_SHARES = 2
 """The one wanted most gets so many shares of the time, the others one each."""
+_WANTED = 2
+"""So many are those that the preference wants most; it may be wrong about one."""
 _ALIKE = 1.03
 """Latencies and sizes closer than this are no reason to train both of two candidates."""
 _WORTH_STEPS = 200
@@ -97,8 +100,10 @@ class Prospect:
 def most_promising(
     prospects: Sequence[Prospect], share: float, spec: SearchSpec, trained: Sequence[Prospect] = ()
 ) -> Prospect | None:
-    """The one to train next: least over the limits by what is expected of it, then what one of those before does not dominate,
-    then best by the request's preference.
+    """The one to train next: least over the limits by what is expected of it, then what one of those before does not dominate.
+
+    Of these the two that the request's preference wants most, then those that cost what none of those before does: the front gets
+    its middle and its far end.
 
     Args:
         share: what the last rung leaves of a drop, see `recovery`.
@@ -119,7 +124,20 @@ def most_promising(
         priced = max((named[one.name] / one.most - 1 for one in priced_limits(spec.budget)), default=0.0)
         latency, size = named["latency_ms"], named[spec.budget.size_name]
         wanted = {"fastest": (latency, drop), "smallest": (size, drop), "most_accurate": (drop, latency)}
-        first = (round(max(priced, 0.0), 3), over, float(dominated(drop, latency, size)))
+        first = (round(max(priced, 0.0), 3), over, float(dominated(drop, latency, size)), -_apart(prospect, trained, spec))
         return (*first, *wanted.get(spec.preference, (latency * size, drop)))
 
     return min(prospects, key=key, default=None)
+
+
+def _apart(prospect: Prospect, trained: Sequence[Prospect], spec: SearchSpec) -> float:
+    """How far its cost is from the nearest of those before, as a logarithm; 0 as long as the preference alone decides."""
+    if len(trained) < _WANTED:
+        return 0.0
+
+    def cost(one: Prospect) -> float:
+        named = one.price.named()
+        latency, size = named["latency_ms"], named[spec.budget.size_name]
+        return {"smallest": size, "balanced": latency * size}.get(spec.preference, latency)
+
+    return min(abs(math.log(cost(prospect) / cost(other))) for other in trained)

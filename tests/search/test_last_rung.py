@@ -55,6 +55,15 @@ def test_what_adds_nothing_to_the_front_comes_last() -> None:
     assert most_promising([slower, replace(faster, drop=9.0)], 0.5, spec, [trained]) == slower, "what is expected to fit goes first"
 
 
+def test_the_third_is_the_farthest_from_those_before() -> None:
+    spec = SearchSpec("m", "d", "t", BUDGET, preference="most_accurate")
+    near, far = Prospect(2, 0.8, _price(0.8)), Prospect(3, 3.0, _price(0.3))
+    trained = [Prospect(0, 1.0, _price(0.9)), Prospect(1, 1.1, _price(0.7))]
+    assert most_promising([near, far], 0.5, spec, trained[:1]) == near
+    assert most_promising([near, far], 0.5, spec, trained) == far
+    assert most_promising([near, replace(far, drop=9.0)], 0.5, spec, trained) == near, "not within the limit"
+
+
 def test_what_breaks_another_limit_comes_last() -> None:
     assert _chosen(3.0, 3.0, 3.0, budget=replace(BUDGET, limits={"latency_ms": 0.2})) == 2
 
