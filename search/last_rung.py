@@ -29,6 +29,7 @@ _WORTH_STEPS = 200
 """That a candidate gets at least, before another one gets a turn."""
 _FIRST_GUESS, _GUESSED_POINTS = 0.5, 4.0
 """What the last rung leaves of a drop before any candidate has shown it, and how many points of drops that guess counts as."""
+_LEAST_COST = 1e-9
 _USED_SHARE = 0.9
 """Of the time: the rest is for building and reading."""
 
@@ -140,4 +141,4 @@ def _apart(prospect: Prospect, trained: Sequence[Prospect], spec: SearchSpec) ->
         latency, size = named["latency_ms"], named[spec.budget.size_name]
         return {"smallest": size, "balanced": latency * size}.get(spec.preference, latency)
 
-    return min(abs(math.log(cost(prospect) / cost(other))) for other in trained)
+    return min(abs(math.log(max(cost(prospect), _LEAST_COST) / max(cost(other), _LEAST_COST))) for other in trained)
