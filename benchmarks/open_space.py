@@ -36,7 +36,7 @@ TESTS = {
     "open-space 6 limits": "tests/search/test_limits.py",
 }
 LAST_COMMIT = "d01120c"
-"""Before the search space was opened: what pricing is compared with."""
+"""Before the search space was opened: what pricing and overhead are compared with."""
 _LOOSE, _LOOSE_TRIALS = 1.5, 24
 _CUT_TRIALS, _IMAGES, _EPOCHS = 4, 1500, 0.5
 _ROUNDS = 3

@@ -35,6 +35,8 @@ START_TIMEOUT_S = 120.0
 SPEED_UP = 2.12
 SIZE_RATIO = 4.2
 """Of the original, that the budget asks for: a little more than the two and four times that the demo promises."""
+MAX_DROP_POINTS = 3.0
+"""The front is shown down to here; the demo's promise, one point, is of the best: the most accurate."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def main() -> int:
         command = [
             PROGRAM, "--address", address, "search", str(model), str(subject.data),
             "--id", "demo", "--target", "cpu-ort-1t", "--latency-ms", f"{latency_ms / SPEED_UP:.4f}",
-            "--max-size", str(int(size_bytes / SIZE_RATIO)), "--max-drop", "3.0", "--preference", "most-accurate",
+            "--max-size", str(int(size_bytes / SIZE_RATIO)), "--max-drop", str(MAX_DROP_POINTS), "--preference", "most-accurate",
             "--mean", str(subject.mean), "--std", str(subject.std), "--augmentation", subject.augmentation,
             "--expected-accuracy", str(subject.expected_accuracy), "--trials", "14", "--wall-time-s", "780",
         ]  # fmt: skip

@@ -15,7 +15,7 @@ from search.errors import OptionSkippedError, SearchCancelledError, SearchError
 from search.execution.driver import WAIT, Wait
 from search.execution.trial import TrialPlan
 from search.execution.word import Word
-from search.last_rung import FEW, LastRung, Prospect, most_promising, recovery
+from search.last_rung import FEW, WANTED, LastRung, Prospect, most_promising, recovery
 from search.limits import priced_limits
 from search.plan import SEARCH
 from search.planning import Planner
@@ -170,18 +170,18 @@ class SearchDriver:
         if self._running:
             return WAIT
         expected = {number: self._standings.expected_drop(number) for number in self._trained}
-        left, trained = [], []
+        left: list[Prospect] = []
+        trained: list[Prospect] = []
         for number, record in self._trained.items():
             price = self._pricer.price(Recipe.from_json(record.recipe_json))
-            if number in self._last_drops:
-                trained.append(Prospect(number, self._last_drops[number], price))
-            elif not record.kept:
-                left.append(Prospect(number, expected[number], price))
-        chosen = most_promising(left, recovery(expected, self._last_drops), self._spec, trained)
+            over = number in self._last_drops or record.kept
+            (trained if over else left).append(Prospect(number, self._last_drops.get(number, expected[number]), price))
+        share, wanted_most = recovery(expected, self._last_drops), self._last_begun < WANTED
+        chosen = most_promising(left, share, self._spec, trained, wanted_most)
         if chosen is None:
             return None
         number, left_s = chosen.number, self._last.ends_at - time.monotonic()
-        steps = self._last.steps(self._held_rung(number), self._step_s.get(number), self._last_begun, left_s)
+        steps = self._last.steps(self._held_rung(number), self._step_s.get(number), self._last_begun, left_s, len(left))
         if not steps:
             return None
         record, recipe = self._trained[number], Recipe.from_json(self._trained[number].recipe_json)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 FEW = 5
 LEAST_STEPS = 20
 _FIRST_SHARES = 2
-"""The one wanted most gets so many shares of the time, the others one each."""
-_WANTED = 2
+"""The one wanted most gets so many shares of the time, the others one each; of no more shares than these all are alike."""
+WANTED = 2
 """So many are those that the preference wants most; it may be wrong about one."""
 _ALIKE = 1.03
 """Latencies and sizes closer than this are no reason to train both of two candidates."""
@@ -50,16 +50,18 @@ class LastRung:
     step_s: float
     ends_at: float
 
-    def steps(self, rung: int, step_s: float | None, done: int, left_s: float) -> int:
+    def steps(self, rung: int, step_s: float | None, done: int, left_s: float, left: int = FEW) -> int:
         """Steps of the last rung of a candidate when so many are done; 0 where too little time is left.
 
         Args:
             rung: the last one before that its checkpoint holds, -1 if there is none: it makes up the others first.
+            left: candidates that may still be trained, this one among them.
         """
         step_s = step_s or self.step_s
         missing = sum(self.rung_steps[rung + 1 :])
         worth = min(self.most_steps, max(sum(self.rung_steps), _WORTH_STEPS)) + missing
-        shares = FEW - done if done else FEW - 1 + _FIRST_SHARES
+        few = max(1, min(FEW - done, left))
+        shares = few if done or few == 1 else few - 1 + _FIRST_SHARES
         shares = max(1, min(shares, int(left_s * _USED_SHARE / max(worth * step_s, 1e-9))))
         own = 1 if done or shares <= _FIRST_SHARES else _FIRST_SHARES
         steps = min(self.most_steps, int(left_s * _USED_SHARE * own / shares / max(step_s, 1e-9)) - missing)
@@ -99,16 +101,18 @@ class Prospect:
 
 
 def most_promising(
-    prospects: Sequence[Prospect], share: float, spec: SearchSpec, trained: Sequence[Prospect] = ()
+    prospects: Sequence[Prospect], share: float, spec: SearchSpec, trained: Sequence[Prospect] = (), wanted_most: bool = True
 ) -> Prospect | None:
     """The one to train next: least over the limits by what is expected of it, then what one of those before does not dominate.
 
-    Of these the two that the request's preference wants most, then those that cost what none of those before does: the front gets
-    its middle and its far end.
+    Of these the one that the request's preference wants most, or the one that costs what none of those before does: so the front
+    gets its middle and its far end.
 
     Args:
         share: what the last rung leaves of a drop, see `recovery`.
-        trained: those before, with the drops that are left of theirs: what is no better in anything adds nothing to the front.
+        trained: those before, with the drops that are left of theirs: what is no better in accuracy, and hardly in anything else,
+            adds nothing to the front.
+        wanted_most: whether the preference decides. It always does where no limit on the drop says which ones are worth anything.
     """
     limit = drop_limit(spec.budget)
 
@@ -125,20 +129,23 @@ def most_promising(
         priced = max((named[one.name] / one.most - 1 for one in priced_limits(spec.budget)), default=0.0)
         latency, size = named["latency_ms"], named[spec.budget.size_name]
         wanted = {"fastest": (latency, drop), "smallest": (size, drop), "most_accurate": (drop, latency)}
-        first = (round(max(priced, 0.0), 3), over, float(dominated(drop, latency, size)), -_apart(prospect, trained, spec))
+        apart = 0.0 if wanted_most or limit is None else _apart(prospect, trained, spec)
+        first = (round(max(priced, 0.0), 3), over, float(dominated(drop, latency, size)), -apart)
         return (*first, *wanted.get(spec.preference, (latency * size, drop)))
 
     return min(prospects, key=key, default=None)
 
 
 def _apart(prospect: Prospect, trained: Sequence[Prospect], spec: SearchSpec) -> float:
-    """How far its cost is from the nearest of those before, as a logarithm; 0 as long as the preference alone decides."""
-    if len(trained) < _WANTED:
-        return 0.0
+    """How far its cost is from the nearest of those before, as a logarithm."""
 
     def cost(one: Prospect) -> float:
         named = one.price.named()
         latency, size = named["latency_ms"], named[spec.budget.size_name]
         return {"smallest": size, "balanced": latency * size}.get(spec.preference, latency)
 
-    return min(abs(math.log(max(cost(prospect), _LEAST_COST) / max(cost(other), _LEAST_COST))) for other in trained)
+    return (
+        min(abs(math.log(max(cost(prospect), _LEAST_COST) / max(cost(other), _LEAST_COST))) for other in trained)
+        if trained
+        else 0.0
+    )

@@ -44,7 +44,7 @@ class SearchPlan:
     Attributes:
         trials: candidates that the wall time holds, of those that were asked for.
         effort: how long each of them is trained at most.
-        last_candidates, last_steps: how many the last rung trains on, and for how many steps each.
+        last_candidates, last_steps: how many the last rung trains on, and for how many steps on average.
         finalists: how many are expected to be exported and measured.
         source: where the seconds come from.
     """
@@ -197,7 +197,7 @@ def plan_search(effort: Effort, known: Known) -> SearchPlan:
             (0.0 if known.trials else RAY_START_S) + known.trials_s + more_s,
             f"{trials} of at most {effort.max_trials} candidates, {_trained(decided)}",
         ),
-        LAST_RUNG: (used_s(sum(last), known.pace.step_s), f"the best {len(last)} are trained on, about {_mean(last)} steps each"),
+        LAST_RUNG: (used_s(sum(last), known.pace.step_s), f"{len(last)} are trained on, {_mean(last)} steps on average"),
         FINALS: (known.finals_time.reserved_s(effort.max_wall_time_s), f"about {finalists} are exported and read, latency {here}"),
     }
     phases = tuple(
@@ -231,7 +231,8 @@ def _last_rung(effort: TrainingEffort, step_s: float, left_s: float, most: int) 
         return []
     last, steps = LastRung(effort.last_steps, effort.rung_steps, step_s, 0.0), list[int]()
     while len(steps) < most:
-        one = last.steps(len(effort.rung_steps) - 1, step_s, len(steps), left_s - used_s(sum(steps), step_s))
+        time_s = left_s - used_s(sum(steps), step_s)
+        one = last.steps(len(effort.rung_steps) - 1, step_s, len(steps), time_s, most - len(steps))
         if not one:
             break
         steps.append(one)

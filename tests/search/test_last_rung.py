@@ -59,9 +59,21 @@ def test_the_third_is_the_farthest_from_those_before() -> None:
     spec = SearchSpec("m", "d", "t", BUDGET, preference="most_accurate")
     near, far = Prospect(2, 0.8, _price(0.8)), Prospect(3, 3.0, _price(0.3))
     trained = [Prospect(0, 1.0, _price(0.9)), Prospect(1, 1.1, _price(0.7))]
-    assert most_promising([near, far], 0.5, spec, trained[:1]) == near
-    assert most_promising([near, far], 0.5, spec, trained) == far
-    assert most_promising([near, replace(far, drop=9.0)], 0.5, spec, trained) == near, "not within the limit"
+    assert most_promising([near, far], 0.5, spec, trained) == near
+    assert most_promising([near, far], 0.5, spec, trained, wanted_most=False) == far
+    assert most_promising([near, far], 0.5, spec, (), wanted_most=False) == near, "none before to be far from"
+    assert most_promising([near, replace(far, drop=9.0)], 0.5, spec, trained, wanted_most=False) == near, "not within the limit"
+    free = replace(spec, budget=Budget())
+    assert most_promising([near, replace(far, drop=57.0)], 0.5, free, trained, wanted_most=False) == near, (
+        "nothing says what is lost"
+    )
+
+
+def test_few_candidates_use_the_time_up() -> None:
+    last = LastRung(10_000, (0, 100, 300), 0.1, 0.0)
+    assert last.steps(2, None, 0, left_s=300.0, left=1) == 2700
+    assert last.steps(2, None, 0, left_s=300.0, left=2) == 1800
+    assert last.steps(2, None, 1, left_s=100.0, left=1) == 900
 
 
 def test_what_breaks_another_limit_comes_last() -> None:
