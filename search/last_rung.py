@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.limits import SAFE_SHARE, drop_limit, priced_limits
+from search.pareto import dominates
 from search.spec import SearchSpec
 
 if TYPE_CHECKING:
@@ -115,37 +116,34 @@ def most_promising(
         wanted_most: whether the preference decides. It always does where no limit on the drop says which ones are worth anything.
     """
     limit = drop_limit(spec.budget)
-
-    def dominated(drop: float, latency: float, size: float) -> bool:
-        costs = [(one.drop, one.price.named()) for one in trained]
-        return any(
-            left <= drop and cost["latency_ms"] <= _ALIKE * latency and cost[spec.budget.size_name] <= _ALIKE * size
-            for left, cost in costs
-        )
+    before = [(one.drop, *_costs(one, spec)) for one in trained]
 
     def key(prospect: Prospect) -> tuple[float, ...]:
         drop, named = prospect.drop * (share if prospect.drop > 0 else 1.0), prospect.price.named()
         over = max(drop - SAFE_SHARE * limit.most, 0.0) if limit else 0.0
         priced = max((named[one.name] / one.most - 1 for one in priced_limits(spec.budget)), default=0.0)
-        latency, size = named["latency_ms"], named[spec.budget.size_name]
-        wanted = {"fastest": (latency, drop), "smallest": (size, drop), "most_accurate": (drop, latency)}
+        latency, size = _costs(prospect, spec)
+        dominated = any(dominates(one, (drop, _ALIKE * latency, _ALIKE * size)) for one in before)
         apart = 0.0 if wanted_most or limit is None else _apart(prospect, trained, spec)
-        first = (round(max(priced, 0.0), 3), over, float(dominated(drop, latency, size)), -apart)
-        return (*first, *wanted.get(spec.preference, (latency * size, drop)))
+        wanted = (drop, latency) if spec.preference == "most_accurate" else (_wanted_cost(prospect, spec), drop)
+        return (round(max(priced, 0.0), 3), over, float(dominated), -apart, *wanted)
 
     return min(prospects, key=key, default=None)
 
 
+def _costs(prospect: Prospect, spec: SearchSpec) -> tuple[float, float]:
+    """Latency, and the size that the budget names."""
+    named = prospect.price.named()
+    return named["latency_ms"], named[spec.budget.size_name]
+
+
+def _wanted_cost(prospect: Prospect, spec: SearchSpec) -> float:
+    """What the preference wants little of."""
+    latency, size = _costs(prospect, spec)
+    return {"smallest": size, "balanced": latency * size}.get(spec.preference, latency)
+
+
 def _apart(prospect: Prospect, trained: Sequence[Prospect], spec: SearchSpec) -> float:
-    """How far its cost is from the nearest of those before, as a logarithm."""
-
-    def cost(one: Prospect) -> float:
-        named = one.price.named()
-        latency, size = named["latency_ms"], named[spec.budget.size_name]
-        return {"smallest": size, "balanced": latency * size}.get(spec.preference, latency)
-
-    return (
-        min(abs(math.log(max(cost(prospect), _LEAST_COST) / max(cost(other), _LEAST_COST))) for other in trained)
-        if trained
-        else 0.0
-    )
+    """How far its cost is from the nearest of those before, as a logarithm; 0 where there is none."""
+    own, *others = (math.log(max(_wanted_cost(one, spec), _LEAST_COST)) for one in (prospect, *trained))
+    return min((abs(own - other) for other in others), default=0.0)
