@@ -33,6 +33,7 @@ from techniques.recipe import Recipe
 _ASKS_PER_TRIAL = 8
 _TIGHTENING = 0.93
 _STOP_POLL_S = 0.3
+LAST_RUNG_PHASE = "last_rung"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class SearchDriver:
         self._trials_over = False
         self._trained: dict[int, CandidateRecord] = {}
         self._last_drops: dict[int, float] = {}
-        self._last_begun = 0
+        self._last_done = self._last_rungs_done()
         self._step_s: dict[int, float] = {}
         self._standings = Standings(rungs, spec.budget, pricer.price(Recipe()))
         self._structures: set[str] = set()
@@ -109,6 +110,18 @@ class SearchDriver:
     def last_steps(self) -> tuple[int, ...]:
         """Of each candidate that was given to the last rung."""
         return tuple(self._last_steps)
+
+    def _last_rungs_done(self) -> int:
+        """By earlier lives of what is asked for now: what an extension asks for has a last rung of its own."""
+        found = self._store.phase(LAST_RUNG_PHASE)
+        return int(found["done"]) if found is not None and found["asked"] == self._asked() else 0
+
+    def _asked(self) -> list[float]:
+        return [self._spec.effort.max_trials, self._spec.effort.max_wall_time_s]
+
+    def _count_last(self) -> None:
+        self._last_done += 1
+        self._store.save_phase(LAST_RUNG_PHASE, {"asked": self._asked(), "done": self._last_done})
 
     def restore(self, records: Sequence[CandidateRecord]) -> None:
         """Take over what an earlier life of this search did: what the sampler knows, who stands where, and what was begun."""
@@ -165,7 +178,7 @@ class SearchDriver:
 
     def _propose_last(self) -> TrialPlan | Wait | None:
         """The next candidate of the last rung, if there is time for it; they are trained one after the other."""
-        if self._last is None or self._last_begun >= FEW or self.should_stop():
+        if self._last is None or self._last_done >= FEW or self.should_stop():
             return None
         if self._running:
             return WAIT
@@ -176,16 +189,15 @@ class SearchDriver:
             price = self._pricer.price(Recipe.from_json(record.recipe_json))
             over = number in self._last_drops or record.kept
             (trained if over else left).append(Prospect(number, self._last_drops.get(number, expected[number]), price))
-        share, wanted_most = recovery(expected, self._last_drops), self._last_begun < WANTED
+        share, wanted_most = recovery(expected, self._last_drops), self._last_done < WANTED
         chosen = most_promising(left, share, self._spec, trained, wanted_most)
         if chosen is None:
             return None
         number, left_s = chosen.number, self._last.ends_at - time.monotonic()
-        steps = self._last.steps(self._held_rung(number), self._step_s.get(number), self._last_begun, left_s, len(left))
+        steps = self._last.steps(self._held_rung(number), self._step_s.get(number), self._last_done, left_s, len(left))
         if not steps:
             return None
         record, recipe = self._trained[number], Recipe.from_json(self._trained[number].recipe_json)
-        self._last_begun += 1
         self._last_steps.append(steps)
         if self._planner is not None:
             self._planner.over(SEARCH)
@@ -240,6 +252,8 @@ class SearchDriver:
         record = replace(record, promoted=goes_on)
         self._running[number] = replace(running, record=record)
         self._store.save_candidate(record, [_candidate_event(record, goes_on, self._pricer.source)])
+        if rung == self._rungs:
+            self._count_last()
         if goes_on:
             self._show(number, rung + 1)
         else:
@@ -254,7 +268,7 @@ class SearchDriver:
     def _show(self, number: int, rung: int, epoch: float = 0.0, epochs: float = 0.0) -> None:
         words = f"trial {self._done + len(self._running)} of {self._spec.effort.max_trials}"
         if rung == self._rungs:
-            words = f"last rung, candidate {self._last_begun} of at most {FEW}"
+            words = f"last rung, candidate {self._last_done + 1} of at most {FEW}"
         self._store.show(Progress("search", words, f"c{number:04d}", rung, max(self._rungs, rung + 1), epoch, epochs))
 
     def failed(self, number: int, rung: int, message: str) -> None:
@@ -284,6 +298,7 @@ class SearchDriver:
         record = self._trained[number] = replace(record, kept=why)
         words = f"{record.candidate_id} stays as it was before the last rung: {why}"
         self._store.save_candidate(record, [Event("warning", words, {"candidate": record.candidate_id})])
+        self._count_last()
 
     def close(self) -> None:
         """Tell of the trials that the end of the time cut off: they have failed, unless they had reached a rung."""

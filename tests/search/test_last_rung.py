@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from search.driver import LAST_RUNG_PHASE
 from search.execution.driver import WAIT
 from search.execution.trial import TrialPlan
 from search.last_rung import FEW, LEAST_STEPS, LastRung, Prospect, most_promising, recovery
 from search.pricing import Price
 from search.protocols import Measurement
-from search.spec import Budget, SearchSpec
+from search.spec import Budget, Effort, SearchSpec
+from tests.search.memory import MemoryStore
 from tests.search.test_driver import Life, values_of
 
 BUDGET = Budget(max_accuracy_drop_points=2.0)
@@ -110,9 +112,9 @@ def test_the_time_is_shared_between_the_few_and_used_up() -> None:
     assert LastRung(5, (0, 1, 3), 0.1, 0.0).steps(2, None, 0, left_s=100.0) == 5
 
 
-def _life(folder: Path, left_s: float = 60.0) -> Life:
+def _life(folder: Path, left_s: float = 60.0, trials: int = 2, store: MemoryStore | None = None) -> Life:
     last = LastRung(1000, (0, 10), 0.01, time.monotonic() + left_s)
-    return Life(folder, Budget(latency_ms=0.95, max_accuracy_drop_points=2.0), trials=2, last=last)
+    return Life(folder, Budget(latency_ms=0.95, max_accuracy_drop_points=2.0), trials=trials, last=last, store=store)
 
 
 def _search(life: Life, drops: tuple[float, ...] = (3.0, 5.0)) -> list[TrialPlan]:
@@ -150,11 +152,30 @@ def test_another_life_does_not_train_them_again(tmp_path: Path) -> None:
     _search(before)
     plan = before.proposed()
     before.driver.report(plan.number, 2, {**values_of(0.5), "last_steps": 30})
-    after = _life(tmp_path)
+    after = _life(tmp_path, store=before.store)
     after.driver.restore(before.store.candidates())
     again = after.proposed()
     assert again.rung == 2
     assert again.number != plan.number
+
+
+def test_another_life_goes_on_in_the_last_rung_where_the_one_before_ended(tmp_path: Path) -> None:
+    """What is begun and not reported is begun again; what was kept as it was has had its turn."""
+    drops = (1.5, 3.0, 5.0)
+    before = _life(tmp_path, 10.0, trials=3)
+    _search(before, drops)
+    first = before.proposed()
+    before.driver.report(first.number, 2, {**values_of(0.5), "last_steps": 30})
+    cut = before.proposed()
+    after = _life(tmp_path, 10.0, trials=3, store=before.store)
+    after.driver.restore(before.store.candidates())
+    again = after.proposed()
+    assert again.number == cut.number
+    assert again.payload["last_steps"] < 1.2 * cut.payload["last_steps"], "not the share of a first one: that is a third more"
+    after.driver.failed(again.number, 2, "out of memory")
+    third = _life(tmp_path, 10.0, trials=3, store=before.store)
+    third.driver.restore(before.store.candidates())
+    assert third.proposed().number not in (first.number, cut.number)
 
 
 def test_a_network_that_the_last_rung_makes_worse_stays_as_it_was(tmp_path: Path) -> None:
@@ -182,12 +203,14 @@ def test_while_trials_run_the_last_rung_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_an_extended_search_has_a_last_rung_of_its_own(tmp_path: Path) -> None:
-    life = _life(tmp_path)
-    life.driver._last_begun = FEW
+    store = MemoryStore()
+    store.save_phase(LAST_RUNG_PHASE, {"asked": [2, Effort().max_wall_time_s], "done": FEW})
+    life = _life(tmp_path, store=store)
     _search(life)
     assert life.driver.propose() is None
-    after = _life(tmp_path)
-    after.driver.restore(life.store.candidates())
+    after = _life(tmp_path, trials=3, store=store)
+    after.driver.restore(store.candidates())
+    _search(after, (4.0,))
     assert after.proposed().rung == 2
 
 
