@@ -66,14 +66,13 @@ def random_recipe(seed: int, network: Network, channel_multiple: int) -> Recipe:
     """Some blocks removed, most groups pruned, some layers factored, every other one quantised; strength drawn per recipe."""
     generator = np.random.default_rng(seed)
     steps: list[Step] = []
-    blocks = [block.name for block in removable_blocks(network)]
+    blocks = _blocks(network)
     removed = sorted(str(b) for b in generator.choice(blocks, generator.integers(0, len(blocks)), replace=False))
     if removed:
         steps.append(Step("block_removal", {"blocks": removed}))
     gone = tuple(f"{name}." for name in removed)
     strength = float(generator.uniform(0.0, 0.7))
-    context = TechniqueContext(channel_multiple=channel_multiple)
-    kept = [name for name in groups(network.to_meta(), context) if not name.startswith(gone or ("-",))]
+    kept = [name for name in _groups(network, channel_multiple) if not name.startswith(gone or ("-",))]
     ratios = {name: float(generator.uniform(0, strength)) for name in kept if generator.random() < 0.8}
     if ratios:
         steps.append(Step("structured_pruning", {"ratios": ratios}))
@@ -84,6 +83,17 @@ def random_recipe(seed: int, network: Network, channel_multiple: int) -> Recipe:
     if seed % 2:
         steps.append(Step("int8_quantization", {}))
     return Recipe(tuple(steps))
+
+
+@cache
+def _blocks(network: Network) -> tuple[str, ...]:
+    return tuple(block.name for block in removable_blocks(network))
+
+
+@cache
+def _groups(network: Network, channel_multiple: int) -> tuple[str, ...]:
+    """By their names; proving them takes longer than all else of a recipe."""
+    return tuple(groups(network.to_meta(), TechniqueContext(channel_multiple=channel_multiple)))
 
 
 def variants() -> list[TruthNetwork]:

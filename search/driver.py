@@ -134,7 +134,7 @@ class SearchDriver:
             policy, price = Policy.from_json(record.policy), self._pricer.price(recipe)
             for reading in record.readings:
                 self._stand(number, reading, price)
-            if record.promoted and not record.error and record.rung + 1 < self._rungs:
+            if record.goes_on and record.rung + 1 < self._rungs:
                 self._sampler.resume(number, policy)
                 self._running[number] = _Running(policy, recipe, price, record)
                 self._unfinished.append(TrialPlan(number, {"recipe": record.recipe_json}, record.rung + 1))

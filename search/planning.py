@@ -8,6 +8,7 @@ from search.clock import Clock
 from search.pace import PHASE as PACE
 from search.pace import Pace
 from search.plan import BASELINE, LAST_RUNG, ORDER, SEARCH, SENSITIVITY, Known, SearchPlan, plan_search
+from search.protocols import BASELINE as BASELINE_ID
 from search.protocols import CandidateStore, Event
 from search.spec import Effort
 
@@ -28,11 +29,13 @@ class Planner:
             known: what was found out on the original.
             began_s: of the clock: when this worker took the search.
         """
-        self._effort, self._store, self._clock, self._marked_s, self._known = effort, store, clock, began_s, known
+        self._effort, self._store, self._clock, self._marked_s = effort, store, clock, began_s
         before = store.phase(SPENT_PHASE) or {}
         self._spent: dict[str, float] = {name: float(before.get(name) or 0.0) for name in ORDER}
         at = before["at"] if before.get("at") in ORDER else BASELINE
         self._spent[at] += max(began_s - sum(self._spent.values()), 0.0)
+        done = sum(record.candidate_id != BASELINE_ID and not record.goes_on for record in store.candidates())
+        self._known = replace(known, trials=done, trials_s=self._spent[SEARCH] if done else 0.0)
 
     def over(self, phase: str) -> None:
         """A phase has ended, unless it has before."""

@@ -93,6 +93,11 @@ class CandidateRecord:
         own = self.accuracy["validation"], self.accuracy_interval["validation"], self.drop_points["validation"]
         return (*self.earlier, RungReading(self.rung, *own))
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether its trial is not done: the next rung is still to be read."""
+        return self.promoted and not self.error
+
 
 @dataclass(frozen=True)
 class Event:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -56,6 +58,10 @@ class Network:
         """A copy to change: techniques never change their input. Meta networks share their (valueless) tensors with it."""
         return replace(self, graph=_copy_structure(self.graph) if self.is_meta else copy.deepcopy(self.graph))
 
+    def with_own_modules(self) -> Network:
+        """A copy of a meta network of which the modules may be changed, but not the graph: it is this one's."""
+        return replace(self, graph=_copy_module(self.graph, {}))
+
     def discard(self) -> None:
         """Give the weights' memory back now (graphs are cycles, collected late); the network cannot run any more."""
         for module in self.graph.modules():
@@ -78,7 +84,7 @@ class Network:
     @property
     def is_meta(self) -> bool:
         """Whether the weights are on the meta device (shapes only)."""
-        return any(t.is_meta for t in [*self.graph.parameters(), *self.graph.buffers()])
+        return any(t.is_meta for t in chain(self.graph.parameters(), self.graph.buffers()))
 
     def train(self, mode: bool = True) -> Network:
         """Switch dropout and batch norm to training (or evaluation) behaviour, in place; returns itself."""
@@ -135,11 +141,11 @@ def _copy_structure(source: fx.GraphModule) -> fx.GraphModule:
     return copied
 
 
-def _copy_module(module: nn.Module | None, memo: dict[int, object]) -> nn.Module | None:
-    """Attributes that are lists are copied once for all modules that share one (the parts of a split do)."""
+def _copy_module(module: Any, memo: dict[int, object]) -> Any:
+    """A module or None. Attributes that are lists are copied once for all modules that share one (the parts of a split do)."""
     if module is None:
         return None
-    result = module.__class__.__new__(module.__class__)
+    result = object.__new__(module.__class__)  # a graph module's own way makes a class of its own, without code
     state = {key: copy.deepcopy(value, memo) if type(value) is list else value for key, value in module.__dict__.items()}
     for key in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
         state[key] = state[key].copy()

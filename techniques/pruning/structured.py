@@ -126,20 +126,20 @@ class StructuredPruning(Transform[StructuredPruningConfig]):
 
     def apply(self, network: Network, config: StructuredPruningConfig, context: TechniqueContext) -> Network:
         """See the base; real weights with ``taylor`` need calibration images, meta networks need none."""
-        pruned = network.clone()
         source = _ALIKE.get(network.graph, network)
-        wanted = _wanted(config, groups(source, context))
+        wanted, known = _wanted(config, groups(source, context)), channel_map(source)
+        edited = bool(known.edits or known.extras)
+        pruned = network.clone() if edited or not network.is_meta else network.with_own_modules()
         if not wanted:
             return pruned
-        known = channel_map(source)
         scores = class_scores(pruned, known, config.importance, context)
         removed = np.zeros(known.count, np.bool_)
         for name, share in wanted.items():
             removed[weakest(source, channel_groups(source)[name], share, scores, context)] = True
         remove(pruned, known, removed)
-        if not network.is_meta or known.edits or known.extras:
+        if edited or not network.is_meta:
             pruned = pruned.rebuilt()
-        node_shapes(pruned, batch=2)
+            node_shapes(pruned, batch=2)
         return pruned
 
 
@@ -148,7 +148,7 @@ def groups(network: Network, context: TechniqueContext) -> dict[str, PruningGrou
 
     A group is left out when any layer that it touches is outside ``context.scopes``.
     """
-    macs = layer_macs(network)
+    macs = _macs(network)
     total = max(sum(macs.values()), 1)
     found = {}
     for name, group in channel_groups(network).items():
@@ -192,6 +192,14 @@ def unproven(network: Network, context: TechniqueContext) -> dict[str, str]:
 
 _ALIKE: weakref.WeakKeyDictionary[nn.Module, Network] = weakref.WeakKeyDictionary()
 _UNPROVEN: weakref.WeakKeyDictionary[nn.Module, dict[str, str]] = weakref.WeakKeyDictionary()
+_MACS: weakref.WeakKeyDictionary[nn.Module, dict[str, int]] = weakref.WeakKeyDictionary()
+
+
+def _macs(network: Network) -> dict[str, int]:
+    """Remembered as its groups are: thousands of recipes prune the same network."""
+    if network.graph not in _MACS:
+        _MACS[network.graph] = layer_macs(network)
+    return _MACS[network.graph]
 
 
 def _trial(network: Network, names: Sequence[str]) -> str:

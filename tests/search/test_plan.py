@@ -13,6 +13,7 @@ from search.plan import BASELINE, FINALS, LAST_RUNG, SEARCH, SENSITIVITY, Known,
 from search.planning import PHASE, SPENT_PHASE, Planner
 from search.spec import Effort
 from tests.search.memory import MemoryStore
+from tests.search.records import candidate
 
 IMAGES = {"train": 10_000, "validation": 2_000, "selection": 2_000, "test": 2_000}
 PACE_HERE = Pace(macs=40_000_000, image_s=0.001, step_s=0.2, file_s=2.0, latency_ms=0.5, open_s=25.0)
@@ -196,3 +197,22 @@ def test_what_an_earlier_worker_spent_counts_for_the_phase_that_it_was_at() -> N
     assert (third.spent[SEARCH], third.spent[SENSITIVITY]) == (pytest.approx(120.0, abs=0.5), pytest.approx(10.0, abs=0.5))
     assert sum(third.spent.values()) == pytest.approx(215.0, abs=0.5)
     assert [phase.over for phase in third.plan.phases][:2] == [True, False]
+
+
+def test_another_life_plans_with_the_candidates_that_there_are() -> None:
+    """From its first plan on: it does not promise the time of those that are done a second time."""
+    store = MemoryStore()
+    first = Worked(store)
+    for phase, passed_s in ((BASELINE, 50.0), (SENSITIVITY, 10.0)):
+        first.pass_s(passed_s)
+        first.planner.over(phase)
+    first.pass_s(200.0)
+    for number in range(10):
+        store.save_candidate(replace(candidate(number, 1.0, 1.0), promoted=number == 9))
+    first.planner.tried(9)
+    second = Worked(store, spent_s=260.0)
+    second.pass_s(10.0)
+    second.planner.over(BASELINE)
+    assert second.planner._known.trials == 9, "the tenth goes on"
+    assert seconds(second.plan)[SEARCH] > 200.0
+    assert second.plan.trials > 9
