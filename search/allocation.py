@@ -2,8 +2,9 @@
 
 Greedy: of all options, the one that brings the price closest to its aims per unit of expected loss is made first, as in
 AMC's resource-constrained action space (He 2018, section 3.3) and NetAdapt's one-layer-at-a-time steps (Yang 2018, section 3),
-but with a cost per axis that the sampler chooses. Savings do not add up, so the whole recipe is priced again whenever
-the sum of single savings says that the aims are met, and options are added until they really are.
+but with a cost per axis that the sampler chooses. Savings do not add up: what an option saves beside those that are made already
+is priced, but only where what it saves alone, or saved when it was last priced, might make it the best (lazily, Minoux 1978). At
+the end, what is not needed any more is taken back, the dearest first.
 
 Worked example. The original takes 1 ms, 0.85 ms are aimed at, all costs are 1. What single options save, and the loss they add:
 
@@ -16,22 +17,23 @@ prune a quarter of b2.conv1            0.10    0.02
 prune half of b2.conv1                 0.25    0.20
 =====================================  ======  ====
 
-1. The excess is 0.15 ms. Of it, per loss: the block takes all, 1 / 0.50 = 2; b1.conv1 two thirds, 6.7; a quarter of b2.conv1 two
-   thirds, 33; half of it all, 5. A quarter of b2.conv1 is planned.
-2. The excess is 0.05 ms as far as savings add up. Half of b2.conv1 instead of the quarter would take all for 0.18 more, 5.6;
-   b1.conv1 takes all for 0.10, 10, and is planned. Nothing is left, so the recipe of both is priced.
-3. Savings do not add up: the price is 0.84 ms instead of 0.80, which still is within the aim. Had it been 0.87, the plan would go
-   on from that price with what is left; had it not fallen, what was added would be rejected.
+Priced, each of them and all together save four fifths of that.
 
-With a cost of 0.1 on the axis ``depth`` the block is at 20: it is taken in the second step instead of b1.conv1, which lies inside
-it. With 0.05 it is taken first, and alone is enough.
+1. The excess is 0.15 ms. Of it, per loss, they seem to take: the block all, 1 / 0.50 = 2; b1.conv1 two thirds, 6.7; a quarter of
+   b2.conv1 two thirds, 33; half of it all, 5. The quarter of b2.conv1 is priced and saves 0.08, which is 27 per loss and still
+   more than any other one may come to: it is made.
+2. The excess is 0.07 ms. Half of b2.conv1 instead of the quarter seems to take all for 0.18 more, 5.6, b1.conv1 all for 0.10, 10.
+   It is priced: it saves 0.08 here, too, and is made. The price is 0.84 ms, which is within the aim.
+3. Without either of the two it would not be: nothing is taken back.
+
+With a cost of 0.1 on the axis ``depth`` the block is at 20: it is made in the second step instead of b1.conv1, which lies inside
+it, and the quarter of b2.conv1 is taken back, for the block alone is enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from search.attempts import attempt
 from search.errors import OptionSkippedError
@@ -41,7 +43,9 @@ from search.space import Policy
 from techniques.option import Axis, Option
 from techniques.recipe import Recipe
 
-MAX_PRICINGS = 12
+MAX_PRICINGS = 256
+"""Behind these, which networks with hundreds of places may need, savings are taken to add up."""
+_MAX_SUMS = 12
 _LOSS_FLOOR = 1e-3
 MakeRecipe = Callable[[Sequence[Option], Policy], Recipe]
 Slot = tuple[Axis, str]
@@ -77,45 +81,133 @@ def allocate(
         SearchCancelledError: ``should_stop`` said so.
     """
 
-    def priced(options: Sequence[Option]) -> tuple[Recipe, Price]:
-        made = make_recipe(options, policy)
-        return made, price(made)
+    def made(chosen: Mapping[Slot, Option]) -> _Made:
+        recipe = make_recipe(tuple(chosen.values()), policy)
+        return _Made(chosen, recipe, price(recipe))
 
-    chosen: dict[Slot, Option] = {}
-    rejected: set[str] = set()
-    recipe, current = attempt("a recipe without options", lambda: priced(()), should_stop)
-    for _ in range(MAX_PRICINGS):
-        planned = _planned(chosen, rejected, current, aims, sensitivity, policy)
-        if planned == chosen:
-            break
+    allocator = _Allocator(policy, aims, sensitivity, lambda what, chosen: attempt(what, lambda: made(chosen), should_stop))
+    now = allocator.taken_back(allocator.summed_up(allocator.grown()))
+    return Allocation(now.recipe, now.price, tuple(now.chosen.values()), not _excess(now.price.named(), aims))
+
+
+@dataclass(frozen=True)
+class _Made:
+    chosen: Mapping[Slot, Option]
+    recipe: Recipe
+    price: Price
+
+
+class _Allocator:
+    """One allocation: see the module.
+
+    Args:
+        make: recipe and price of options.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        aims: Mapping[str, float],
+        sensitivity: Sensitivity,
+        make: Callable[[str, Mapping[Slot, Option]], _Made],
+    ) -> None:
+        self._policy, self._aims, self._sensitivity, self._make = policy, aims, sensitivity, make
+        self._rejected: set[str] = set()
+        self._saved: dict[tuple[Option, Option | None], Mapping[str, float]] = {}
+        self._pricings = 0
+
+    def grown(self) -> _Made:
+        """One option after the other, as long as one helps."""
+        now: _Made | None = self._make("a recipe without options", {})
+        assert now is not None
+        while (best := self._best(now)) is not None:
+            now = best
+        return now
+
+    def _best(self, now: _Made) -> _Made | None:
+        """With the option that gains most per loss."""
+        excess = _excess(now.price.named(), self._aims)
+        best, most = None, 0.0
+        for likely, option in sorted(self._likely(now, excess), key=lambda one: -one[0]):
+            if likely <= most or self._pricings >= MAX_PRICINGS:
+                break
+            made = self._with(now, option)
+            if made is None or _total_excess(made.price, self._aims) >= _total_excess(now.price, self._aims):
+                continue
+            gain = self._gain(option, now, excess)
+            if gain > most:
+                best, most = made, gain
+        return best
+
+    def _likely(self, now: _Made, excess: Mapping[str, float]) -> Iterator[tuple[float, Option]]:
+        """What options may gain per loss, each with its option; none once the aims are met."""
+        for option in self._sensitivity.options if excess else ():
+            allowed = self._policy.allows(option.technique, option.axis) and option.option_id not in self._rejected
+            if allowed and _is_new(option, now.chosen):
+                yield self._gain(option, now, excess), option
+
+    def _gain(self, option: Option, now: _Made, excess: Mapping[str, float]) -> float:
+        """By what it saved when it was last priced in the place of the same option, or by what it saves alone."""
+        saved = self._saved.get((option, now.chosen.get(option.slot)))
+        if saved is None:
+            saved = _saved(option, now.chosen, self._sensitivity, self._policy)
+        return _share_of(excess, saved) / (self._policy.cost(option.axis) * _added_loss(option, now.chosen, self._sensitivity))
+
+    def _with(self, now: _Made, option: Option) -> _Made | None:
+        """Made and priced; None if it does not go with the others."""
+        self._pricings += 1
         try:
-            recipe_now, price_now = attempt("a recipe", partial(priced, tuple(planned.values())), should_stop)
+            made = self._make("a recipe", _with(now.chosen, option))
         except OptionSkippedError:
-            # Two options of the plan do not go together; the last one is left out from here on.
-            rejected.add(list(planned.values())[-1].option_id)
-            continue
-        if _total_excess(price_now, aims) >= _total_excess(current, aims):
-            rejected |= {option.option_id for slot, option in planned.items() if chosen.get(slot) != option}
-            continue
-        chosen, recipe, current = planned, recipe_now, price_now
-    return Allocation(recipe, current, tuple(chosen.values()), not _excess(current.named(), aims))
+            self._rejected.add(option.option_id)
+            return None
+        before, after = now.price.named(), made.price.named()
+        self._saved[option, now.chosen.get(option.slot)] = {name: before[name] - after[name] for name in self._aims}
+        return made
+
+    def summed_up(self, now: _Made) -> _Made:
+        """The rest as if savings added up, priced again whenever their sum says that the aims are met."""
+        for _ in range(_MAX_SUMS):
+            planned = _planned(now, self._rejected, self._aims, self._sensitivity, self._policy)
+            if planned == now.chosen:
+                break
+            try:
+                made = self._make("a recipe", planned)
+            except OptionSkippedError:
+                # Two options of the plan do not go together; the last one is left out from here on.
+                self._rejected.add(list(planned.values())[-1].option_id)
+                continue
+            if _total_excess(made.price, self._aims) >= _total_excess(now.price, self._aims):
+                self._rejected |= {one.option_id for slot, one in planned.items() if now.chosen.get(slot) != one}
+                continue
+            now = made
+        return now
+
+    def taken_back(self, now: _Made) -> _Made:
+        """Without what is not needed for the aims any more, the dearest first."""
+        if _excess(now.price.named(), self._aims):
+            return now
+        dearest = sorted(now.chosen.values(), key=lambda one: -self._policy.cost(one.axis) * self._sensitivity.loss[one.option_id])
+        for option in dearest[:MAX_PRICINGS]:
+            try:
+                fewer = self._make("a recipe", {slot: one for slot, one in now.chosen.items() if one != option})
+            except OptionSkippedError:
+                continue  # another one needs it
+            if not _excess(fewer.price.named(), self._aims):
+                now = fewer
+        return now
 
 
 def _planned(
-    chosen: Mapping[Slot, Option],
-    rejected: set[str],
-    current: Price,
-    aims: Mapping[str, float],
-    sensitivity: Sensitivity,
-    policy: Policy,
+    now: _Made, rejected: set[str], aims: Mapping[str, float], sensitivity: Sensitivity, policy: Policy
 ) -> dict[Slot, Option]:
     """Add options as if savings added up until the aims would be met; the caller asks for the true price."""
-    plan, estimate = dict(chosen), dict(current.named())
+    plan, estimate = dict(now.chosen), dict(now.price.named())
     tried = set(rejected)
     allowed = [option for option in sensitivity.options if policy.allows(option.technique, option.axis)]
     while (excess := _excess(estimate, aims)) and len(tried) < len(sensitivity.options):
         gains = {
-            option: _gain(option, plan, excess, sensitivity, policy)
+            option: _share_of(excess, _saved(option, plan, sensitivity, policy))
             / (policy.cost(option.axis) * _added_loss(option, plan, sensitivity))
             for option in allowed
             if option.option_id not in tried and _is_new(option, plan)
@@ -163,15 +255,8 @@ def _saved(option: Option, chosen: Mapping[Slot, Option], sensitivity: Sensitivi
     return {name: value - already.get(name, 0.0) for name, value in saved[option.option_id].items()}
 
 
-def _gain(
-    option: Option,
-    chosen: Mapping[Slot, Option],
-    excess: Mapping[str, float],
-    sensitivity: Sensitivity,
-    policy: Policy,
-) -> float:
-    """How much of the excess over the aims the option takes away, each aim's excess counting as one."""
-    saved = _saved(option, chosen, sensitivity, policy)
+def _share_of(excess: Mapping[str, float], saved: Mapping[str, float]) -> float:
+    """How much of the excess over the aims is taken away, each aim's excess counting as one."""
     return sum(min(max(saved.get(name, 0.0), 0.0), over) / over for name, over in excess.items())
 
 

@@ -25,6 +25,8 @@ _COST, _METHOD, _WITH = "cost.", "method.", "with."
 _OFF, _ON = "off", "on"
 _CHEAP, _DEAR = 0.5, 2.0
 """Of the axis that leads and the others. Sixteenfold, one axis did all there was to do, and lost thirty points and more."""
+_LEAST_COST = 0.25
+"""Down to a tenth, and up to ten, most draws left all to one axis."""
 
 
 def states_optimizer(name: str) -> bool:
@@ -153,7 +155,7 @@ def _parameters(offered: Offered, training: Sequence[str]) -> Sequence[Parameter
         if len(choices) > 1:
             # Integers are tried first: no other choice saves as much. A smaller image is not.
             found.append(ChoiceParameter(axis, choices, choices[1] if axis == "bits" else NONE))
-    found += [FloatParameter(f"{_COST}{axis}", 0.1, 10.0, 1.0, log=True) for axis in AXES if local[axis]]
+    found += [FloatParameter(f"{_COST}{axis}", _LEAST_COST, 1 / _LEAST_COST, 1.0, log=True) for axis in AXES if local[axis]]
     found += [ChoiceParameter(f"{_METHOD}{axis}", (ANY, *names), ANY) for axis, names in local.items() if len(names) > 1]
     optimising = [name for name in training if states_optimizer(name)]
     if len(optimising) > 1:

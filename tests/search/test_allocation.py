@@ -5,11 +5,23 @@ from collections.abc import Sequence
 import pytest
 
 from search.allocation import allocate
+from search.pricing import Price
+from search.protocols import Measurement
 from search.space import Policy
 from techniques.errors import ConfigError
 from techniques.option import Option
 from techniques.recipe import Recipe
-from tests.search.priced_options import BLOCK, INSIDE, MILD, OPTIONS, SENSITIVITY, STRONG, made_price, made_recipe
+from tests.search.priced_options import (
+    BLOCK,
+    INSIDE,
+    MANY_SENSITIVITY,
+    MILD,
+    OPTIONS,
+    SENSITIVITY,
+    STRONG,
+    made_price,
+    made_recipe,
+)  # fmt: skip
 
 
 def _allocate(aim_ms: float, policy: Policy) -> list[str]:
@@ -30,8 +42,35 @@ def test_the_worked_example() -> None:
     """Of the module's docstring."""
     assert _allocate(0.85, Policy()) == [INSIDE, MILD]
     assert made_price(made_recipe([OPTIONS[1], OPTIONS[2]], Policy())).latency.value == pytest.approx(0.84)
-    assert _allocate(0.85, Policy({"cost.depth": 0.1})) == [BLOCK, MILD]
-    assert _allocate(0.85, Policy({"cost.depth": 0.05})) == [BLOCK]
+    assert _allocate(0.85, Policy({"cost.depth": 0.1})) == [BLOCK], "the quarter was made first and is not needed any more"
+
+
+def test_what_saves_nothing_beside_the_others_is_not_made() -> None:
+    """Alone each of two would save the most per loss; the second has nothing left to save, which an estimate would not see."""
+
+    def overlapping(recipe: Recipe) -> Price:
+        taken = {step.config["id"] for step in recipe.steps}
+        saved = 0.1 * bool(taken & {INSIDE, MILD}) + 0.3 * (BLOCK in taken)
+        return Price(Measurement(1 - saved, "predicted"), 1 - saved, 1 - saved, 100, 100, 400, 500)
+
+    allocation = allocate(Policy(), {"latency_ms": 0.85}, SENSITIVITY, made_recipe, overlapping)
+    assert [option.option_id for option in allocation.options] == [BLOCK]
+    assert allocation.fits
+
+
+def test_a_network_of_many_places_is_summed_up_behind_so_many_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    priced = 0
+
+    def counted(recipe: Recipe) -> Price:
+        nonlocal priced
+        priced += 1
+        return made_price(recipe)
+
+    monkeypatch.setattr("search.allocation.MAX_PRICINGS", 3)
+    allocation = allocate(Policy(), {"latency_ms": 0.5}, MANY_SENSITIVITY, made_recipe, counted)
+    assert allocation.fits
+    assert len(allocation.options) > 4
+    assert priced < 12
 
 
 def test_a_low_cost_of_depth_removes_the_block_and_the_options_inside_it() -> None:
