@@ -31,6 +31,7 @@ class AimRange:
         low, high: above 0.
         first: that are tried first, the nearest to the original first.
         lead: where policies are tried first that lead with one axis.
+        plain: where the policy is tried first that takes the whole network in no other format.
     """
 
     name: str
@@ -38,6 +39,7 @@ class AimRange:
     high: float
     first: tuple[float, ...]
     lead: float
+    plain: float
 
     @property
     def parameter(self) -> FloatParameter:
@@ -45,7 +47,7 @@ class AimRange:
         return FloatParameter(f"{SHARE}{self.name}", self.low, self.high, math.sqrt(self.low * self.high), log=True)
 
     @staticmethod
-    def of(name: str, most: float, room: float, lowest: float, max_drop_points: float | None) -> AimRange:
+    def of(name: str, most: float, room: float, lowest: float, max_drop_points: float | None, free: float = 1.0) -> AimRange:
         """The range below what a limit allows.
 
         Args:
@@ -53,9 +55,12 @@ class AimRange:
             room: of it, what is likely to be within it once it is measured.
             lowest: share that can be made.
             max_drop_points: that the budget allows: the less it is, the less there is to be looked for far below.
+            free: share that is left where the whole network takes another format, with nothing else done to it: what aims above
+                it asks for nothing more.
         """
         high = min(MOST_SHARE, MARGIN * most)
-        nearest = min(high, math.sqrt(room) * most)
+        plain = min(high, math.sqrt(room) * most)
+        nearest = min(plain, max(free, lowest, LEAST_SHARE))
         # A tight limit leaves less room below it: what aims at half of the original may go down to a third, what aims at a fifth
         # not to a tenth.
         far = max(LEAST_SHARE, lowest, nearest * (0.9 - 0.55 * nearest))
@@ -64,7 +69,7 @@ class AimRange:
         low = max(LEAST_SHARE, lowest, far * (0.3 + 0.5 * depth))
         far = min(far, nearest)
         middle = math.sqrt(nearest * far)
-        return AimRange(name, min(low, 0.9 * high), high, (nearest, middle, far), middle)
+        return AimRange(name, min(low, 0.9 * high), high, (nearest, middle, far), middle, plain)
 
 
 def margin_of(original: Price, attached: bool) -> float:
@@ -100,6 +105,7 @@ class Aims:
         original: Mapping[str, float],
         lowest: Mapping[str, float] | None = None,
         margin: float = MARGIN,
+        free: Mapping[str, float] | None = None,
     ) -> Aims:
         """Latency is aimed at, or the size where the smallest network is asked for, or both for a balance.
 
@@ -107,6 +113,7 @@ class Aims:
             original: price of the original by name.
             lowest: the lowest prices that can be made, where they are known.
             margin: see `margin_of`.
+            free: the lowest prices of the whole network in another format, where there are any.
         """
         limits = {limit.name: limit for limit in priced_limits(budget)}
         names = {"smallest": (budget.size_name,), "balanced": ("latency_ms", budget.size_name)}.get(preference, ("latency_ms",))
@@ -115,7 +122,8 @@ class Aims:
             limit = limits.get(name)
             room, most = _room(name, margin), limit.most / original[name] if limit else 1.0
             can_be_made = (lowest or {}).get(name, 0.0) / original[name]
-            found = AimRange.of(name, most, room, can_be_made, budget.max_accuracy_drop_points)
+            for_free = (free or {}).get(name, original[name]) / original[name]
+            found = AimRange.of(name, most, room, can_be_made, budget.max_accuracy_drop_points, for_free)
             # What is to lose the least is looked for near the limit, in all ways.
             ranges.append(replace(found, lead=found.first[0]) if preference == "most_accurate" and most < 1 else found)
         return Aims(original, tuple(ranges), tuple(limits.values()), margin)

@@ -50,9 +50,9 @@ def make_driver(
     usable = [name for name in setup.techniques if name not in sensitivity.skipped]
     effort = setup.evaluator.settings.effort
     training = training_methods(usable) if any(effort.stages) else ()
-    original = setup.pricer.price(Recipe())
-    margin = margin_of(original, setup.target.attached)
-    aims = Aims.of(spec.budget, spec.preference, original.named(), reach.lowest, margin)
+    price = setup.pricer.price(Recipe())
+    original, margin = price.named(), margin_of(price, setup.target.attached)
+    aims = Aims.of(spec.budget, spec.preference, original, reach.lowest, margin, sensitivity.in_formats(original))
     space = search_space(sensitivity.offered, training, aims.ranges, sensitivity.savings())
     composition = Composition.of(setup.original.network.to_meta(), setup.context, sensitivity.pinned, training)
     if training:

@@ -33,7 +33,8 @@ class Standings:
         """Successive halving: least over the accuracy limit first, then by non-dominated rank, then by drop.
 
         The rank is MO-ASHA's promotion (Schmucker 2021, section 3); the limit comes before it (constrained domination,
-        Deb 2002, section VI-A), or the fastest networks would be trained however little of them is left.
+        Deb 2002, section VI-A), or the fastest networks would be trained however little of them is left. What is held to it is the
+        drop that training is expected to leave: before any, all that is worth training is over the limit.
         The first few have nothing to be compared with and go on.
         """
         peers = self._drops[rung]
@@ -43,7 +44,7 @@ class Standings:
         limit = drop_limit(self._budget)
 
         def key(one: int) -> tuple[float, ...]:
-            return (max(peers[one] - limit.most, 0.0) if limit else 0.0, ranks[one], peers[one])
+            return (max(self.expected_drop(one) - limit.most, 0.0) if limit else 0.0, ranks[one], peers[one])
 
         return number in sorted(peers, key=key)[: math.ceil(len(peers) * PROMOTED_SHARE)]
 

@@ -64,6 +64,15 @@ class Sensitivity:
         """All options that can be used."""
         return Offered((*self.options, *self.pinned), self.skipped)
 
+    def in_formats(self, original: Mapping[str, float]) -> dict[str, float]:
+        """Price name -> the lowest of the whole network in another format, with nothing else done to it.
+
+        Args:
+            original: what it costs as it is.
+        """
+        saved = [self.whole[bits] for bits in self.saved if bits in self.whole]
+        return {name: value - max((one.get(name, 0.0) for one in saved), default=0.0) for name, value in original.items()}
+
     def savings(self, name: str = "latency_ms", technique: str = "") -> dict[Axis, float]:
         """By axis: what the best options at its places (of one technique, or of all) save together, were there nothing else."""
         most: dict[tuple[Axis, str], float] = {}

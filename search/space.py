@@ -126,7 +126,7 @@ def search_space(
     lead = {aim.parameter.name: aim.lead for aim in aims}
     first += [Policy({**defaults, **lead, **_led_by(axis, costs, offered, parameters)}) for axis in ranked[:2]]
     if "bits" in defaults and defaults["bits"] != NONE:
-        first.append(Policy({**defaults, **near, "bits": NONE}))
+        first.append(Policy({**defaults, **{aim.parameter.name: aim.plain for aim in aims}, "bits": NONE}))
     return SearchSpace(parameters, tuple(first))
 
 

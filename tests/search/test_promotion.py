@@ -51,3 +51,11 @@ def test_the_limit_comes_before_speed() -> None:
 def test_the_first_few_go_on() -> None:
     standings = _standings((90.0,), (95.0,), (99.0,))
     assert all(standings.is_promoted(number, 0) for number in range(3))
+
+
+def test_what_training_is_expected_to_bring_within_the_limit_is_not_held_to_what_it_lost_before() -> None:
+    trained = ((40.0, 4.0, 1.0), (60.0, 8.0, 1.5), (80.0, 9.0, 2.0))
+    standings = _standings(*trained, (50.0,))
+    standings.add(4, RungReading(0, 0.9, (0.8, 1.0), (70.0, 70.0, 70.0)), _price(0.3))
+    assert standings.is_promoted(4, 0), "the fastest, and 70 points become 1.75"
+    assert not standings.is_promoted(3, 0), "no better in anything than the first"

@@ -16,7 +16,7 @@ INT8 = Option("int8_quantization", "bits", NETWORK, 0.75, ("b1.conv1",), label="
 SMALLER = Option("input_resolution", "resolution", NETWORK, 0.143, ("b1.conv1",), label="0.857")
 RANK = Option("low_rank", "rank", "b2.conv1", 0.5, ("b2.conv1",))
 OFFERED = Offered((*OPTIONS, RANK, INT8, SMALLER))
-AIMS = (AimRange("latency_ms", 0.1, 0.8, (0.8, 0.5, 0.3), 0.5),)
+AIMS = (AimRange("latency_ms", 0.1, 0.8, (0.8, 0.5, 0.3), 0.5, 0.8),)
 SPACE = search_space(OFFERED, ("distillation",), AIMS)
 
 
@@ -57,7 +57,9 @@ def test_a_policy_of_another_space_is_not_told(tmp_path: Path) -> None:
 def test_a_policy_out_of_the_bounds_of_today_is_not_told(tmp_path: Path) -> None:
     """Another calibration moves prices, and with them the shares that are worth aiming at."""
     sampler = PolicySampler(
-        search_space(OFFERED, ("distillation",), (AimRange("latency_ms", 0.1, 0.7, (0.7, 0.5, 0.3), 0.5),)), 3, tmp_path / "o.db"
+        search_space(OFFERED, ("distillation",), (AimRange("latency_ms", 0.1, 0.7, (0.7, 0.5, 0.3), 0.5, 0.7),)),
+        3,
+        tmp_path / "o.db",
     )
     policy = SPACE.first[0]
     assert policy.shares()["latency_ms"] == 0.8
