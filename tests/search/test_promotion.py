@@ -58,4 +58,4 @@ def test_what_training_is_expected_to_bring_within_the_limit_is_not_held_to_what
     standings = _standings(*trained, (50.0,))
     standings.add(4, RungReading(0, 0.9, (0.8, 1.0), (70.0, 70.0, 70.0)), _price(0.3))
     assert standings.is_promoted(4, 0), "the fastest, and 70 points become 1.75"
-    assert not standings.is_promoted(3, 0), "no better in anything than the first"
+    assert not standings.is_promoted(2, 0), "worse than the first in all"
