@@ -12,7 +12,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,15 +156,22 @@ def _overhead() -> Row:
 
 def _against_last_commit(measured: Callable[[Path, int], float]) -> tuple[float, float, float]:
     """Medians of a checkout's figure now and at the last commit, and the median of their ratios."""
+    with last_commit() as before:
+        pairs = [(measured(ROOT, turn), measured(before, turn)) for turn in range(_ROUNDS)]
+    now, then = (statistics.median(values) for values in zip(*pairs, strict=True))
+    return now, then, statistics.median(a / b for a, b in pairs)
+
+
+@contextmanager
+def last_commit() -> Iterator[Path]:
+    """A checkout of it."""
     before = ROOT / "build" / "last-commit"
     if not before.exists():
         subprocess.run(["git", "worktree", "add", "--detach", str(before), LAST_COMMIT], cwd=ROOT, check=True, capture_output=True)
     try:
-        pairs = [(measured(ROOT, turn), measured(before, turn)) for turn in range(_ROUNDS)]
+        yield before
     finally:
         subprocess.run(["git", "worktree", "remove", "--force", str(before)], cwd=ROOT, check=False, capture_output=True)
-    now, then = (statistics.median(values) for values in zip(*pairs, strict=True))
-    return now, then, statistics.median(a / b for a, b in pairs)
 
 
 def _answer(checkout: Path, command: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
