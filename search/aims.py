@@ -91,12 +91,15 @@ class Aims:
         ranges: what the policy decides on.
         limits: of the budget, on what is priced.
         margin: of a limit on the latency, see `margin_of`.
+        plain_too: whether the network in its own format is worth a trial: not where a limit is below what another format,
+            which saves much, takes alone: everything else would have to make up for that.
     """
 
     original: Mapping[str, float]
     ranges: tuple[AimRange, ...]
     limits: tuple[Limit, ...] = ()
     margin: float = MARGIN
+    plain_too: bool = True
 
     @staticmethod
     def of(
@@ -126,7 +129,9 @@ class Aims:
             found = AimRange.of(name, most, room, can_be_made, budget.max_accuracy_drop_points, for_free)
             # What is to lose the least is looked for near the limit, in all ways.
             ranges.append(replace(found, lead=found.first[0]) if preference == "most_accurate" and most < 1 else found)
-        return Aims(original, tuple(ranges), tuple(limits.values()), margin)
+        saving = {name: value for name, value in (free or {}).items() if value < MOST_SHARE * original[name]}
+        plain_too = all(limit.most >= saving.get(limit.name, 0.0) for limit in limits.values())
+        return Aims(original, tuple(ranges), tuple(limits.values()), margin, plain_too)
 
     def at(self, shares: Mapping[str, float], tighter: float = 1.0) -> dict[str, float]:
         """Named price -> what a recipe should cost at most; what the original already meets is no aim.

@@ -107,7 +107,11 @@ class SearchSpace:
 
 
 def search_space(
-    offered: Offered, training: Sequence[str], aims: Sequence[AimRange] = (), savings: Mapping[Axis, float] | None = None
+    offered: Offered,
+    training: Sequence[str],
+    aims: Sequence[AimRange] = (),
+    savings: Mapping[Axis, float] | None = None,
+    plain_too: bool = True,
 ) -> SearchSpace:
     """The space over what is offered.
 
@@ -115,6 +119,7 @@ def search_space(
         aims: what recipes may aim at.
         training: names of the techniques that may train.
         savings: axis -> what its options save at most, in any unit: policies that lead with the largest are tried first.
+        plain_too: whether a policy in the network's own format is one of the first.
     """
     parameters = tuple(islice([*(aim.parameter for aim in aims), *_parameters(offered, training)], MAX_PARAMETERS))
     defaults = {parameter.name: parameter.default for parameter in parameters}
@@ -125,7 +130,7 @@ def search_space(
     ranked = sorted(costs, key=lambda axis: -(savings or {}).get(axis, 0.0))
     lead = {aim.parameter.name: aim.lead for aim in aims}
     first += [Policy({**defaults, **lead, **_led_by(axis, costs, offered, parameters)}) for axis in ranked[:2]]
-    if "bits" in defaults and defaults["bits"] != NONE:
+    if plain_too and "bits" in defaults and defaults["bits"] != NONE:
         first.append(Policy({**defaults, **{aim.parameter.name: aim.plain for aim in aims}, "bits": NONE}))
     return SearchSpace(parameters, tuple(first))
 

@@ -107,3 +107,13 @@ def test_what_a_format_saves_for_free_is_where_the_first_recipes_begin() -> None
 def test_a_format_that_saves_nothing_changes_nothing(free_ms: float) -> None:
     budget = Budget(latency_ms=1.5, max_accuracy_drop_points=1.0)
     assert Aims.of(budget, "fastest", ORIGINAL, free={"latency_ms": free_ms}) == Aims.of(budget, "fastest", ORIGINAL)
+
+
+@pytest.mark.parametrize(("size_bytes", "plain_too"), [(None, True), (300, True), (200, False)])
+def test_floats_are_not_tried_first_where_integers_alone_are_above_a_limit(size_bytes: int | None, plain_too: bool) -> None:
+    """Seen on ResNet-20: an eighth of the size without int8 lost 54 points, and a trial."""
+    budget = Budget(size_bytes=size_bytes, size_name="onnx_size_bytes")
+    free = {"latency_ms": 0.92, "onnx_size_bytes": 280.0}
+    aims = Aims.of(budget, "fastest", ORIGINAL, free=free)
+    space = search_space(OFFERED, (), aims.ranges, plain_too=aims.plain_too)
+    assert any(policy.pinned("bits") == NONE for policy in space.first) == plain_too
