@@ -18,6 +18,7 @@ MARGIN, LEAST_MARGIN = 0.97, 0.8
 """Of a limit: room for what the prediction does not know."""
 MOST_SHARE, LEAST_SHARE = 0.8, 0.08
 """Recipes between these shares of the original are worth a trial: above, training saves little; below, little is left."""
+_MUCH_SAVED = 0.5
 _TIGHT_POINTS, _LOOSE_POINTS = 2.0, 10.0
 """Drops of accuracy that allow little and much compression."""
 SHARE = "share."
@@ -129,7 +130,7 @@ class Aims:
             found = AimRange.of(name, most, room, can_be_made, budget.max_accuracy_drop_points, for_free)
             # What is to lose the least is looked for near the limit, in all ways.
             ranges.append(replace(found, lead=found.first[0]) if preference == "most_accurate" and most < 1 else found)
-        saving = {name: value for name, value in (free or {}).items() if value < MOST_SHARE * original[name]}
+        saving = {name: value for name, value in (free or {}).items() if value < _MUCH_SAVED * original[name]}
         plain_too = all(limit.most >= saving.get(limit.name, 0.0) for limit in limits.values())
         return Aims(original, tuple(ranges), tuple(limits.values()), margin, plain_too)
 

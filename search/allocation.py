@@ -4,7 +4,7 @@ Greedy: of all options, the one that brings the price closest to its aims per un
 AMC's resource-constrained action space (He 2018, section 3.3) and NetAdapt's one-layer-at-a-time steps (Yang 2018, section 3),
 but with a cost per axis that the sampler chooses. Savings do not add up: what an option saves beside those that are made already
 is priced, but only where what it saves alone, or saved when it was last priced, might make it the best (lazily, Minoux 1978). At
-the end, what is not needed any more is taken back, the dearest first.
+the end, what brings the price no closer to the aims any more is taken back, the dearest first.
 
 Worked example. The original takes 1 ms, 0.85 ms are aimed at, all costs are 1. What single options save, and the loss they add:
 
@@ -43,9 +43,11 @@ from search.space import Policy
 from techniques.option import Axis, Option
 from techniques.recipe import Recipe
 
-MAX_PRICINGS = 256
-"""Behind these, which networks with hundreds of places may need, savings are taken to add up."""
-_MAX_SUMS = 12
+MAX_PRICINGS = 128
+"""While options are added one by one; behind these, which networks with hundreds of places may need, savings count as alone."""
+_MAX_SUMS, _MAX_TAKEN_BACK = 12, 32
+_ROUNDING = 1e-9
+"""An aim that is the price of a format alone is met by it."""
 _LOSS_FLOOR = 1e-3
 MakeRecipe = Callable[[Sequence[Option], Policy], Recipe]
 Slot = tuple[Axis, str]
@@ -81,17 +83,19 @@ def allocate(
         SearchCancelledError: ``should_stop`` said so.
     """
 
-    def made(chosen: Mapping[Slot, Option]) -> _Made:
+    def drafted(chosen: Mapping[Slot, Option]) -> _Draft:
         recipe = make_recipe(tuple(chosen.values()), policy)
-        return _Made(chosen, recipe, price(recipe))
+        return _Draft(chosen, recipe, price(recipe))
 
-    allocator = _Allocator(policy, aims, sensitivity, lambda what, chosen: attempt(what, lambda: made(chosen), should_stop))
-    now = allocator.taken_back(allocator.summed_up(allocator.grown()))
-    return Allocation(now.recipe, now.price, tuple(now.chosen.values()), not _excess(now.price.named(), aims))
+    allocator = _Allocator(policy, aims, sensitivity, lambda what, chosen: attempt(what, lambda: drafted(chosen), should_stop))
+    draft = allocator.taken_back(allocator.summed_up(allocator.grown()))
+    return Allocation(draft.recipe, draft.price, tuple(draft.chosen.values()), not _excess(draft.price.named(), aims))
 
 
 @dataclass(frozen=True)
-class _Made:
+class _Draft:
+    """Some options, their recipe and its price."""
+
     chosen: Mapping[Slot, Option]
     recipe: Recipe
     price: Price
@@ -101,7 +105,7 @@ class _Allocator:
     """One allocation: see the module.
 
     Args:
-        make: recipe and price of options.
+        draft: what it is for, and the options.
     """
 
     def __init__(
@@ -109,105 +113,107 @@ class _Allocator:
         policy: Policy,
         aims: Mapping[str, float],
         sensitivity: Sensitivity,
-        make: Callable[[str, Mapping[Slot, Option]], _Made],
+        draft: Callable[[str, Mapping[Slot, Option]], _Draft],
     ) -> None:
-        self._policy, self._aims, self._sensitivity, self._make = policy, aims, sensitivity, make
+        self._policy, self._aims, self._sensitivity, self._draft = policy, aims, sensitivity, draft
         self._rejected: set[str] = set()
-        self._saved: dict[tuple[Option, Option | None], Mapping[str, float]] = {}
+        self._last_saved: dict[tuple[Option, Option | None], Mapping[str, float]] = {}
         self._pricings = 0
 
-    def grown(self) -> _Made:
+    def grown(self) -> _Draft:
         """One option after the other, as long as one helps."""
-        now: _Made | None = self._make("a recipe without options", {})
-        assert now is not None
-        while (best := self._best(now)) is not None:
-            now = best
-        return now
+        draft = self._draft("a recipe without options", {})
+        while (better := self._better(draft)) is not None:
+            draft = better
+        return draft
 
-    def _best(self, now: _Made) -> _Made | None:
+    def _better(self, draft: _Draft) -> _Draft | None:
         """With the option that gains most per loss."""
-        excess = _excess(now.price.named(), self._aims)
+        excess = _excess(draft.price.named(), self._aims)
         best, most = None, 0.0
-        for likely, option in sorted(self._likely(now, excess), key=lambda one: -one[0]):
+        for likely, option in sorted(self._likely(draft, excess), key=lambda one: -one[0]):
             if likely <= most or self._pricings >= MAX_PRICINGS:
                 break
-            made = self._with(now, option)
-            if made is None or _total_excess(made.price, self._aims) >= _total_excess(now.price, self._aims):
+            tried = self._tried(draft, option)
+            if tried is None or self._over(tried) >= self._over(draft):
                 continue
-            gain = self._gain(option, now, excess)
+            gain = self._gain(option, draft, excess)
             if gain > most:
-                best, most = made, gain
+                best, most = tried, gain
         return best
 
-    def _likely(self, now: _Made, excess: Mapping[str, float]) -> Iterator[tuple[float, Option]]:
+    def _over(self, draft: _Draft) -> float:
+        return _total_excess(draft.price, self._aims)
+
+    def _likely(self, draft: _Draft, excess: Mapping[str, float]) -> Iterator[tuple[float, Option]]:
         """What options may gain per loss, each with its option; none once the aims are met."""
         for option in self._sensitivity.options if excess else ():
             allowed = self._policy.allows(option.technique, option.axis) and option.option_id not in self._rejected
-            if allowed and _is_new(option, now.chosen):
-                yield self._gain(option, now, excess), option
+            if allowed and _is_new(option, draft.chosen):
+                yield self._gain(option, draft, excess), option
 
-    def _gain(self, option: Option, now: _Made, excess: Mapping[str, float]) -> float:
+    def _gain(self, option: Option, draft: _Draft, excess: Mapping[str, float]) -> float:
         """By what it saved when it was last priced in the place of the same option, or by what it saves alone."""
-        saved = self._saved.get((option, now.chosen.get(option.slot)))
+        saved = self._last_saved.get((option, draft.chosen.get(option.slot)))
         if saved is None:
-            saved = _saved(option, now.chosen, self._sensitivity, self._policy)
-        return _share_of(excess, saved) / (self._policy.cost(option.axis) * _added_loss(option, now.chosen, self._sensitivity))
+            saved = _saved_alone(option, draft.chosen, self._sensitivity, self._policy)
+        return _share_of(excess, saved) / (self._policy.cost(option.axis) * _added_loss(option, draft.chosen, self._sensitivity))
 
-    def _with(self, now: _Made, option: Option) -> _Made | None:
-        """Made and priced; None if it does not go with the others."""
+    def _tried(self, draft: _Draft, option: Option) -> _Draft | None:
+        """Priced with it; None if it does not go with the others."""
         self._pricings += 1
         try:
-            made = self._make("a recipe", _with(now.chosen, option))
+            tried = self._draft("a recipe", _plus(draft.chosen, option))
         except OptionSkippedError:
             self._rejected.add(option.option_id)
             return None
-        before, after = now.price.named(), made.price.named()
-        self._saved[option, now.chosen.get(option.slot)] = {name: before[name] - after[name] for name in self._aims}
-        return made
+        before, after = draft.price.named(), tried.price.named()
+        self._last_saved[option, draft.chosen.get(option.slot)] = {name: before[name] - after[name] for name in self._aims}
+        return tried
 
-    def summed_up(self, now: _Made) -> _Made:
-        """The rest as if savings added up, priced again whenever their sum says that the aims are met."""
+    def summed_up(self, draft: _Draft) -> _Draft:
+        """What is still missing as if savings added up, priced again whenever their sum says that the aims are met."""
         for _ in range(_MAX_SUMS):
-            planned = _planned(now, self._rejected, self._aims, self._sensitivity, self._policy)
-            if planned == now.chosen:
+            planned = _planned(draft, self._rejected, self._aims, self._sensitivity, self._policy)
+            if planned == draft.chosen:
                 break
             try:
-                made = self._make("a recipe", planned)
+                tried = self._draft("a recipe", planned)
             except OptionSkippedError:
                 # Two options of the plan do not go together; the last one is left out from here on.
                 self._rejected.add(list(planned.values())[-1].option_id)
                 continue
-            if _total_excess(made.price, self._aims) >= _total_excess(now.price, self._aims):
-                self._rejected |= {one.option_id for slot, one in planned.items() if now.chosen.get(slot) != one}
+            if self._over(tried) >= self._over(draft):
+                self._rejected |= {one.option_id for slot, one in planned.items() if draft.chosen.get(slot) != one}
                 continue
-            now = made
-        return now
+            draft = tried
+        return draft
 
-    def taken_back(self, now: _Made) -> _Made:
-        """Without what is not needed for the aims any more, the dearest first."""
-        if _excess(now.price.named(), self._aims):
-            return now
-        dearest = sorted(now.chosen.values(), key=lambda one: -self._policy.cost(one.axis) * self._sensitivity.loss[one.option_id])
-        for option in dearest[:MAX_PRICINGS]:
+    def taken_back(self, draft: _Draft) -> _Draft:
+        """Without the options that bring the price no closer to the aims any more, the dearest tried first."""
+        for option in sorted(draft.chosen.values(), key=self._cost, reverse=True)[:_MAX_TAKEN_BACK]:
             try:
-                fewer = self._make("a recipe", {slot: one for slot, one in now.chosen.items() if one != option})
+                fewer = self._draft("a recipe", {slot: one for slot, one in draft.chosen.items() if one != option})
             except OptionSkippedError:
                 continue  # another one needs it
-            if not _excess(fewer.price.named(), self._aims):
-                now = fewer
-        return now
+            if self._over(fewer) <= self._over(draft):
+                draft = fewer
+        return draft
+
+    def _cost(self, option: Option) -> float:
+        return self._policy.cost(option.axis) * self._sensitivity.loss[option.option_id]
 
 
 def _planned(
-    now: _Made, rejected: set[str], aims: Mapping[str, float], sensitivity: Sensitivity, policy: Policy
+    draft: _Draft, rejected: set[str], aims: Mapping[str, float], sensitivity: Sensitivity, policy: Policy
 ) -> dict[Slot, Option]:
     """Add options as if savings added up until the aims would be met; the caller asks for the true price."""
-    plan, estimate = dict(now.chosen), dict(now.price.named())
+    plan, estimate = dict(draft.chosen), dict(draft.price.named())
     tried = set(rejected)
     allowed = [option for option in sensitivity.options if policy.allows(option.technique, option.axis)]
     while (excess := _excess(estimate, aims)) and len(tried) < len(sensitivity.options):
         gains = {
-            option: _share_of(excess, _saved(option, plan, sensitivity, policy))
+            option: _share_of(excess, _saved_alone(option, plan, sensitivity, policy))
             / (policy.cost(option.axis) * _added_loss(option, plan, sensitivity))
             for option in allowed
             if option.option_id not in tried and _is_new(option, plan)
@@ -216,13 +222,13 @@ def _planned(
         if best is None or gains[best] <= 0:
             break
         tried.add(best.option_id)
-        for name, saved in _saved(best, plan, sensitivity, policy).items():
+        for name, saved in _saved_alone(best, plan, sensitivity, policy).items():
             estimate[name] -= saved
-        plan = _with(plan, best)
+        plan = _plus(plan, best)
     return plan
 
 
-def _with(chosen: Mapping[Slot, Option], option: Option) -> dict[Slot, Option]:
+def _plus(chosen: Mapping[Slot, Option], option: Option) -> dict[Slot, Option]:
     """Add an option: it replaces what its slot had, and one that removes layers takes the options inside them along."""
     kept = dict(chosen)
     if option.removes:
@@ -247,7 +253,7 @@ def _added_loss(option: Option, chosen: Mapping[Slot, Option], sensitivity: Sens
     return max(sensitivity.loss[option.option_id] - before, 0.0) + _LOSS_FLOOR
 
 
-def _saved(option: Option, chosen: Mapping[Slot, Option], sensitivity: Sensitivity, policy: Policy) -> dict[str, float]:
+def _saved_alone(option: Option, chosen: Mapping[Slot, Option], sensitivity: Sensitivity, policy: Policy) -> dict[str, float]:
     """What the option saves alone, beyond the one that it replaces."""
     saved = sensitivity.saved[policy.pinned("bits")]
     present = chosen.get(option.slot)
@@ -256,12 +262,12 @@ def _saved(option: Option, chosen: Mapping[Slot, Option], sensitivity: Sensitivi
 
 
 def _share_of(excess: Mapping[str, float], saved: Mapping[str, float]) -> float:
-    """How much of the excess over the aims is taken away, each aim's excess counting as one."""
-    return sum(min(max(saved.get(name, 0.0), 0.0), over) / over for name, over in excess.items())
+    """How much of the excess over the aims is taken away, each aim's excess counting as one; what rises counts against it."""
+    return sum(min(saved.get(name, 0.0), over) / over for name, over in excess.items())
 
 
 def _excess(named: Mapping[str, float], aims: Mapping[str, float]) -> dict[str, float]:
-    return {name: named[name] - aim for name, aim in aims.items() if named[name] > aim}
+    return {name: named[name] - aim for name, aim in aims.items() if named[name] > (1 + _ROUNDING) * aim}
 
 
 def _total_excess(price: Price, aims: Mapping[str, float]) -> float:

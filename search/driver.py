@@ -113,15 +113,12 @@ class SearchDriver:
 
     def _last_rungs_done(self) -> int:
         """By earlier lives of what is asked for now: what an extension asks for has a last rung of its own."""
-        found = self._store.phase(LAST_RUNG_PHASE)
-        return int(found["done"]) if found is not None and found["asked"] == self._asked() else 0
-
-    def _asked(self) -> list[float]:
-        return [self._spec.effort.max_trials, self._spec.effort.max_wall_time_s]
-
-    def _count_last(self) -> None:
-        self._last_done += 1
-        self._store.save_phase(LAST_RUNG_PHASE, {"asked": self._asked(), "done": self._last_done})
+        ended = sum(bool(record.last_steps or record.kept) for record in self._store.candidates())
+        asked, found = [self._spec.effort.max_trials, self._spec.effort.max_wall_time_s], self._store.phase(LAST_RUNG_PHASE)
+        if found is None or found["asked"] != asked:
+            found = {"asked": asked, "before": ended}
+            self._store.save_phase(LAST_RUNG_PHASE, found)
+        return ended - int(found["before"])
 
     def restore(self, records: Sequence[CandidateRecord]) -> None:
         """Take over what an earlier life of this search did: what the sampler knows, who stands where, and what was begun."""
@@ -164,6 +161,8 @@ class SearchDriver:
             allocation = self._allocate(policy)
             if allocation is None:
                 self._sampler.tell_failed(number)
+                if time.monotonic() > (self._deadline if begun else self._first_deadline):
+                    return self._propose_last()
                 continue
             # What cannot fit is not tried, but one candidate is always made: the answer can then name the nearest (contract 5).
             if not self._can_fit(allocation.price) and (self._standings or self._running):
@@ -230,8 +229,7 @@ class SearchDriver:
             if structure_of(allocation.recipe) not in self._structures:
                 return allocation
             if not allocation.fits:
-                # All options that help were taken: tighter aims give the same recipe.
-                return None
+                return None  # all options that help were taken: tighter aims find no more
         return None
 
     def _can_fit(self, price: Price) -> bool:
@@ -252,8 +250,7 @@ class SearchDriver:
         record = replace(record, promoted=goes_on)
         self._running[number] = replace(running, record=record)
         self._store.save_candidate(record, [_candidate_event(record, goes_on, self._pricer.source)])
-        if rung == self._rungs:
-            self._count_last()
+        self._last_done += rung == self._rungs
         if goes_on:
             self._show(number, rung + 1)
         else:
@@ -298,7 +295,7 @@ class SearchDriver:
         record = self._trained[number] = replace(record, kept=why)
         words = f"{record.candidate_id} stays as it was before the last rung: {why}"
         self._store.save_candidate(record, [Event("warning", words, {"candidate": record.candidate_id})])
-        self._count_last()
+        self._last_done += 1
 
     def close(self) -> None:
         """Tell of the trials that the end of the time cut off: they have failed, unless they had reached a rung."""

@@ -109,9 +109,9 @@ def _learning_rate(
     if found is not None:
         return found["peak"]  # type: ignore[no-any-return]
 
-    def find() -> float:
-        policy = space.first[min(_HALF_WAY, len(space.first) - 1)]
-        recipe = allocate(policy, aims.at(policy.shares()), sensitivity, composition.recipe, setup.pricer.price).recipe
+    policy, stop = space.first[min(_HALF_WAY, len(space.first) - 1)], store.should_stop
+
+    def find(recipe: Recipe) -> float:
         loaded = setup.evaluator.loaded()
         context = replace(setup.context, device=setup.train_device)
         network = compress(loaded.network, trained_part(recipe), context, None, TrainingEffort((0,)))
@@ -119,7 +119,8 @@ def _learning_rate(
 
     limit_s = max(STEP_LIMIT_S, _TEST_SHARE * setup.spec.effort.max_wall_time_s) + STEPS * setup.known.pace.step_s
     try:
-        peak = attempt("learning rate", find, store.should_stop, limit_s)
+        recipe = allocate(policy, aims.at(policy.shares()), sensitivity, composition.recipe, setup.pricer.price, stop).recipe
+        peak = attempt("learning rate", lambda: find(recipe), stop, limit_s)
     except OptionSkippedError as error:
         store.append(Event("warning", f"no learning rate could be found ({error}): methods train at their own"))
         peak = None

@@ -29,7 +29,7 @@ _ALIKE = 1.03
 _WORTH_STEPS = 200
 """That a candidate gets at least, before another one gets a turn."""
 _FIRST_GUESS, _GUESSED_POINTS = 0.5, 4.0
-"""What the last rung leaves of a drop before any candidate has shown it, and how many points of drops that guess counts as."""
+"""What training leaves of a drop before any candidate has shown it, and how many points of drops that guess counts as."""
 _LEAST_COST = 1e-9
 _USED_SHARE = 0.9
 """Of the time: the rest is for building and reading."""
@@ -75,12 +75,12 @@ def used_s(steps: int, step_s: float) -> float:
 
 
 def recovery(before: Mapping[int, float], after: Mapping[int, float]) -> float:
-    """What the last rung leaves of a drop: of all points that there were, the share that stayed, with a guess among them.
+    """What training leaves of a drop: of all points that there were, the share that stayed, with a guess among them.
 
     A candidate that lost 0.2 points and is whole again says little of one that lost thirty: it counts as the 0.2 points it lost.
 
     Args:
-        before, after: drops in points, by trial.
+        before, after: drops in points, by trial: of a rung and of a later one.
     """
     seen = [one for one in after if before.get(one, 0.0) > 0]
     stayed = sum(min(max(after[one], 0.0), before[one]) for one in seen)

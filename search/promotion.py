@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
 
 from search.effort_plan import FIRST_PEERS, PROMOTED_SHARE
+from search.last_rung import recovery
 from search.limits import drop_limit, priced_limits
 from search.pareto import non_dominated_ranks
 from search.pricing import Price
@@ -68,10 +68,10 @@ class Standings:
         return drop, *(named[name] / original[name] for name in ("latency_ms", self._budget.size_name))  # type: ignore[return-value]
 
     def expected_drop(self, number: int) -> float:
-        """Its drop at the last rung that it reached, times what training left of the drop of those that went all the way."""
+        """Its drop at the last rung that it reached, times what training left of the drops of those that went all the way."""
         rung = max(index for index, drops in enumerate(self._drops) if number in drops)
         drop, last = self._drops[rung][number], self._drops[-1]
-        both = [one for one in last if self._drops[rung].get(one, 0.0) > 0]
-        if drop <= 0 or rung + 1 == len(self._drops) or not both:
+        before = {one: self._drops[rung][one] for one in last if self._drops[rung].get(one, 0.0) > 0}
+        if drop <= 0 or rung + 1 == len(self._drops) or not before:
             return drop
-        return drop * statistics.median(min(max(last[one] / self._drops[rung][one], 0.0), 1.0) for one in both)
+        return drop * recovery(before, {one: last[one] for one in before})

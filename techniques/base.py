@@ -129,7 +129,7 @@ class Transform(Technique[ConfigT]):
 
     @abstractmethod
     def apply(self, network: Network, config: ConfigT, context: TechniqueContext) -> Network:
-        """Return a smaller network; the input is left as it was.
+        """Return a smaller network; the input is left as it was, and may share its graph with others: edit a `Network.clone` of it.
 
         Raises:
             ConfigError: the config names modules that are not there, or values the network cannot take.

@@ -60,6 +60,7 @@ class Network:
 
     def with_own_modules(self) -> Network:
         """A copy of a meta network of which the modules may be changed, but not the graph: it is this one's."""
+        assert self.is_meta, "real weights would be shared, and changed with the copy's"
         return replace(self, graph=_copy_module(self.graph, {}))
 
     def discard(self) -> None:

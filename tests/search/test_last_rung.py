@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from search.driver import LAST_RUNG_PHASE
 from search.execution.driver import WAIT
 from search.execution.trial import TrialPlan
 from search.last_rung import FEW, LEAST_STEPS, LastRung, Prospect, most_promising, recovery
 from search.pricing import Price
 from search.protocols import Measurement
-from search.spec import Budget, Effort, SearchSpec
+from search.spec import Budget, SearchSpec
 from tests.search.memory import MemoryStore
 from tests.search.test_driver import Life, values_of
 
@@ -202,16 +201,18 @@ def test_while_trials_run_the_last_rung_is_waited_for(tmp_path: Path) -> None:
     assert life.proposed().rung == 2
 
 
-def test_an_extended_search_has_a_last_rung_of_its_own(tmp_path: Path) -> None:
-    store = MemoryStore()
-    store.save_phase(LAST_RUNG_PHASE, {"asked": [2, Effort().max_wall_time_s], "done": FEW})
-    life = _life(tmp_path, store=store)
+def test_an_extended_search_has_a_last_rung_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.driver.FEW", 1)
+    life = _life(tmp_path)
     _search(life)
+    life.driver.report(life.proposed().number, 2, {**values_of(0.5), "last_steps": 30})
     assert life.driver.propose() is None
-    after = _life(tmp_path, trials=3, store=store)
-    after.driver.restore(store.candidates())
-    _search(after, (4.0,))
-    assert after.proposed().rung == 2
+    for trials, goes_on in ((2, False), (3, True)):
+        after = _life(tmp_path, trials=trials, store=life.store)
+        after.driver.restore(life.store.candidates())
+        _search(after, (4.0,) * (trials - 2))
+        plan = after.driver.propose()
+        assert (isinstance(plan, TrialPlan) and plan.rung == 2) == goes_on
 
 
 def test_without_time_there_is_no_last_rung(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ def _standings(*drops: tuple[float, ...], latency_ms: float = 0.5) -> Standings:
 def test_an_untrained_candidate_is_told_with_the_drop_that_training_would_leave() -> None:
     standings = _standings((40.0, 4.0, 2.0), (60.0, 8.0, 6.0), (80.0,), (-1.0,), (30.0, 6.0))
     assert standings.told(0)[0][0] == 2.0
-    assert standings.told(2)[0][0] == pytest.approx(80.0 * 0.075)
+    assert standings.told(2)[0][0] == pytest.approx(80.0 * (2 + 2 + 6) / (4 + 40 + 60))
     assert standings.told(3)[0][0] == -1.0
-    assert standings.told(4)[0][0] == pytest.approx(6.0 * 0.625)
+    assert standings.told(4)[0][0] == pytest.approx(6.0 * (2 + 2 + 6) / (4 + 4 + 8))
 
 
 def test_without_any_that_was_trained_to_the_end_the_drop_is_what_was_read() -> None:
@@ -54,8 +54,16 @@ def test_the_first_few_go_on() -> None:
 
 
 def test_what_training_is_expected_to_bring_within_the_limit_is_not_held_to_what_it_lost_before() -> None:
-    trained = ((40.0, 4.0, 1.0), (60.0, 8.0, 1.5), (80.0, 9.0, 2.0))
+    trained = ((40.0, 4.0, 0.2), (60.0, 8.0, 0.4), (80.0, 9.0, 0.6))
     standings = _standings(*trained, (50.0,))
     standings.add(4, RungReading(0, 0.9, (0.8, 1.0), (70.0, 70.0, 70.0)), _price(0.3))
-    assert standings.is_promoted(4, 0), "the fastest, and 70 points become 1.75"
+    assert standings.is_promoted(4, 0), "the fastest, and 70 points become 1.2"
     assert not standings.is_promoted(2, 0), "worse than the first in all"
+
+
+def test_some_that_recovered_fully_do_not_speak_for_what_is_ruined() -> None:
+    standings = _standings((6.0, 1.0, 0.0), (10.0, 1.0, -0.1), (20.0, 2.0, 0.2), (15.0, 1.0, 0.0))
+    standings.add(4, RungReading(0, 0.9, (0.8, 1.0), (88.0, 88.0, 88.0)), _price(0.1))
+    standings.add(5, RungReading(0, 0.9, (0.8, 1.0), (89.0, 89.0, 89.0)), _price(0.05))
+    assert not standings.is_promoted(4, 0)
+    assert not standings.is_promoted(5, 0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from search.sensitivity import estimated_loss, in_turns
+from search.sensitivity import Sensitivity, estimated_loss, in_turns
+from search.space import NONE
 from techniques.option import Option
 
 
@@ -38,3 +39,12 @@ def test_an_unknown_place_is_not_preferred() -> None:
     assert estimated_loss(A2, measured) == pytest.approx(1.6), "at full strength"
     assert estimated_loss(R, measured) == pytest.approx(1.6), "by other techniques, where nothing is known of its own"
     assert estimated_loss(R, {}) == 1.0
+
+
+def test_what_the_whole_network_costs_in_the_best_of_its_formats() -> None:
+    original = {"latency_ms": 2.0, "onnx_size_bytes": 1000.0}
+    whole = {"a:int8": {"latency_ms": 1.0}, "b:int4": {"latency_ms": -0.5, "onnx_size_bytes": 800.0}, "c:half": {"latency_ms": 1.9}}
+    saved: dict[str, dict[str, dict[str, float]]] = {NONE: {}, "a:int8": {}, "b:int4": {}}
+    found = Sensitivity((), {}, saved, whole=whole)
+    assert found.in_formats(original) == {"latency_ms": 1.0, "onnx_size_bytes": 200.0}, "a smaller image is no format"
+    assert Sensitivity((), {}, {NONE: {}}).in_formats(original) == original
