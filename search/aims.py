@@ -121,6 +121,8 @@ class Aims:
         """
         limits = {limit.name: limit for limit in priced_limits(budget)}
         names = {"smallest": (budget.size_name,), "balanced": ("latency_ms", budget.size_name)}.get(preference, ("latency_ms",))
+        saving = {name: value for name, value in (free or {}).items() if value < _MUCH_SAVED * original[name]}
+        plain_too = all(limit.most >= saving.get(limit.name, 0.0) for limit in limits.values())
         ranges = []
         for name in names:
             limit = limits.get(name)
@@ -128,10 +130,10 @@ class Aims:
             can_be_made = (lowest or {}).get(name, 0.0) / original[name]
             for_free = (free or {}).get(name, original[name]) / original[name]
             found = AimRange.of(name, most, room, can_be_made, budget.max_accuracy_drop_points, for_free)
+            if not plain_too:
+                found = replace(found, high=max(found.first[0], found.low / 0.9))  # who aims above it asks for nothing
             # What is to lose the least is looked for near the limit, in all ways.
             ranges.append(replace(found, lead=found.first[0]) if preference == "most_accurate" and most < 1 else found)
-        saving = {name: value for name, value in (free or {}).items() if value < _MUCH_SAVED * original[name]}
-        plain_too = all(limit.most >= saving.get(limit.name, 0.0) for limit in limits.values())
         return Aims(original, tuple(ranges), tuple(limits.values()), margin, plain_too)
 
     def at(self, shares: Mapping[str, float], tighter: float = 1.0) -> dict[str, float]:

@@ -117,3 +117,6 @@ def test_floats_are_not_tried_first_where_integers_alone_are_above_a_limit(size_
     aims = Aims.of(budget, "fastest", ORIGINAL, free=free)
     space = search_space(OFFERED, (), aims.ranges, plain_too=aims.plain_too)
     assert any(policy.pinned("bits") == NONE for policy in space.first) == plain_too
+    (found,) = aims.ranges
+    assert found.high == (MOST_SHARE if plain_too else pytest.approx(0.46)), "nobody aims at more than integers alone take"
+    assert found.low < found.first[2] < found.first[1] < found.first[0] <= found.high
