@@ -183,6 +183,8 @@ class SearchCatalogue:
                 row.spec_json = replace(spec, effort=effort).validated().to_json()
                 row.state, row.state_message, row.end_time = "QUEUED", f"{trials} more trials", None
                 row.cancel_requested, row.revision, row.attempts = False, row.revision + 1, 0
+                # It is of what was asked for before; the worker that takes the search makes another.
+                session.execute(delete(PhaseRow).where(PhaseRow.search_id == row.id, PhaseRow.name == PLAN))
                 append_events(session, row.id, [Event("state", row.state_message, {"state": "QUEUED"})])
                 requests.remember(session, row.project, "extend_search", request_id, digest, name)
         return self.get(name)

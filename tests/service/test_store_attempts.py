@@ -9,7 +9,10 @@ import pytest
 from sqlalchemy import select, update
 
 from search.environment import SearchOutcome
+from search.plan import plan_search
+from search.planning import PHASE as PLAN
 from search.protocols import BASELINE
+from search.spec import Effort
 from service.errors import PreconditionError
 from service.store.database import Database
 from service.store.pages import PageRequest
@@ -18,6 +21,7 @@ from service.store.search_catalogue import SearchCatalogue, StoredSearch
 from service.store.search_queue import MAX_ATTEMPTS, ClaimedSearch, SearchQueue, process_identity
 from service.store.search_store import SqlCandidateStore
 from service.store.untracked import UntrackedSearches
+from tests.search.test_plan import KNOWN
 from tests.service.fakes import record
 from tests.service.test_store import add_search
 
@@ -181,6 +185,17 @@ def test_an_extended_search_has_all_its_attempts_again(database: Database) -> No
     assert _die(database, 1) is None
     SearchCatalogue(database).extend(NAME, 2, 0.0, "", "", "")
     assert _die(database, MAX_ATTEMPTS) is not None
+
+
+def test_an_extended_search_shows_no_plan_of_what_was_asked_for_before(database: Database) -> None:
+    search_id = add_search(database).search_id
+    queue = SearchQueue(database, "alive", 1000.0)
+    assert queue.claim() is not None
+    plan = plan_search(Effort(max_trials=4, max_wall_time_s=600.0), KNOWN)
+    SqlCandidateStore(database, search_id, "alive").save_phase(PLAN, plan.to_json())
+    assert _stored(database).plan == plan
+    queue.finish(search_id, SearchOutcome("CANCELLED", "stopped"))
+    assert SearchCatalogue(database).extend(NAME, 2, 0.0, "", "", "").plan is None
 
 
 def test_a_worker_that_has_lost_its_lease_lets_go_of_nothing(database: Database) -> None:
