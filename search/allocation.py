@@ -145,19 +145,34 @@ class _Allocator:
     def _over(self, draft: _Draft) -> float:
         return _total_excess(draft.price, self._aims)
 
-    def _likely(self, draft: _Draft, excess: Mapping[str, float]) -> Iterator[tuple[float, Option]]:
+    def _usable(self, chosen: Mapping[Slot, Option], without: set[str]) -> Iterator[Option]:
+        """Options that may be added, but for those of some ids."""
+        for option in self._sensitivity.options:
+            allowed = self._policy.allows(option.technique, option.axis) and option.option_id not in without
+            if allowed and _is_new(option, chosen):
+                yield option
+
+    def _likely(self, draft: _Draft, excess: Mapping[str, float]) -> list[tuple[float, Option]]:
         """What options may gain per loss, each with its option; none once the aims are met."""
-        for option in self._sensitivity.options if excess else ():
-            allowed = self._policy.allows(option.technique, option.axis) and option.option_id not in self._rejected
-            if allowed and _is_new(option, draft.chosen):
-                yield self._gain(option, draft, excess), option
+        usable = self._usable(draft.chosen, self._rejected) if excess else ()
+        return [(self._gain(option, draft, excess), option) for option in usable]
 
     def _gain(self, option: Option, draft: _Draft, excess: Mapping[str, float]) -> float:
         """By what it saved when it was last priced in the place of the same option, or by what it saves alone."""
         saved = self._last_saved.get((option, draft.chosen.get(option.slot)))
-        if saved is None:
-            saved = _saved_alone(option, draft.chosen, self._sensitivity, self._policy)
-        return _share_of(excess, saved) / (self._policy.cost(option.axis) * _added_loss(option, draft.chosen, self._sensitivity))
+        return self._per_loss(option, draft.chosen, excess, self._alone(option, draft.chosen) if saved is None else saved)
+
+    def _per_loss(
+        self, option: Option, chosen: Mapping[Slot, Option], excess: Mapping[str, float], saved: Mapping[str, float]
+    ) -> float:
+        return _share_of(excess, saved) / (self._policy.cost(option.axis) * _added_loss(option, chosen, self._sensitivity))
+
+    def _alone(self, option: Option, chosen: Mapping[Slot, Option]) -> Mapping[str, float]:
+        """What the option saves alone, beyond the one that it replaces."""
+        saved = self._sensitivity.saved[self._policy.pinned("bits")]
+        present = chosen.get(option.slot)
+        already = saved[present.option_id] if present else {}
+        return {name: value - already.get(name, 0.0) for name, value in saved[option.option_id].items()}
 
     def _tried(self, draft: _Draft, option: Option) -> _Draft | None:
         """Priced with it; None if it does not go with the others."""
@@ -174,7 +189,7 @@ class _Allocator:
     def summed_up(self, draft: _Draft) -> _Draft:
         """What is still missing as if savings added up, priced again whenever their sum says that the aims are met."""
         for _ in range(_MAX_SUMS):
-            planned = _planned(draft, self._rejected, self._aims, self._sensitivity, self._policy)
+            planned = self._planned(draft)
             if planned == draft.chosen:
                 break
             try:
@@ -189,6 +204,20 @@ class _Allocator:
             draft = tried
         return draft
 
+    def _planned(self, draft: _Draft) -> dict[Slot, Option]:
+        """With options added as if savings added up until the aims would be met; the caller asks for the true price."""
+        plan, estimate, tried = dict(draft.chosen), dict(draft.price.named()), set(self._rejected)
+        while excess := _excess(estimate, self._aims):
+            gains = {one: self._per_loss(one, plan, excess, self._alone(one, plan)) for one in self._usable(plan, tried)}
+            best = max(gains, key=lambda one: gains[one], default=None)
+            if best is None or gains[best] <= 0:
+                break
+            tried.add(best.option_id)
+            for name, saved in self._alone(best, plan).items():
+                estimate[name] -= saved
+            plan = _plus(plan, best)
+        return plan
+
     def taken_back(self, draft: _Draft) -> _Draft:
         """Without the options that bring the price no closer to the aims any more, the dearest tried first."""
         for option in sorted(draft.chosen.values(), key=self._cost, reverse=True)[:_MAX_TAKEN_BACK]:
@@ -202,30 +231,6 @@ class _Allocator:
 
     def _cost(self, option: Option) -> float:
         return self._policy.cost(option.axis) * self._sensitivity.loss[option.option_id]
-
-
-def _planned(
-    draft: _Draft, rejected: set[str], aims: Mapping[str, float], sensitivity: Sensitivity, policy: Policy
-) -> dict[Slot, Option]:
-    """Add options as if savings added up until the aims would be met; the caller asks for the true price."""
-    plan, estimate = dict(draft.chosen), dict(draft.price.named())
-    tried = set(rejected)
-    allowed = [option for option in sensitivity.options if policy.allows(option.technique, option.axis)]
-    while (excess := _excess(estimate, aims)) and len(tried) < len(sensitivity.options):
-        gains = {
-            option: _share_of(excess, _saved_alone(option, plan, sensitivity, policy))
-            / (policy.cost(option.axis) * _added_loss(option, plan, sensitivity))
-            for option in allowed
-            if option.option_id not in tried and _is_new(option, plan)
-        }
-        best = max(gains, key=lambda option: gains[option], default=None)
-        if best is None or gains[best] <= 0:
-            break
-        tried.add(best.option_id)
-        for name, saved in _saved_alone(best, plan, sensitivity, policy).items():
-            estimate[name] -= saved
-        plan = _plus(plan, best)
-    return plan
 
 
 def _plus(chosen: Mapping[Slot, Option], option: Option) -> dict[Slot, Option]:
@@ -251,14 +256,6 @@ def _added_loss(option: Option, chosen: Mapping[Slot, Option], sensitivity: Sens
     present = chosen.get(option.slot)
     before = sensitivity.loss[present.option_id] if present else 0.0
     return max(sensitivity.loss[option.option_id] - before, 0.0) + _LOSS_FLOOR
-
-
-def _saved_alone(option: Option, chosen: Mapping[Slot, Option], sensitivity: Sensitivity, policy: Policy) -> dict[str, float]:
-    """What the option saves alone, beyond the one that it replaces."""
-    saved = sensitivity.saved[policy.pinned("bits")]
-    present = chosen.get(option.slot)
-    already = saved[present.option_id] if present else {}
-    return {name: value - already.get(name, 0.0) for name, value in saved[option.option_id].items()}
 
 
 def _share_of(excess: Mapping[str, float], saved: Mapping[str, float]) -> float:
