@@ -70,12 +70,13 @@ def record_tests(results: Results) -> None:
         results.cell(f"test {line}", lambda row=row: row, again=True)  # type: ignore[misc]
 
 
-def demo() -> Row:
-    """Run the demo, unless one has just been run by hand (``REUSE_DEMO=1``): what it left is read either way."""
+def demo(checkout: Path = ROOT) -> Row:
+    """Run a checkout's demo, unless one has just been run by hand (``REUSE_DEMO=1``): what it left is read either way."""
     if not os.environ.get("REUSE_DEMO"):
-        subprocess.run([sys.executable, "-m", "examples.demo"], cwd=ROOT, check=False)
-    run = json.loads((DEMO / "demo.json").read_text())
-    report = json.loads((DEMO / "report.json").read_text())
+        environment = {**os.environ, "PYTHONPATH": str(checkout)}
+        subprocess.run([sys.executable, "-m", "examples.demo"], cwd=checkout, env=environment, check=False)
+    left = checkout / DEMO.relative_to(ROOT)
+    run, report = (json.loads((left / name).read_text()) for name in ("demo.json", "report.json"))
     best, baseline = report["best"], report["baseline"]
     found = {
         "status": run["status"],

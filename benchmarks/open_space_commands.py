@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -14,48 +13,29 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.end_to_end import demo
 from benchmarks.harness import ROOT, Check, Results, Row
 from benchmarks.open_space import last_commit
 
 NAME = "open_space_commands"
-_TESTS = ["-m", "pytest", "tests", "-q", "-n", "2", "--dist", "worksteal"]
+_TESTS = ["-m", "pytest", "tests", "-n", "2", "--dist", "worksteal"]
 
 
 def run(results: Results) -> None:
     """The cells that have no row yet."""
     with last_commit() as before:
-        for command, measured in (("demo", _demo), ("tests", _tests)):
+        for command, measured in (("demo", demo), ("tests", _tests)):
             for when, checkout in (("now", ROOT), ("before", before)):
                 results.cell(f"{command} {when}", lambda measured=measured, checkout=checkout: measured(checkout))  # type: ignore[misc]
 
 
-def _demo(checkout: Path) -> Row:
-    """The whole command but for installing; ``best`` is what it found."""
-    duration_s, _ = _timed(checkout, ["-m", "examples.demo"])
-    report = json.loads((checkout / "build" / "demo" / "report.json").read_text())
-    best, baseline = report["best"], report["baseline"]
-    found: Row = {"duration_s": duration_s, "candidates": report["candidates_evaluated"], "front": len(report["front"])}
-    if best is None:
-        return found
-    return found | {
-        "speed_up": baseline["latency_ms"]["value"] / best["latency_ms"]["value"],
-        "size_ratio": baseline["onnx_size_bytes"] / best["onnx_size_bytes"],
-        "test_drop_points": best["drop_points"]["estimate"],
-    }
-
-
 def _tests(checkout: Path) -> Row:
     """As ``make test`` runs them; those of an older commit may fail in a newer environment."""
-    duration_s, printed = _timed(checkout, _TESTS, {"OMP_NUM_THREADS": "1"})
-    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", printed)}
-    return {"duration_s": duration_s, **counts}
-
-
-def _timed(checkout: Path, command: Sequence[str], environment: dict[str, str] | None = None) -> tuple[float, str]:
-    variables = {**os.environ, "PYTHONPATH": str(checkout), **(environment or {})}
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
-    done = subprocess.run([sys.executable, *command], cwd=checkout, env=variables, check=False, capture_output=True, text=True)
-    return round(time.monotonic() - began, 1), done.stdout
+    done = subprocess.run([sys.executable, *_TESTS], cwd=checkout, env=environment, check=False, capture_output=True, text=True)
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
+    return {"duration_s": round(time.monotonic() - began, 1), **counts}
 
 
 def checks(rows: Sequence[Row]) -> list[Check]:

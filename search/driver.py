@@ -152,8 +152,7 @@ class SearchDriver:
             self._show(plan.number, plan.rung)
             return plan
         begun = self._done + len(self._running)
-        late = time.monotonic() > (self._deadline if begun else self._first_deadline)
-        if self._trials_over or late or begun >= self._spec.effort.max_trials:
+        if self._trials_over or self._is_late(begun) or begun >= self._spec.effort.max_trials:
             return self._propose_last()
         for _ in range(_ASKS_PER_TRIAL):
             number, policy = self._number, self._sampler.ask(self._number)
@@ -161,7 +160,7 @@ class SearchDriver:
             allocation = self._allocate(policy)
             if allocation is None:
                 self._sampler.tell_failed(number)
-                if time.monotonic() > (self._deadline if begun else self._first_deadline):
+                if self._is_late(begun):
                     return self._propose_last()
                 continue
             # What cannot fit is not tried, but one candidate is always made: the answer can then name the nearest (contract 5).
@@ -174,6 +173,10 @@ class SearchDriver:
             self.note(f"{words}: the search ends with {begun} of {self._spec.effort.max_trials} candidates", warning=True)
         self._trials_over = True
         return self._propose_last()
+
+    def _is_late(self, begun: int) -> bool:
+        """Whether no other trial may begin, after so many."""
+        return time.monotonic() > (self._deadline if begun else self._first_deadline)
 
     def _propose_last(self) -> TrialPlan | Wait | None:
         """The next candidate of the last rung, if there is time for it; they are trained one after the other."""

@@ -126,6 +126,12 @@ class Worked:
     def pass_s(self, passed_s: float) -> None:
         self.clock._began -= passed_s
 
+    def begin(self, *passed_s: float) -> None:
+        """The phases before the trials, each in so many seconds."""
+        for phase, one_s in zip((BASELINE, SENSITIVITY), passed_s, strict=True):
+            self.pass_s(one_s)
+            self.planner.over(phase)
+
     @property
     def plan(self) -> SearchPlan:
         plan = SearchPlan.read(self.store.phases[PHASE])
@@ -161,9 +167,7 @@ def test_the_plan_is_made_again_as_the_search_goes_on() -> None:
 
 def test_what_is_over_stands_as_it_was() -> None:
     worked = Worked(MemoryStore())
-    for phase, passed_s in ((BASELINE, 30.0), (SENSITIVITY, 10.0)):
-        worked.pass_s(passed_s)
-        worked.planner.over(phase)
+    worked.begin(30.0, 10.0)
     worked.pass_s(100.0)
     worked.planner.tried(8)
     worked.planner.over(SEARCH)
@@ -181,9 +185,7 @@ def test_what_is_over_stands_as_it_was() -> None:
 def test_what_an_earlier_worker_spent_counts_for_the_phase_that_it_was_at() -> None:
     store = MemoryStore()
     first = Worked(store)
-    for phase, passed_s in ((BASELINE, 50.0), (SENSITIVITY, 10.0)):
-        first.pass_s(passed_s)
-        first.planner.over(phase)
+    first.begin(50.0, 10.0)
     first.pass_s(100.0)
     first.planner.tried(5)  # and 20 s later it is killed
     second = Worked(store, spent_s=180.0)
@@ -203,9 +205,7 @@ def test_another_life_plans_with_the_candidates_that_there_are() -> None:
     """From its first plan on: it does not promise the time of those that are done a second time."""
     store = MemoryStore()
     first = Worked(store)
-    for phase, passed_s in ((BASELINE, 50.0), (SENSITIVITY, 10.0)):
-        first.pass_s(passed_s)
-        first.planner.over(phase)
+    first.begin(50.0, 10.0)
     first.pass_s(200.0)
     for number in range(10):
         store.save_candidate(replace(candidate(number, 1.0, 1.0), promoted=number == 9))
