@@ -14,6 +14,8 @@ from techniques.network import TABLE
 _INT32_LIMIT = 2.0**31
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _MOVES = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Split", "Pad", "Identity"})
+_SLIDING = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool"})
+_SLIDING_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0}
 _LOWEST = "lowest_float"
 _FREE_TEXT = ("doc_string", "metadata_props")
 
@@ -30,6 +32,7 @@ def compact(model: onnx.ModelProto, ends: Mapping[str, str] | None = None) -> on
     _keep_float_layers(model.graph)
     _drop_unused(model.graph)
     _strip(model)
+    _drop_defaults(model)
     _shorten_names(model.graph, ends or {})
     return model
 
@@ -179,6 +182,26 @@ def _strip(model: onnx.ModelProto) -> None:
     used = {node.domain for node in model.graph.node}
     for opset in [o for o in model.opset_import if o.domain and o.domain not in used]:
         model.opset_import.remove(opset)
+
+
+def _drop_defaults(model: onnx.ModelProto) -> None:
+    """Attributes that say what a reader takes for granted where they are missing."""
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    for node in model.graph.node:
+        if not onnx.defs.has(node.op_type, node.domain):
+            continue
+        known = onnx.defs.get_schema(node.op_type, versions[node.domain], node.domain).attributes
+        kept = [a for a in node.attribute if not _is_default(a, known[a.name].default_value, node.op_type)]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
+def _is_default(attribute: onnx.AttributeProto, default: onnx.AttributeProto, op_type: str) -> bool:
+    """By the schema; of what slides over a map it has defaults in words only, for they depend on the number of axes."""
+    value = onnx.helper.get_attribute_value(attribute)
+    if op_type in _SLIDING and attribute.name in _SLIDING_DEFAULTS:
+        return bool(set(value) <= {_SLIDING_DEFAULTS[attribute.name]})
+    return bool(default.type and value == onnx.helper.get_attribute_value(default))
 
 
 def _shorten_names(graph: onnx.GraphProto, ends: Mapping[str, str]) -> None:

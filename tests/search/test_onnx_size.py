@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from search.describe import describe
+from search.runtimes.onnx_size import estimated_onnx_size_bytes
+from techniques.apply import apply_recipe
+from techniques.channels.groups import channel_groups
+from techniques.context import Batch, TechniqueContext
+from techniques.export import to_onnx
+from techniques.low_rank.decompose import decomposable_layers
+from techniques.network import Network
+from techniques.recipe import Recipe, Step
+from tests.search.golden.networks import made
+
+INT8 = Step("int8_quantization", {})
+KINDS = ("as it is", "int8", "low rank and int8", "pruned")
+
+
+class Images:
+    """Random ones."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._shape = shape
+
+    def __len__(self) -> int:
+        return 8
+
+    def batches(self, epoch: int, batch_size: int) -> Iterator[Batch]:
+        yield Batch(torch.rand(8, *self._shape), torch.zeros(8, dtype=torch.long))
+
+
+def trained(name: str) -> Network:
+    """As training leaves it: constants that are all alike are written once, and no trained network has such."""
+    network = made(name)
+    for module in network.graph.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight.data, module.bias.data, module.running_mean):
+                assert values is not None
+                values.uniform_(0.5, 1.5)
+    return network
+
+
+def recipe(kind: str, network: Network, context: TechniqueContext) -> Recipe:
+    """Of every other layer and group, where it is not for the whole network."""
+    layers = list(decomposable_layers(network, context))
+    pruned = dict.fromkeys(list(channel_groups(network))[1::2], 0.5)
+    steps = {
+        "as it is": (),
+        "int8": (INT8,),
+        "low rank and int8": (Step("low_rank", {"energies": dict.fromkeys(layers[::2], 0.3)}), INT8),
+        "pruned": (Step("structured_pruning", {"ratios": pruned}),),
+    }
+    return Recipe(steps[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["resnet_20", "mobilenet_s", "concatenating"])
+def test_a_file_is_as_large_as_was_estimated(name: str, kind: str) -> None:
+    network = trained(name)
+    context = TechniqueContext(calibration=Images(network.input_shape), channel_multiple=8)
+    changed = apply_recipe(network, recipe(kind, network, context), context)
+    size = len(to_onnx(changed))
+    assert abs(estimated_onnx_size_bytes(describe(changed)) - size) < 0.01 * size
