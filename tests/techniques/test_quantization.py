@@ -317,6 +317,20 @@ def test_zero_is_exact(case: Range) -> None:
     assert float((quantizer(x) - x).abs().max()) <= scale
 
 
+@pytest.mark.parametrize("unsigned", [True, False])
+@pytest.mark.parametrize("zero_point", [0, 37, 127])
+@pytest.mark.parametrize("scale", [1e-4, 0.0171, 0.1, 3.0])
+def test_values_are_rounded_as_the_exported_operators_do(scale: float, zero_point: int, unsigned: bool) -> None:
+    quantizer = ActivationQuantizer(scale, zero_point, unsigned)
+    ties = (torch.arange(-600, 600) + 0.5) * quantizer.scale
+    x = torch.cat([torch.randn(20_000, generator=torch.Generator().manual_seed(0)) * 100 * scale, ties, torch.tensor([-1e9, 1e9])])
+    low, high, dtype = (0, 255, torch.uint8) if unsigned else (-128, 127, torch.int8)
+    ops, args = torch.ops.quantized_decomposed, (quantizer.scale, zero_point, low, high, dtype)
+    given = x.clone()
+    assert torch.equal(quantizer(x), ops.dequantize_per_tensor(ops.quantize_per_tensor(x, *args), *args))
+    assert torch.equal(x, given)
+
+
 def test_a_percentile_cuts_an_outlier_that_min_max_keeps() -> None:
     counts = torch.zeros(100, dtype=torch.float64)
     counts[:10] = 1e6
