@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.pricing import Pricer
 from search.space import Policy
 from techniques import registry
-from techniques.apply import apply_recipe
 from techniques.base import Technique, Transform
 from techniques.context import TechniqueContext
 from techniques.network import Network
@@ -21,20 +21,20 @@ class Composition:
     """Makes recipes of one network.
 
     Attributes:
-        network: the original on the meta device; shapes that earlier stages leave follow from it.
+        begun: the original on the meta device after a recipe's steps: what later stages find. See `Pricer.begun`.
         pinned: options for the whole network by their ids, of which the policy names some.
         training: names of the techniques that train, see `Policy.training`. None: nothing is trained.
     """
 
-    network: Network
+    begun: Callable[[Recipe], Network]
     context: TechniqueContext
     pinned: Mapping[str, Option] = field(default_factory=dict)
     training: tuple[str, ...] = ()
 
     @staticmethod
-    def of(network: Network, context: TechniqueContext, pinned: Iterable[Option], training: Sequence[str] = ()) -> Composition:
-        """See the class."""
-        return Composition(network, context, {option.option_id: option for option in pinned}, tuple(training))
+    def of(pricer: Pricer, context: TechniqueContext, pinned: Iterable[Option], training: Sequence[str] = ()) -> Composition:
+        """Of the pricer's network."""
+        return Composition(pricer.begun, context, {option.option_id: option for option in pinned}, tuple(training))
 
     def recipe(self, options: Iterable[Option], policy: Policy) -> Recipe:
         """The recipe that does these options under a policy."""
@@ -52,9 +52,7 @@ class Composition:
         return Recipe(tuple(_spared(step, chosen) for step in steps))
 
     def _step(self, technique: Technique[Any], options: Sequence[Option], policy: Policy, before: Sequence[Step]) -> Step | None:
-        network = self.network
-        if technique.reads_shapes and before:
-            network = apply_recipe(network, Recipe(tuple(before)), self.context)
+        network = self.begun(Recipe(tuple(before) if technique.reads_shapes else ()))
         return technique.step(network, options, policy.settings(technique.name), self.context)
 
 

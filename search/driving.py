@@ -54,7 +54,7 @@ def make_driver(
     original, margin = price.named(), margin_of(price, setup.target.attached)
     aims = Aims.of(spec.budget, spec.preference, original, reach.lowest, margin, sensitivity.in_formats(original))
     space = search_space(sensitivity.offered, training, aims.ranges, sensitivity.savings(), aims.plain_too)
-    composition = Composition.of(setup.original.network.to_meta(), setup.context, sensitivity.pinned, training)
+    composition = Composition.of(setup.pricer, setup.context, sensitivity.pinned, training)
     if training:
         rate = _learning_rate(setup, composition, sensitivity, space, aims, environment)
         composition = replace(composition, context=replace(setup.context, learning_rate=rate))

@@ -118,15 +118,24 @@ class Pricer:
         """Predicted milliseconds: the `techniques.context.CostFunction` of the search's target."""
         return self._predictor.predict(describe(network, self._batch)).value_ms
 
+    def begun(self, recipe: Recipe) -> Network:
+        """The network on meta after a recipe that others go on from; remembered, so it must not be changed.
+
+        Raises:
+            DataRequiredError: its structure follows from the weights' values.
+        """
+        steps = _priced_order(recipe)
+        return self._on_meta(steps, remembered=len(steps))
+
     def _applied(self, recipe: Recipe) -> Network:
+        steps = _priced_order(recipe)
         try:
-            return self._on_meta(_priced_order(recipe))
+            return self._on_meta(steps, remembered=len(steps) - 1)
         except DataRequiredError:
-            # The structure follows from the weights' values.
             return apply_recipe(self._network, recipe, self._context)
 
-    def _on_meta(self, steps: Sequence[tuple[int, Step]]) -> Network:
-        """Steps applied in order; what all but the last one give is remembered, for recipes of one search begin alike."""
+    def _on_meta(self, steps: Sequence[tuple[int, Step]], remembered: int) -> Network:
+        """Steps applied in order; what the first ones give is remembered, for recipes of one search begin alike."""
         network = self._meta
         for position, (index, step) in enumerate(steps):
             digest = Recipe(tuple(s for _, s in steps[: position + 1])).digest
@@ -138,7 +147,7 @@ class Pricer:
                 for _, later in steps[position + 1 :]:
                     _transform(later).carry(network, made)
             network = made
-            if position + 1 < len(steps):
+            if position < remembered:
                 if len(self._begun) >= MAX_BEGUN:
                     self._begun.clear()
                 self._begun[digest] = network

@@ -178,7 +178,7 @@ class _Look:
     ) -> None:
         self._network, self._reference, self._images, self._context = network, reference, images, context
         self._pricer, self._attempts, self._offered = pricer, attempts, offered
-        self._composition = Composition.of(network.to_meta(), context, offered.pinned)
+        self._composition = Composition.of(pricer, context, offered.pinned)
         self._loss_s = LOSS_FACTOR * reference_s
         self._originals: dict[str, Mapping[str, float]] = {}
         self._hangs: Counter[str] = Counter()

@@ -149,7 +149,7 @@ def reach_of(setup: Setup, sensitivity: Sensitivity, environment: SearchEnvironm
     """The lowest prices that the allowed techniques can give this network; nothing is known where the time is up before."""
     if time.monotonic() > ends_at:
         return Reach({})
-    composition = Composition.of(setup.original.network.to_meta(), setup.context, sensitivity.pinned)
+    composition = Composition.of(setup.pricer, setup.context, sensitivity.pinned)
     others = {option.axis for option in sensitivity.pinned if option.axis != "bits"}
     strongest = {axis: max((o for o in sensitivity.pinned if o.axis == axis), key=lambda o: o.strength) for axis in others}
     ends = [(NONE, option.option_id) for option in strongest.values()]

@@ -86,6 +86,8 @@ def module_shape(module: nn.Module, x: Shape, arguments: tuple[Any, ...] | None 
     if isinstance(module, nn.BatchNorm2d):
         _require(x[1] == module.num_features, f"{x[1]} channels, {module.num_features} are needed")
         return x
+    if isinstance(module, nn.Upsample) and isinstance(module.size, tuple) and len(x) == 2 + len(module.size):
+        return Shape((*x[:2], *module.size), x.dtype)
     if isinstance(module, nn.Sequential):
         for child in module:
             x = module_shape(child, x)

@@ -152,7 +152,8 @@ class _Plan:
 
     def quantized(self, scales: Mapping[str, tuple[float, int]]) -> Network:
         """The quantised copy for scale and zero point of every node that owns one."""
-        result, context = self.folded.clone(), self.context
+        # Scales without values make one network only: it need not be kept.
+        result, context = self.folded if self.folded.is_meta else self.folded.clone(), self.context
         reduced = context.reduced_weight_range if self.config.reduce_range is None else self.config.reduce_range
         input_scales: dict[str, float] = {}
         for node, _ in result.module_calls():

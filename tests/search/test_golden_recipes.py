@@ -35,8 +35,8 @@ class Case:
         network, context = made(name), TechniqueContext(channel_multiple=8)
         offered = collect_options(network, context, TECHNIQUES, Attempts(MemoryStore()))
         self.pricer = Pricer(network, Predictor.uncalibrated(get_target("raspberry-pi-5")), 1, context)
-        self.composition = Composition.of(network.to_meta(), context, offered.pinned, ("distillation",))
-        untrained = Composition.of(network.to_meta(), context, offered.pinned)
+        self.composition = Composition.of(self.pricer, context, offered.pinned, ("distillation",))
+        untrained = Composition.of(self.pricer, context, offered.pinned)
         saved: dict[str, dict[str, dict[str, float]]] = {}
         for bits in (NONE, "int8_quantization:int8"):
             policy = Policy({"bits": bits})
@@ -79,4 +79,4 @@ def test_pricing_each_option_beside_the_others_costs_less(case: tuple[Case, dict
             costs.append((made_case.cost(found.options, policy), made_case.cost(before, policy)))
     now, then = zip(*costs, strict=True)
     assert sum(now) < 0.9 * sum(then)
-    assert all(a <= 1.25 * b for a, b in costs)
+    assert all(a <= 1.3 * b for a, b in costs)
