@@ -30,6 +30,7 @@ from paretopress.runtime.session import run_classifier
 from search.dataset_file import SPLITS, DatasetMetadata, DatasetTensors, write
 from search.evaluation.data import ImageData, TrainingSource, open_teacher_logits, write_teacher_logits
 from search.preprocessing import Preprocessing
+from search.step_time import fastest_step
 from techniques.context import TechniqueContext
 from techniques.distillation.soft_targets import DistillationConfig, SoftTargets
 from techniques.effort import TrainingEffort
@@ -111,8 +112,9 @@ def _pruned(network: nn.Module, ratio: float) -> nn.Module:
 
 
 def _distilled(module: nn.Module, given: _Data, seconds: float, seed: int) -> Network:
-    network, context = from_module(module, (1, 28, 28)), TechniqueContext(seed=seed)
-    began, defaults = time.monotonic(), DistillationConfig()
+    network, began, defaults = from_module(module, (1, 28, 28)), time.monotonic(), DistillationConfig()
+    dtype, _ = fastest_step(network, torch.from_numpy(given.images("train", _BATCH)), "classes")
+    context = TechniqueContext(seed=seed, training_dtype=dtype)
     terms = (SoftTargets(defaults.temperature, defaults.alpha, "classes"),)
     rate = peak_learning_rate(network, given.training, Training(terms, (), SgdConfig(1.0, defaults.weight_decay)), context)
     training = Training(terms, (), SgdConfig(rate, defaults.weight_decay))

@@ -263,6 +263,7 @@ def conclude(
             places=store.phase(PLACES_PHASE),
             techniques=(store.phase(TECHNIQUES_PHASE) or {}).get("techniques", ()),
             rung_steps=setup.evaluator.settings.effort.rung_steps,
+            training_dtype=setup.evaluator.settings.training_dtype,
             notes=_once(environment.dataset_notes, _notes(setup, store), finals.notes, gaps_note),
         )
     )

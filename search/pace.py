@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from paretopress.runtime.rounds import LEAST_S
 from search.effort_plan import BATCH_SIZE
+from techniques.effort import DTYPES, FLOAT32
 
 PHASE = "pace"
 PaceSource = Literal["measured", "scaled", "guessed"]
@@ -32,6 +33,7 @@ class Pace:
         latency_ms: of one run on the target; 0 where nothing is measured there.
         open_s: reading the libraries, opening network and data: what is done once, however many images there are.
         sensitivity_s: of all its options together, as they were measured; None where that is not known.
+        training_dtype: what a step of training computes in, see `search.step_time.fastest_step`.
         source: ``measured`` on this network, ``scaled`` from another one's by MACs, or ``guessed`` from MACs alone.
     """
 
@@ -43,6 +45,7 @@ class Pace:
     open_s: float
     sensitivity_s: float | None = None
     source: PaceSource = "measured"
+    training_dtype: str = FLOAT32
 
     @property
     def measuring_s(self) -> float:
@@ -64,7 +67,11 @@ class Pace:
     def scaled(self, macs: int) -> Pace:
         """What it says of another network: passes go with the MACs, files and what is done once do not."""
         times = macs / max(self.macs, 1)
-        passes = {"image_s": self.image_s * times, "step_s": self.step_s * times, "latency_ms": self.latency_ms * times}
+        passes: dict[str, Any] = {
+            "image_s": self.image_s * times,
+            "step_s": self.step_s * times,
+            "latency_ms": self.latency_ms * times,
+        }
         return replace(self, macs=macs, sensitivity_s=None, source="scaled", **passes)
 
     def to_json(self) -> dict[str, Any]:
@@ -77,8 +84,8 @@ class Pace:
         try:
             pace = None if data is None else Pace(**data)
             numbers = () if pace is None else (pace.macs, pace.image_s, pace.step_s, pace.file_s, pace.latency_ms, pace.open_s)
-            sound = pace is not None and pace.source in get_args(PaceSource) and all(0 <= one < _MOST for one in numbers)
-            return pace if sound else None
+            sound = pace is not None and pace.source in get_args(PaceSource) and pace.training_dtype in DTYPES
+            return pace if sound and all(0 <= one < _MOST for one in numbers) else None
         except TypeError:
             return None
 

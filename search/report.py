@@ -33,6 +33,7 @@ class ReportInputs:
         places: `search.places.Places` as JSON: what can be made smaller, and why the rest cannot; None where it is not known.
         techniques: what each can do here, or why nothing; with the paper it is from.
         rung_steps: of training at each rung; fewer than asked for where the wall time would not hold them.
+        training_dtype: what it computed in.
         notes: what a reader must know about the data and the search.
     """
 
@@ -50,6 +51,7 @@ class ReportInputs:
     notes: Sequence[str] = field(default=())
     places: Mapping[str, Any] | None = None
     rung_steps: Sequence[int] = ()
+    training_dtype: str = "float32"
     techniques: Sequence[Mapping[str, Any]] = ()
 
 
@@ -68,7 +70,11 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "front": [entry(record, "selection") for record in inputs.front],
         "candidates_evaluated": inputs.candidates_evaluated,
         "budget": json.loads(spec.to_json())["budget"],
-        "effort": {**json.loads(spec.to_json())["effort"], "rung_steps": list(inputs.rung_steps)},
+        "effort": {
+            **json.loads(spec.to_json())["effort"],
+            "rung_steps": list(inputs.rung_steps),
+            "training_dtype": inputs.training_dtype,
+        },
         "target": spec.target,
         "metric": spec.metric,
         "preference": spec.preference,

@@ -47,7 +47,7 @@ from search.shares import LIBRARIES_S
 from search.sized import sized
 from search.space import states_optimizer
 from search.spec import SearchSpec
-from search.step_time import training_step_s
+from search.step_time import fastest_step
 from search.target_facts import facts_of
 from techniques import registry
 from techniques.base import TrainingMethod
@@ -156,6 +156,7 @@ def prepare(spec: SearchSpec, environment: SearchEnvironment) -> Setup:
         task=reading.task,
         untrained_limit_s=_untrained_limit_s(original, image_s),
         labelled=original.data.labelled,
+        training_dtype=known.pace.training_dtype,
     )
     artifact, digest = runtime_of(target).artifact, environment.blobs.put_bytes(original.file)
     record = baseline_record(spec, original, validation, artifact, digest)
@@ -231,17 +232,17 @@ def _affordable(
     store = environment.store
     remembered, timed = remembered_effort(store), Pace.read(store.phase(PACE))
     if timed:
-        known = replace(known, pace=replace(known.pace, step_s=timed.step_s))
+        known = replace(known, pace=replace(known.pace, step_s=timed.step_s, training_dtype=timed.training_dtype))
     # How fast the nodes of a cluster are is not known here.
     if (remembered and any(remembered.stages)) or environment.ray_address or not any(asked.stages):
         return replace(known, effort=remembered or asked)
     batch = original.data.split("train").images(np.arange(min(known.images["train"], asked.batch_size)))
     try:
-        step_s = training_step_s(original.network, batch, reading.task, _local_device(environment))
+        dtype, step_s = fastest_step(original.network, batch, reading.task, _local_device(environment))
     except RuntimeError as error:  # a GPU that others have filled
         store.append(Event("warning", f"no step of training could be timed here: {reason_of(error)}"))
         return replace(known, effort=asked)
-    known = replace(known, pace=replace(known.pace, step_s=step_s))
+    known = replace(known, pace=replace(known.pace, step_s=step_s, training_dtype=dtype))
     store.save_phase(PACE, known.pace.to_json())
     costs = effort_costs(asked, spec.effort, known)
     planned = plan_effort(asked, spec.effort.max_trials, costs, least_share(asked, spec.effort.max_epochs))

@@ -65,6 +65,7 @@ class TechniqueContext(TargetFacts):
         interrupt: asked before every training step; once it answers True, training raises `InterruptedTrainingError`.
         step_done: told after every training step: the rung, and how many of its steps are done.
         device: where training runs, such as ``cpu`` or ``cuda``; networks come and go on the CPU.
+        training_dtype: what the passes of training compute in, see `techniques.effort.DTYPES`; weights are float32.
         task: what the network decides, and so what its outputs are trained and compared as (`techniques.head`).
     """
 
@@ -77,6 +78,7 @@ class TechniqueContext(TargetFacts):
     step_done: Callable[[int, int], None] | None = None
     task: Task = "classes"
     device: str = "cpu"
+    training_dtype: str = "float32"
 
     @staticmethod
     def of(facts: TargetFacts, **others: Any) -> TechniqueContext:

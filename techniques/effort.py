@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+DTYPES = (FLOAT32, BFLOAT16)
+"""What the passes of a training step may compute in."""
+
 
 @dataclass(frozen=True)
 class TrainingEffort:

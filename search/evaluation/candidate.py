@@ -81,6 +81,7 @@ class EvaluationSettings:
 
     Attributes:
         device: where candidates are trained, ``cpu`` or ``cuda``; they are read on the CPU, as the files will be.
+        training_dtype: what training computes in; whatever is read is float32 or what the file has.
         facts: of the target.
         batch, predictor_json: what prices of networks are for; without a predictor techniques have no cost.
         untrained_limit_s: what building a candidate and reading it may take before anything is trained.
@@ -99,6 +100,7 @@ class EvaluationSettings:
     untrained_limit_s: float = math.inf
     labelled: bool = True
     device: str = "cpu"
+    training_dtype: str = "float32"
 
 
 class CandidateEvaluator:
@@ -225,6 +227,7 @@ def technique_context(settings: EvaluationSettings, train: SplitView, interrupt:
         interrupt=interrupt.exists,
         task=settings.task,
         device=settings.device,
+        training_dtype=settings.training_dtype,
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
+from techniques.effort import BFLOAT16
 from techniques.network import Network
 
 CPU = "cpu"
@@ -29,6 +31,16 @@ def placed_on(device: str, network: Network) -> Iterator[None]:
             yield
         finally:
             network.graph.to(CPU)
+
+
+def forward(logits: Callable[[Tensor], Tensor], images: Tensor, device: str, dtype: str) -> Tensor:
+    """Float32 outputs of a forward pass for training.
+
+    In bfloat16 it is torch's autocast: convolutions and products in that type, the rest as torch finds safe; weights, gradients and
+    the loss stay float32 (Micikevicius et al. 2018, section 3.1; Kalamkar et al. 2019: bfloat16 needs no scaling of the loss).
+    """
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == BFLOAT16):
+        return logits(images).float()
 
 
 def random_devices(device: str) -> list[int]:

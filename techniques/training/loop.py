@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from techniques.context import Batch, ImageSource, TechniqueContext
-from techniques.effort import TrainingEffort
+from techniques.effort import FLOAT32, TrainingEffort
 from techniques.errors import DataRequiredError, InterruptedTrainingError, TechniqueError
 from techniques.head import training_logits
 from techniques.network import Network
 from techniques.training.averaging import WeightMean
 from techniques.training.batchnorm import recalibrate
 from techniques.training.checkpoint import RungCheckpoint, peek_key, training_key
-from techniques.training.device import placed_on, random_devices
+from techniques.training.device import forward, placed_on, random_devices
 from techniques.training.parts import Loss, Regime, SgdConfig
 
 WARM_UP_STEPS = 20
@@ -66,7 +66,15 @@ def fit(
         TechniqueError: the loss became NaN or infinite.
     """
     student = network.clone()
-    facts = (training.losses, training.regimes, training.optimizer, effort.batch_size, context.seed, context.task)
+    facts: tuple[object, ...] = (
+        training.losses,
+        training.regimes,
+        training.optimizer,
+        effort.batch_size,
+        context.seed,
+        context.task,
+    )
+    facts += (context.training_dtype,) if context.training_dtype != FLOAT32 else ()
     start = training_key(student, *facts)
     for regime in training.regimes:
         regime.begin(student)
@@ -163,7 +171,7 @@ class _Run:
                     raise InterruptedTrainingError(f"training was interrupted at step {step} of {steps} of rung {index}")
                 for group in self._optimizer.param_groups:
                     group["lr"] = self._training.optimizer.learning_rate * schedule(step, self._effort, index)
-                self._step(logits(batch.images), batch, step, index)
+                self._step(forward(logits, batch.images, context.device, context.training_dtype), batch, step, index)
                 if self._mean is not None and step >= averaged_from:
                     self._mean.add(student)
                 if context.step_done is not None:

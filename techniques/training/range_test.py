@@ -13,7 +13,7 @@ import torch
 from techniques.context import ImageSource, TechniqueContext
 from techniques.head import training_logits
 from techniques.network import Network
-from techniques.training.device import placed_on, random_devices
+from techniques.training.device import forward, placed_on, random_devices
 from techniques.training.loop import Training, sgd, training_batches
 
 STEPS = 24
@@ -52,7 +52,8 @@ def peak_learning_rate(
             rate = LOWEST * factor**step
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = training.loss(student, logits(batch.images), batch)
+            outputs = forward(logits, batch.images, context.device, context.training_dtype)
+            loss = training.loss(student, outputs, batch)
             smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss.item()
             weight = _SMOOTHING * weight + 1 - _SMOOTHING
             mean = smoothed / weight

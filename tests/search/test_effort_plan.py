@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
+from search import step_time
 from search.effort_plan import (
     LEAST_SHARE,
     EffortCosts,
@@ -17,7 +18,7 @@ from search.effort_plan import (
     remember_effort,
     remembered_effort,
 )
-from search.step_time import training_step_s
+from search.step_time import fastest_step, training_step_s
 from techniques import lift
 from techniques.effort import TrainingEffort
 from tests.search.memory import MemoryStore
@@ -100,3 +101,39 @@ def test_a_step_is_timed_and_leaves_the_network_as_it_was() -> None:
     before = {name: value.clone() for name, value in network.graph.state_dict().items()}
     assert training_step_s(network, torch.randn(8, *network.input_shape), "classes") > 0
     assert all(torch.equal(value, before[name]) for name, value in network.graph.state_dict().items())
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of a step in both types, of few images and of all, and the type that is taken."""
+
+    label: str
+    few_s: float
+    all_s: float
+    taken: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Timed("faster", 0.02, 0.1, "bfloat16"),
+        Timed("hardly faster", 0.02, 0.18, "float32"),
+        Timed("emulated", 0.5, 4.0, "float32"),
+        Timed("does not run", -1.0, 0.1, "float32"),
+    ],
+    ids=lambda case: case.label,
+)
+def test_a_step_is_in_the_type_that_is_clearly_faster(case: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, str]] = []
+
+    def pretended(_: object, images: torch.Tensor, task: str, device: str, dtype: str = "float32", steps: int = 3) -> float:
+        asked.append((len(images), dtype))
+        if case.few_s < 0 and dtype == "bfloat16":
+            raise RuntimeError("not implemented for 'BFloat16'")
+        return 0.2 if dtype == "float32" else (case.few_s if len(images) < 64 else case.all_s)
+
+    monkeypatch.setattr(step_time, "training_step_s", pretended)
+    network = lift.from_module(BakedView().eval(), (1, 14, 14))
+    taken, step_s = fastest_step(network, torch.zeros(64, 1, 14, 14), "classes")
+    assert (taken, step_s) == (case.taken, case.all_s if case.taken == "bfloat16" else 0.2)
+    assert (64, "bfloat16") in asked or case.label in ("emulated", "does not run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from techniques.effort import TrainingEffort
 from techniques.network import Network
 from techniques.training import loop
 from techniques.training.device import placed_on
-from tests.techniques.digits import distilled
+from tests.techniques.digits import accuracy, context, digits, distilled, same_state, state, untrained, with_teacher
 from tests.techniques.small_networks import BakedView, ShuffleBlock
 
 
@@ -105,3 +106,14 @@ def test_training_on_a_gpu_repeats_and_is_near_that_on_the_cpu() -> None:
     assert all(value.device.type == "cpu" for value in first.values())
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert all(torch.allclose(value, cpu[name], atol=1e-3) for name, value in first.items() if "drop" not in name)
+
+
+def test_in_bfloat16_it_learns_as_well_and_is_repeatable(tmp_path: Path) -> None:
+    rounded, effort = context(training_dtype="bfloat16"), TrainingEffort((60,), 64)
+    data, config = with_teacher(digits()[0]), DistillationConfig(learning_rate=0.01)
+    path = tmp_path / "rungs"
+    plain, first, again = (distilled(untrained(), data, effort, config, one, path) for one in (context(), rounded, rounded))
+    assert same_state(state(first), state(again))
+    assert not same_state(state(first), state(plain)), "the checkpoint of another type was taken over"
+    assert all(value.dtype == torch.float32 for value in first.graph.parameters())
+    assert accuracy(first) > accuracy(plain) - 0.03 > 0.7
