@@ -139,15 +139,13 @@ class Pricer:
         network = self._meta
         for position, (index, step) in enumerate(steps):
             digest = Recipe(tuple(s for _, s in steps[: position + 1])).digest
-            if digest in self._begun:
-                network = self._begun[digest]
-                continue
-            made = apply_step(network, index, step, self._context)
+            known = self._begun.get(digest)
+            made = apply_step(network, index, step, self._context) if known is None else known
             if _ignores_sizes(step):
                 for _, later in steps[position + 1 :]:
                     _transform(later).carry(network, made)
             network = made
-            if position < remembered:
+            if known is None and position < remembered:
                 if len(self._begun) >= MAX_BEGUN:
                     self._begun.clear()
                 self._begun[digest] = network

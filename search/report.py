@@ -17,6 +17,7 @@ from search.limit_kinds import KINDS, SIZE_SUFFIX
 from search.protocols import CandidateRecord, Measurement
 from search.runtimes import RUNTIMES
 from search.spec import SearchSpec
+from techniques.effort import FLOAT32
 
 REPORT_VERSION = 1
 PACKAGES = ("torch", "optuna", "ray", "mlflow", "numpy", "paretopress")
@@ -51,7 +52,7 @@ class ReportInputs:
     notes: Sequence[str] = field(default=())
     places: Mapping[str, Any] | None = None
     rung_steps: Sequence[int] = ()
-    training_dtype: str = "float32"
+    training_dtype: str = FLOAT32
     techniques: Sequence[Mapping[str, Any]] = ()
 
 

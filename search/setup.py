@@ -47,12 +47,14 @@ from search.shares import LIBRARIES_S
 from search.sized import sized
 from search.space import states_optimizer
 from search.spec import SearchSpec
-from search.step_time import fastest_step
+from search.step_time import fastest_step, training_step_s
 from search.target_facts import facts_of
 from techniques import registry
 from techniques.base import TrainingMethod
 from techniques.context import TechniqueContext
-from techniques.effort import TrainingEffort
+from techniques.effort import FLOAT32, TrainingEffort
+from techniques.head import Task
+from techniques.network import Network
 from techniques.recipe import Recipe
 
 _BASELINE_SHARE = 0.1
@@ -238,17 +240,32 @@ def _affordable(
         return replace(known, effort=remembered or asked)
     batch = original.data.split("train").images(np.arange(min(known.images["train"], asked.batch_size)))
     try:
-        dtype, step_s = fastest_step(original.network, batch, reading.task, _local_device(environment))
+        dtype, step_s = _step(original.network, batch, reading.task, _local_device(environment), spec, timed)
     except RuntimeError as error:  # a GPU that others have filled
         store.append(Event("warning", f"no step of training could be timed here: {reason_of(error)}"))
         return replace(known, effort=asked)
-    known = replace(known, pace=replace(known.pace, step_s=step_s, training_dtype=dtype))
+    pace = replace(known.pace, step_s=step_s, training_dtype=dtype)
+    known = replace(known, pace=pace, elapsed_s=time.monotonic() - environment.began)
     store.save_phase(PACE, known.pace.to_json())
     costs = effort_costs(asked, spec.effort, known)
     planned = plan_effort(asked, spec.effort.max_trials, costs, least_share(asked, spec.effort.max_epochs))
     if planned != remembered:
         remember_effort(store, asked, planned, spec.effort.max_epochs, spec.effort.max_trials, costs)
     return replace(known, effort=planned)
+
+
+def _step(
+    network: Network, images: torch.Tensor, task: Task, device: str, spec: SearchSpec, timed: Pace | None
+) -> tuple[str, float]:
+    """The type that training computes in, and the seconds of a step in it.
+
+    It stays what it was in an earlier life, whose candidates are compared with those to come. Who asks for epochs wants what can be
+    repeated, which the faster type of a machine is not.
+    """
+    if timed is None and spec.effort.max_epochs is None:
+        return fastest_step(network, images, task, device)
+    dtype = timed.training_dtype if timed else FLOAT32
+    return dtype, training_step_s(network, images, task, device, dtype)
 
 
 def _local_device(environment: SearchEnvironment) -> str:

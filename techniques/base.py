@@ -54,7 +54,7 @@ class Technique(ABC, Generic[ConfigT]):
         """The step that does what these options of its own say, or None where nothing is left of them on this network.
 
         Args:
-            network: on meta; see ``reads_shapes``.
+            network: on meta, and shared: it must not be changed; see ``reads_shapes``.
             settings: values of some of its `settings`, by their names.
         """
 

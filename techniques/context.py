@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from techniques.effort import FLOAT32
 from techniques.facts import TargetFacts
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class TechniqueContext(TargetFacts):
     step_done: Callable[[int, int], None] | None = None
     task: Task = "classes"
     device: str = "cpu"
-    training_dtype: str = "float32"
+    training_dtype: str = FLOAT32
 
     @staticmethod
     def of(facts: TargetFacts, **others: Any) -> TechniqueContext:

@@ -26,8 +26,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from techniques.bounds import bounds_of, is_share, operation, within
+from techniques.effort import FLOAT32
 from techniques.network import Network
 from techniques.shapes import node_shapes
+from techniques.training.device import forward
 
 Task = Literal["classes", "labels", "values"]
 Activation = Literal["none", "softmax", "log_softmax", "sigmoid"]
@@ -108,17 +110,18 @@ def find_head(network: Network) -> Head:
     return Head(head.shape, _activation_of(network, node))
 
 
-def training_logits(network: Network, task: Task) -> Callable[[Tensor], Tensor]:
-    """The network up to its final activation: images to logits ``(n, columns)`` as the table above says.
+def training_logits(network: Network, task: Task, dtype: str = FLOAT32) -> Callable[[Tensor], Tensor]:
+    """The network up to its final activation: images to logits ``(n, columns)`` as the table above says, always float32.
 
-    It shares the network's layers: gradients reach them, and its training and evaluation behaviour is the network's.
+    The network computes in ``dtype``, see `techniques.training.device.forward`. Layers are shared with it: gradients reach them,
+    and their training and evaluation behaviour is the network's.
     """
     head = find_head(network)
     node = _final_activation(network) if head.is_row else None
     if node is None:
-        return lambda images: logits_of(network(images), head, task)
+        return lambda images: logits_of(forward(network, images, dtype), head, task)
     module = _up_to(network, node)
-    return lambda images: _rows(module(images), head, task)
+    return lambda images: _rows(forward(module, images, dtype), head, task)
 
 
 def final_rows(network: Network, images: Tensor) -> Tensor | None:

@@ -16,6 +16,8 @@ _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _MOVES = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Split", "Pad", "Identity"})
 _SLIDING = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool"})
 _SLIDING_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0}
+_ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""Two nodes of three of an int8 file, which runtimes make part of the layers: they have no names of their own."""
 _LOWEST = "lowest_float"
 _FREE_TEXT = ("doc_string", "metadata_props")
 
@@ -188,10 +190,10 @@ def _drop_defaults(model: onnx.ModelProto) -> None:
     """Attributes that say what a reader takes for granted where they are missing."""
     versions = {opset.domain: opset.version for opset in model.opset_import}
     for node in model.graph.node:
-        if not onnx.defs.has(node.op_type, node.domain):
+        if node.domain not in versions or not onnx.defs.has(node.op_type, versions[node.domain], node.domain):
             continue
         known = onnx.defs.get_schema(node.op_type, versions[node.domain], node.domain).attributes
-        kept = [a for a in node.attribute if not _is_default(a, known[a.name].default_value, node.op_type)]
+        kept = [a for a in node.attribute if a.name not in known or not _is_default(a, known[a.name].default_value, node.op_type)]
         del node.attribute[:]
         node.attribute.extend(kept)
 
@@ -224,7 +226,7 @@ def _shorten_names(graph: onnx.GraphProto, ends: Mapping[str, str]) -> None:
         names[tensor.name] = new
         tensor.name = new
     for node in graph.node:
-        node.name = short(node.op_type)
+        node.name = "" if node.op_type in _ROUNDING else short(node.op_type)
         for output in node.output:
             if output not in names:
                 names[output] = short("t")

@@ -24,7 +24,7 @@ from search.pricing import Pricer
 from techniques import lift
 from techniques.apply import compress
 from techniques.context import TechniqueContext
-from techniques.effort import TrainingEffort
+from techniques.effort import FLOAT32, TrainingEffort
 from techniques.facts import TargetFacts
 from techniques.head import Task, find_head
 from techniques.network import Network
@@ -100,7 +100,7 @@ class EvaluationSettings:
     untrained_limit_s: float = math.inf
     labelled: bool = True
     device: str = "cpu"
-    training_dtype: str = "float32"
+    training_dtype: str = FLOAT32
 
 
 class CandidateEvaluator:

@@ -44,6 +44,7 @@ class PaddedNorm(nn.Module):
         return y if dim == last else y.movedim(last, dim)
 
     def _group_norm(self, x: Tensor) -> Tensor:
+        x = x.float()  # a variance by difference has no digits left in bfloat16
         batch, there = x.shape[0], x.shape[1]
         y = x.reshape(batch, self.groups, -1)
         positions = y.shape[2] // (there // self.groups) * self.counted

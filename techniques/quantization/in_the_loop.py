@@ -99,7 +99,7 @@ def _round_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
     (rounded,) = layer.parametrizations["weight"]  # type: ignore[index]
     if not rounded.active:
         return None
-    x = inputs[0]
+    x = inputs[0].float()  # 256 steps need more digits than bfloat16 has
     with torch.no_grad():
         low, high = x.aminmax()
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)

@@ -39,7 +39,7 @@ class ActivationQuantizer(nn.Module):
         """Any shape, float32 to float32."""
         low, high, dtype = (0, 255, torch.uint8) if self.unsigned else (-128, 127, torch.int8)
         if not torch.compiler.is_exporting():
-            # The same numbers in a third of the time: in place, and without a turn to integers and back.
+            # The same numbers (but NaN stays NaN) in a third of the time: in place, and without a turn to integers and back.
             steps = x.detach().mul(1.0 / self.scale).round_().clamp_(low - self.zero_point, high - self.zero_point)
             return steps.mul_(self.scale)
         ops, args = torch.ops.quantized_decomposed, (self.scale, self.zero_point, low, high, dtype)

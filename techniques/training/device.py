@@ -33,14 +33,17 @@ def placed_on(device: str, network: Network) -> Iterator[None]:
             network.graph.to(CPU)
 
 
-def forward(logits: Callable[[Tensor], Tensor], images: Tensor, device: str, dtype: str) -> Tensor:
-    """Float32 outputs of a forward pass for training.
+def forward(function: Callable[[Tensor], Tensor], images: Tensor, dtype: str) -> Tensor:
+    """Float32 outputs of a network, for training.
 
-    In bfloat16 it is torch's autocast: convolutions and products in that type, the rest as torch finds safe; weights, gradients and
-    the loss stay float32 (Micikevicius et al. 2018, section 3.1; Kalamkar et al. 2019: bfloat16 needs no scaling of the loss).
+    In bfloat16 it is torch's autocast: convolutions and products in that type, the rest as torch finds safe. Weights, gradients and
+    whatever follows the network stay float32 (Micikevicius et al. 2018, section 3.1), and the loss needs no scaling
+    (Kalamkar et al. 2019).
     """
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == BFLOAT16):
-        return logits(images).float()
+    if dtype != BFLOAT16:
+        return function(images)
+    with torch.autocast(images.device.type, torch.bfloat16):
+        return function(images).float()
 
 
 def random_devices(device: str) -> list[int]:

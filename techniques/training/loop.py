@@ -24,7 +24,7 @@ from techniques.network import Network
 from techniques.training.averaging import WeightMean
 from techniques.training.batchnorm import recalibrate
 from techniques.training.checkpoint import RungCheckpoint, peek_key, training_key
-from techniques.training.device import forward, placed_on, random_devices
+from techniques.training.device import placed_on, random_devices
 from techniques.training.parts import Loss, Regime, SgdConfig
 
 WARM_UP_STEPS = 20
@@ -74,6 +74,7 @@ def fit(
         context.seed,
         context.task,
     )
+    # Checkpoints of before there were two types stay valid.
     facts += (context.training_dtype,) if context.training_dtype != FLOAT32 else ()
     start = training_key(student, *facts)
     for regime in training.regimes:
@@ -162,7 +163,7 @@ class _Run:
         averaged_from = steps if is_last else steps - max(1, math.ceil(steps * AVERAGED_SHARE))
         self._mean = None if is_last else WeightMean()
         student.train()
-        logits = training_logits(student, context.task)
+        logits = training_logits(student, context.task, context.training_dtype)
         with torch.random.fork_rng(random_devices(context.device)), torch.enable_grad():
             torch.manual_seed(_rung_seed(context.seed, index))
             batches = _Batches(self._data, self._epoch, self._effort.batch_size)
@@ -171,7 +172,7 @@ class _Run:
                     raise InterruptedTrainingError(f"training was interrupted at step {step} of {steps} of rung {index}")
                 for group in self._optimizer.param_groups:
                     group["lr"] = self._training.optimizer.learning_rate * schedule(step, self._effort, index)
-                self._step(forward(logits, batch.images, context.device, context.training_dtype), batch, step, index)
+                self._step(logits(batch.images), batch, step, index)
                 if self._mean is not None and step >= averaged_from:
                     self._mean.add(student)
                 if context.step_done is not None:

@@ -13,7 +13,7 @@ import torch
 from techniques.context import ImageSource, TechniqueContext
 from techniques.head import training_logits
 from techniques.network import Network
-from techniques.training.device import forward, placed_on, random_devices
+from techniques.training.device import placed_on, random_devices
 from techniques.training.loop import Training, sgd, training_batches
 
 STEPS = 24
@@ -45,15 +45,14 @@ def peak_learning_rate(
     factor = (HIGHEST / LOWEST) ** (1 / (STEPS - 1))
     least, rate, smoothed, weight = math.inf, LOWEST, 0.0, 0.0
     student.train()
-    logits = training_logits(student, context.task)
+    logits = training_logits(student, context.task, context.training_dtype)
     with placed_on(context.device, student), torch.random.fork_rng(random_devices(context.device)), torch.enable_grad():
         torch.manual_seed(context.seed)
         for step, batch in training_batches(data, batch_size, STEPS, context):
             rate = LOWEST * factor**step
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            outputs = forward(logits, batch.images, context.device, context.training_dtype)
-            loss = training.loss(student, outputs, batch)
+            loss = training.loss(student, logits(batch.images), batch)
             smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss.item()
             weight = _SMOOTHING * weight + 1 - _SMOOTHING
             mean = smoothed / weight

@@ -50,7 +50,7 @@ class SmallSearch:
     store: MemoryStore
 
 
-def small_search(folder: Path, trials: int = 2, epochs: float = 0.0, wall_time_s: float = 600.0) -> SmallSearch:
+def small_search(folder: Path, trials: int = 2, epochs: float | None = 0.0, wall_time_s: float = 600.0) -> SmallSearch:
     """Everything stored and ready to run."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)

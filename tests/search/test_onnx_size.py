@@ -12,6 +12,7 @@ from techniques.apply import apply_recipe
 from techniques.channels.groups import channel_groups
 from techniques.context import Batch, TechniqueContext
 from techniques.export import to_onnx
+from techniques.lift import from_module
 from techniques.low_rank.decompose import decomposable_layers
 from techniques.network import Network
 from techniques.recipe import Recipe, Step
@@ -35,14 +36,19 @@ class Images:
 
 
 def trained(name: str) -> Network:
-    """As training leaves it: constants that are all alike are written once, and no trained network has such."""
+    """As training leaves it."""
     network = made(name)
+    varied(network)
+    return network
+
+
+def varied(network: Network) -> None:
+    """Constants that are all alike are written once, and no trained network has such."""
     for module in network.graph.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for values in (module.weight.data, module.bias.data, module.running_mean):
+            for values in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
                 assert values is not None
                 values.uniform_(0.5, 1.5)
-    return network
 
 
 def recipe(kind: str, network: Network, context: TechniqueContext) -> Recipe:
@@ -66,3 +72,29 @@ def test_a_file_is_as_large_as_was_estimated(name: str, kind: str) -> None:
     changed = apply_recipe(network, recipe(kind, network, context), context)
     size = len(to_onnx(changed))
     assert abs(estimated_onnx_size_bytes(describe(changed)) - size) < 0.01 * size
+
+
+class PreActivation(nn.Module):
+    """Norms before their convolutions, which cannot be folded, and a wide head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.heads = nn.Conv2d(1, 64, 3, padding=1, bias=False), nn.Linear(64, 100)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(64) for _ in range(4))
+        self.layers = nn.ModuleList(nn.Conv2d(64, 64, 1, bias=False) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            x = x + layer(torch.relu(norm(x)))
+        return self.heads(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["as it is", "int8"])
+def test_norms_that_stay_and_integer_heads_are_counted(kind: str) -> None:
+    network = from_module(PreActivation().eval(), (1, 8, 8))
+    varied(network)
+    context = TechniqueContext(calibration=Images(network.input_shape))
+    changed = apply_recipe(network, recipe(kind, network, context), context)
+    size = len(to_onnx(changed))
+    assert abs(estimated_onnx_size_bytes(describe(changed)) - size) < 0.015 * size

@@ -16,6 +16,7 @@ from techniques.lift import from_module
 from techniques.network import Network
 from techniques.pruning.structured import groups
 from techniques.recipe import Recipe, Step
+from techniques.shapes import node_shapes
 
 INT8 = Step("int8_quantization", {})
 
@@ -130,3 +131,20 @@ def test_the_order_of_pricing_changes_no_price(network: Network, pricer: Pricer,
         ratios = {name: 0.7 * float(draw) for name, draw in zip(names, draws, strict=True)}
         steps = (Step("structured_pruning", {"ratios": ratios}), Step("distillation", {}), *([INT8] if int8 else []))
         assert pricer.price(Recipe(steps)) == pricer.price_network(apply_recipe(network, Recipe(steps), CONTEXT))
+
+
+def test_what_recipes_begin_with_changes_no_price(network: Network, pricer: Pricer, pruned: Recipe) -> None:
+    """Networks on meta are shared between composing and pricing, whichever comes first."""
+    kept, (first, *_) = Pricer(network, Predictor.uncalibrated(get_target("cpu-ort-1t"))), pruned.steps
+    begun = [kept.begun(Recipe(steps)) for steps in ((), (INT8,), (first,), (first, INT8))]
+    shapes = [node_shapes(one) for one in begun]
+    for steps in ((INT8,), (first, INT8), (first,), ()):
+        assert kept.price(Recipe(steps)) == pricer.price(Recipe(steps))
+    assert [node_shapes(one) for one in begun] == shapes
+    assert kept.begun(Recipe((first, INT8))) is begun[3]
+
+
+def test_a_resize_has_the_shape_that_torch_gives_it(network: Network) -> None:
+    smaller = apply_recipe(network, Recipe((Step("input_resolution", {"height": 20, "width": 24}),)), CONTEXT)
+    assert node_shapes(smaller, batch=2)["input_resize"] == (2, 1, 20, 24)
+    assert torch.nn.Upsample(size=(20, 24), mode="bilinear")(torch.zeros(2, 1, 28, 28)).shape == (2, 1, 20, 24)

@@ -149,7 +149,9 @@ def test_a_front_member_replays_to_the_same_outputs(done: Done, client: Client, 
     )
     images = int((read(files.dataset)[0].split == 0).sum())
     effort = training_effort(spec.effort, images, trains=True)
-    settings = EvaluationSettings("top1", effort, 1, 2, server.settings.cpus, ("*",))
+    dtype = done.report["effort"]["training_dtype"]  # type: ignore[index]
+    assert dtype == "float32", "epochs were asked for: what can be repeated"
+    settings = EvaluationSettings("top1", effort, 1, 2, server.settings.cpus, ("*",), training_dtype=dtype)
     member = client.get_candidate(done.search.front[0])
     replayed = CandidateEvaluator(files, settings).build(Recipe.from_json(member.recipe_json), member.rung, None, member.last_steps)
     client.download_artifact(member.name, "model.pt2", tmp_path / "model.pt2")

@@ -118,3 +118,29 @@ def test_weight_size_counts_bits() -> None:
 def test_meta_networks_are_refused(network: Network) -> None:
     with pytest.raises(UnsupportedNetworkError, match="meta"):
         export.to_onnx(network.to_meta())
+
+
+class Sliding(nn.Module):
+    """Layers on maps with attributes that are their defaults, and some that are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.wide = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 3, 2, padding=2, dilation=2, groups=4)
+        self.pool, self.head = nn.MaxPool2d(2, 1), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.pool(self.wide(self.plain(x))).amax((2, 3)))
+
+
+def test_attributes_that_are_defaults_are_not_written() -> None:
+    network = lift.from_module(seeded(Sliding()), (1, 12, 12))
+    data = export.to_onnx(network)
+    model, images = onnx.load_from_string(data), torch.randn(1, 1, 12, 12)
+    written = [{a.name for a in node.attribute} for node in model.graph.node if node.op_type in ("Conv", "MaxPool")]
+    assert written == [
+        {"kernel_shape"},
+        {"kernel_shape", "strides", "pads", "dilations", "group"},
+        {"kernel_shape"},
+    ]
+    onnx.checker.check_model(model, full_check=True)
+    assert torch.allclose(_run(data, images), network(images), atol=1e-5)

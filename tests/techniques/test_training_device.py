@@ -13,9 +13,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from techniques import lift
+from techniques.channels.norms import PaddedNorm
 from techniques.context import Batch, TechniqueContext
 from techniques.distillation.soft_targets import DistillationConfig
 from techniques.effort import TrainingEffort
+from techniques.head import training_logits
 from techniques.network import Network
 from techniques.training import loop
 from techniques.training.device import placed_on
@@ -111,9 +113,41 @@ def test_training_on_a_gpu_repeats_and_is_near_that_on_the_cpu() -> None:
 def test_in_bfloat16_it_learns_as_well_and_is_repeatable(tmp_path: Path) -> None:
     rounded, effort = context(training_dtype="bfloat16"), TrainingEffort((60,), 64)
     data, config = with_teacher(digits()[0]), DistillationConfig(learning_rate=0.01)
-    path = tmp_path / "rungs"
-    plain, first, again = (distilled(untrained(), data, effort, config, one, path) for one in (context(), rounded, rounded))
+    plain, first, again = (
+        distilled(untrained(), data, effort, config, one, tmp_path / path)
+        for one, path in ((context(), "one"), (rounded, "one"), (rounded, "another"))
+    )
     assert same_state(state(first), state(again))
     assert not same_state(state(first), state(plain)), "the checkpoint of another type was taken over"
     assert all(value.dtype == torch.float32 for value in first.graph.parameters())
     assert accuracy(first) > accuracy(plain) - 0.03 > 0.7
+
+
+def test_a_saturated_sigmoid_gives_finite_logits_in_bfloat16() -> None:
+    """Joined heads are read back by the inverse of their sigmoid, for which bfloat16 has not enough digits."""
+    module = JoinedHeads()
+    network = lift.from_module(module.eval(), (1, 8, 8))
+    images = torch.full((4, 1, 8, 8), 30.0)
+    for dtype in ("float32", "bfloat16"):
+        logits = training_logits(network, "labels", dtype)(images)
+        assert logits.dtype == torch.float32
+        assert logits.isfinite().all()
+
+
+class JoinedHeads(nn.Module):
+    """Two labels, each by a head and a sigmoid of its own, both sure of themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(64, 1) for _ in range(2))
+        for head in self.heads:
+            nn.init.constant_(head.weight, 0.01)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.sigmoid(head(x.flatten(1))) for head in self.heads], 1)
+
+
+def test_a_pruned_group_norm_keeps_its_digits_in_bfloat16() -> None:
+    norm = PaddedNorm(None, None, 1e-5, 1, 4, groups=2)
+    x = 100 + torch.randn(4, 8, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(norm(x.bfloat16()), norm(x.bfloat16().float()), atol=1e-5)
