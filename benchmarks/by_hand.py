@@ -67,9 +67,11 @@ def by_hand(subject: Subject, seconds: float, seed: int) -> Row:
         given = _opened(subject, Path(folder), seed)
         original = from_module(subject.network, (1, 28, 28))
         files = {"original": to_onnx(original)}
+        # As a search does it: decided once, on the original.
+        dtype, _ = fastest_step(original, torch.from_numpy(given.images("train", _BATCH)), "classes")
         for index, ratio in enumerate(RATIOS):
             left_s = seconds * _SHARE - (time.monotonic() - began)
-            network = _distilled(_pruned(subject.network, ratio), given, left_s / (len(RATIOS) - index), seed)
+            network = _distilled(_pruned(subject.network, ratio), given, left_s / (len(RATIOS) - index), seed, dtype)
             files[str(ratio)] = _int8(to_onnx(network), given, Path(folder))
         measured = measure_latency(files, threads=1)
         accuracy = {name: _accuracies(file, given) for name, file in files.items()}
@@ -111,10 +113,9 @@ def _pruned(network: nn.Module, ratio: float) -> nn.Module:
     return module.eval()
 
 
-def _distilled(module: nn.Module, given: _Data, seconds: float, seed: int) -> Network:
-    network, began, defaults = from_module(module, (1, 28, 28)), time.monotonic(), DistillationConfig()
-    dtype, _ = fastest_step(network, torch.from_numpy(given.images("train", _BATCH)), "classes")
-    context = TechniqueContext(seed=seed, training_dtype=dtype)
+def _distilled(module: nn.Module, given: _Data, seconds: float, seed: int, dtype: str) -> Network:
+    network, context = from_module(module, (1, 28, 28)), TechniqueContext(seed=seed, training_dtype=dtype)
+    began, defaults = time.monotonic(), DistillationConfig()
     terms = (SoftTargets(defaults.temperature, defaults.alpha, "classes"),)
     rate = peak_learning_rate(network, given.training, Training(terms, (), SgdConfig(1.0, defaults.weight_decay)), context)
     training = Training(terms, (), SgdConfig(rate, defaults.weight_decay))

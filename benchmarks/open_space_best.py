@@ -67,7 +67,13 @@ def _searched(seed: int) -> Row:
             request.effort.max_trials, request.effort.seed = _TRIALS, seed
             request.effort.max_wall_time.FromSeconds(_SECONDS)
             ended = client.wait(client.create_search(request).name)
-            row: Row = {"seed": seed, "state": search_pb2.Search.State.Name(ended.state), "candidates": ended.candidate_count}
+            asked = {"asked_size_ratio": _SIZE_RATIO, "asked_drop_points": _MAX_DROP}
+            row: Row = {
+                "seed": seed,
+                **asked,
+                "state": search_pb2.Search.State.Name(ended.state),
+                "candidates": ended.candidate_count,
+            }
             row["duration_s"] = round(ended.end_time.ToNanoseconds() / 1e9 - ended.start_time.ToNanoseconds() / 1e9, 1)
             if ended.state != search_pb2.Search.SUCCEEDED:
                 return {**row, "message": ended.state_message}

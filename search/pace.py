@@ -67,12 +67,15 @@ class Pace:
     def scaled(self, macs: int) -> Pace:
         """What it says of another network: passes go with the MACs, files and what is done once do not."""
         times = macs / max(self.macs, 1)
-        passes: dict[str, Any] = {
-            "image_s": self.image_s * times,
-            "step_s": self.step_s * times,
-            "latency_ms": self.latency_ms * times,
-        }
-        return replace(self, macs=macs, sensitivity_s=None, source="scaled", **passes)
+        return replace(
+            self,
+            macs=macs,
+            image_s=self.image_s * times,
+            step_s=self.step_s * times,
+            latency_ms=self.latency_ms * times,
+            sensitivity_s=None,
+            source="scaled",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For the store."""

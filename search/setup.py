@@ -52,9 +52,7 @@ from search.target_facts import facts_of
 from techniques import registry
 from techniques.base import TrainingMethod
 from techniques.context import TechniqueContext
-from techniques.effort import FLOAT32, TrainingEffort
-from techniques.head import Task
-from techniques.network import Network
+from techniques.effort import TrainingEffort
 from techniques.recipe import Recipe
 
 _BASELINE_SHARE = 0.1
@@ -240,7 +238,13 @@ def _affordable(
         return replace(known, effort=remembered or asked)
     batch = original.data.split("train").images(np.arange(min(known.images["train"], asked.batch_size)))
     try:
-        dtype, step_s = _step(original.network, batch, reading.task, _local_device(environment), spec, timed)
+        if timed is None and spec.effort.max_epochs is None:
+            dtype, step_s = fastest_step(original.network, batch, reading.task, _local_device(environment))
+        else:
+            # An earlier life's candidates are compared with those to come, and who asks for epochs wants what can be repeated,
+            # which the faster type of a machine is not.
+            dtype = known.pace.training_dtype
+            step_s = training_step_s(original.network, batch, reading.task, _local_device(environment), dtype)
     except RuntimeError as error:  # a GPU that others have filled
         store.append(Event("warning", f"no step of training could be timed here: {reason_of(error)}"))
         return replace(known, effort=asked)
@@ -252,20 +256,6 @@ def _affordable(
     if planned != remembered:
         remember_effort(store, asked, planned, spec.effort.max_epochs, spec.effort.max_trials, costs)
     return replace(known, effort=planned)
-
-
-def _step(
-    network: Network, images: torch.Tensor, task: Task, device: str, spec: SearchSpec, timed: Pace | None
-) -> tuple[str, float]:
-    """The type that training computes in, and the seconds of a step in it.
-
-    It stays what it was in an earlier life, whose candidates are compared with those to come. Who asks for epochs wants what can be
-    repeated, which the faster type of a machine is not.
-    """
-    if timed is None and spec.effort.max_epochs is None:
-        return fastest_step(network, images, task, device)
-    dtype = timed.training_dtype if timed else FLOAT32
-    return dtype, training_step_s(network, images, task, device, dtype)
 
 
 def _local_device(environment: SearchEnvironment) -> str:
