@@ -25,7 +25,7 @@ class DistillationConfig:
     Attributes:
         temperature: softens both outputs; gradients are scaled back by its square.
         alpha: weight of the soft targets; the labels get the rest.
-        learning_rate: the peak (`techniques.training.loop.schedule`).
+        learning_rate: of the rungs; a long last one begins higher (`techniques.training.loop.schedule`).
     """
 
     temperature: float = 4.0

@@ -2,7 +2,8 @@
 
 The learning rate warms up once and then stays at its peak for all rungs of a search, so that no rung throws back what the one
 before has reached; a rung is read with the mean of its last weights, which is what a decay would come to (Izmailov et al. 2018,
-section 3). The last rung, which few candidates reach, lets it decay to zero (Hu et al. 2024, section 4: warm-up, stable, decay).
+section 3). The last rung, which few candidates reach, lets it decay to zero (Hu et al. 2024, section 4: warm-up, stable, decay); a
+long one begins higher, for it has the steps to come down again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from techniques.training.device import placed_on, random_devices
 from techniques.training.parts import Loss, Regime, SgdConfig
 
 WARM_UP_STEPS = 20
+LONG_STEPS, MOST_GAIN = 250, 3.0
+"""A last rung of more steps than these begins above the peak of the rungs, in proportion, at most so many times."""
 AVERAGED_SHARE = 0.25
 """Of a rung's steps, the last ones: over their weights the mean is taken."""
 
@@ -103,11 +106,17 @@ def last_checkpoint(checkpoint: Path) -> Path:
 
 
 def schedule(step: int, effort: TrainingEffort, rung: int) -> float:
-    """Share of the peak learning rate at a step of a rung: linear warm-up, the peak, and in the last rung a cosine to near zero."""
+    """Times the learning rate of the rungs, at a step: linear warm-up, that rate, and in the last rung a cosine to near zero.
+
+    What holds for some hundred steps is low for many. ResNet-20 at 2.5 times the rate of the range test: 0.4 points more after 700
+    steps, made 17 times smaller, 0.2 more after 500, made 12.5 times smaller.
+    """
     warm = min(1.0, (sum(effort.rung_steps[:rung]) + step + 1) / WARM_UP_STEPS)
     if rung < len(effort.rung_steps):
         return warm
-    return warm * 0.5 * (1 + math.cos(math.pi * (step + 1) / (effort.last_steps + 1)))
+    gain = min(max(effort.last_steps / LONG_STEPS, 1.0), MOST_GAIN)
+    raised = 1 + (gain - 1) * min(1.0, (step + 1) / WARM_UP_STEPS)
+    return warm * raised * 0.5 * (1 + math.cos(math.pi * (step + 1) / (effort.last_steps + 1)))
 
 
 class _Run:

@@ -22,7 +22,8 @@ _SMOOTHING = 0.7
 _DIVERGED = 3.0
 """Times the least loss so far."""
 SAFETY = 20.0
-"""A peak that holds for hundreds of steps lies so many times below the rate at which a few diverge."""
+"""A peak that holds for some hundred steps lies so many times below the rate at which a few diverge; more steps bear more
+(`techniques.training.loop.schedule`)."""
 
 
 def peak_learning_rate(

@@ -95,6 +95,18 @@ def test_the_learning_rate_warms_up_once_stays_and_ends_near_zero() -> None:
     assert schedule(0, TrainingEffort((), last_steps=10), 0) < 0.1, "a last rung alone warms up, too"
 
 
+@pytest.mark.parametrize(("steps", "highest"), [(250, 1.0), (500, 2.0), (100_000, 3.0)])
+def test_a_long_last_rung_begins_above_the_rate_of_the_rungs(steps: int, highest: float) -> None:
+    effort = TrainingEffort((0, 30), last_steps=steps)
+    rates = [schedule(step, effort, 2) for step in range(steps)]
+    peak = rates.index(max(rates))
+    assert 0.98 * highest < rates[peak] <= highest
+    assert peak < WARM_UP_STEPS
+    assert rates[:peak] == sorted(rates[:peak]), "it rises"
+    assert rates[peak:] == sorted(rates[peak:], reverse=True), "and comes down"
+    assert 0.9 < rates[0] / schedule(29, effort, 1) < 1.2, "without a leap"
+
+
 def test_a_rung_does_not_throw_back_what_the_one_before_has_reached() -> None:
     data, effort = with_teacher(digits()[0]), TrainingEffort((0, 40, 40, 40), 64, last_steps=40)
     reached = [accuracy(distilled(untrained(), data, effort.up_to(rung))) for rung in range(1, 4)]
