@@ -58,7 +58,7 @@ from service.targets.predictors import PredictorFiles
 from service.workers.heartbeats import Heartbeat
 from service.workers.late_tracking import LateTracking
 from service.workers.leases import kept_lease
-from service.workers.processes import MARKER, WAIT_POLICY, die_with_parent, end_process_group
+from service.workers.processes import KEPT_MEMORY, MARKER, WAIT_POLICY, die_with_parent, end_process_group
 from service.workers.search_spans import SearchSpans, TracedCandidateStore
 from techniques.errors import TechniqueError
 
@@ -379,7 +379,7 @@ def main(arguments: list[str] | None = None) -> int:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     os.environ[MARKER] = str(settings.data_dir.absolute())
-    os.environ.update({**WAIT_POLICY, **os.environ})
+    os.environ.update({**WAIT_POLICY, **KEPT_MEMORY, **os.environ})
     database = Database(settings.resolved_database_url, patience_s=_STORE_PATIENCE_S)
     database.migrate()
     worker = Worker(settings, database)

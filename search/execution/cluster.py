@@ -19,8 +19,14 @@ from search.protocols import TrainDevice
 
 _ANSWER_S = 10.0
 _PACKAGES = ("paretopress", "hw_models", "techniques", "search")
-_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "RAY_AIR_NEW_OUTPUT": "0"}
-"""Of the trials' processes; an embedded runtime inherits it from the worker (`service.workers.processes.WAIT_POLICY`)."""
+_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "2000",
+    "MALLOC_MMAP_THRESHOLD_": str(2**28),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31),
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+"""Of the trials' processes; an embedded runtime inherits it from the worker (`service.workers.processes`)."""
 
 
 @dataclass(frozen=True)
