@@ -15,8 +15,9 @@ from search.errors import OptionSkippedError, SearchCancelledError, SearchError
 from search.execution.driver import WAIT, Wait
 from search.execution.trial import TrialPlan
 from search.execution.word import Word
-from search.last_rung import FEW, WANTED, LastRung, Prospect, most_promising, recovery
+from search.last_rung import FEW, LastRung, Prospect, most_promising, recovery
 from search.limits import priced_limits
+from search.pareto import WANTED
 from search.plan import SEARCH
 from search.planning import Planner
 from search.pricing import Price, Pricer, price_measurements

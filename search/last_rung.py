@@ -22,8 +22,6 @@ FEW = 5
 LEAST_STEPS = 20
 _FIRST_SHARES = 2
 """The one wanted most gets so many shares of the time, the others one each; of no more shares than these all are alike."""
-WANTED = 2
-"""So many are those that the preference wants most; it may be wrong about one."""
 _ALIKE = 1.03
 """Latencies and sizes closer than this are no reason to train both of two candidates."""
 _WORTH_STEPS = 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from search.protocols import CandidateRecord
 from search.spec import Budget, Preference, SearchSpec
 
 MAX_FINALISTS = 8
+WANTED = 2
+"""So many are those that the preference wants most; it may be wrong about one."""
 
 
 def objectives(record: CandidateRecord, budget: Budget, split: Split = "selection") -> tuple[float, ...]:
@@ -60,7 +63,9 @@ def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit
     """Candidates worth exporting, those first whose files are wanted most where the time ends before all are made.
 
     Nearest to feasible on validation first, then those that are not just so (another split says something else), then by
-    non-dominated rank, then by the request's preference.
+    non-dominated rank, then by the request's preference. Where a limit on the drop says what is worth anything, only the first few
+    of the front are what the preference wants most; then comes what is farthest from those before, so that a front that is cut
+    off has its ends: of a demo's eight, five were made, all within a fifth of the latency, and two of them were on the front.
     """
     budget = spec.budget
     split: Split = "validation"
@@ -76,8 +81,27 @@ def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit
         excess = [round(relative_excess(broken_limits(record, one, split), one), 3) for one in (budget, safe)]
         return (*excess, rank_of[record.candidate_id], *wanted(record))
 
+    ordered = sorted(living, key=key)
+    # The key begins with both excesses and the rank: those of the front come first, if any fits.
+    leading = [r for r in ordered if key(r)[:3] == (0.0, 0.0, 0.0)] if drop else []
     by_id = {record.candidate_id: record for record in records}
-    return [by_id[record.candidate_id] for record in sorted(living, key=key)[:limit]]
+    return [by_id[record.candidate_id] for record in [*_spread(leading, budget), *ordered[len(leading) :]][:limit]]
+
+
+def _spread(ordered: Sequence[CandidateRecord], budget: Budget) -> list[CandidateRecord]:
+    """The first few, then always the one whose latency and size are farthest from all before."""
+    chosen, left = list(ordered[:WANTED]), list(ordered[WANTED:])
+    while left:
+        farthest = max(left, key=lambda r: min(_apart(r, one, budget) for one in chosen))
+        chosen.append(farthest)
+        left.remove(farthest)
+    return chosen
+
+
+def _apart(a: CandidateRecord, b: CandidateRecord, budget: Budget) -> float:
+    """How many times apart latency and size are, as logarithms; what is not known of one is not apart."""
+    pairs = zip(objectives(a, budget)[1:], objectives(b, budget)[1:], strict=True)
+    return sum(abs(math.log(x / y)) for x, y in pairs if 0 < x < math.inf and 0 < y < math.inf)
 
 
 def _as_predicted(record: CandidateRecord) -> CandidateRecord:
