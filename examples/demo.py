@@ -68,7 +68,7 @@ def main() -> int:
             "--id", "demo", "--target", "cpu-ort-1t", "--latency-ms", f"{latency_ms / SPEED_UP:.4f}",
             "--max-size", str(int(size_bytes / SIZE_RATIO)), "--max-drop", str(MAX_DROP_POINTS), "--preference", "most-accurate",
             "--mean", str(subject.mean), "--std", str(subject.std), "--augmentation", subject.augmentation,
-            "--expected-accuracy", str(subject.expected_accuracy), "--trials", "14", "--wall-time-s", "420",
+            "--expected-accuracy", str(subject.expected_accuracy), "--trials", "13", "--wall-time-s", "420",
         ]  # fmt: skip
         print("$ paretopress " + " ".join(command[3:]))
         status = subprocess.run(command, cwd=ROOT, env=environment()).returncode

@@ -28,6 +28,7 @@ from search.attempts import unexpected
 from search.clock import ClockedStore, StandingClock
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import RuntimeLostError, SearchError
+from search.process_variables import KEPT_MEMORY, WAIT_POLICY
 from search.protocols import BlobStore, CandidateStore, Event, Progress
 from search.spec import SearchSpec
 from search.tracking.base import Tracker
@@ -58,7 +59,7 @@ from service.targets.predictors import PredictorFiles
 from service.workers.heartbeats import Heartbeat
 from service.workers.late_tracking import LateTracking
 from service.workers.leases import kept_lease
-from service.workers.processes import KEPT_MEMORY, MARKER, WAIT_POLICY, die_with_parent, end_process_group
+from service.workers.processes import MARKER, die_with_parent, end_process_group
 from service.workers.search_spans import SearchSpans, TracedCandidateStore
 from techniques.errors import TechniqueError
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from service.workers.processes import WAIT_POLICY
+from search.process_variables import WAIT_POLICY
 
 os.environ.update({**WAIT_POLICY, **os.environ})
 # On a busy machine, drawing takes seconds: that says nothing of what is tested.

@@ -15,18 +15,13 @@ from ray._private.state import available_resources_per_node
 from ray.util import placement_group_table
 
 from search.errors import ClusterError, RuntimeLostError
+from search.process_variables import KEPT_MEMORY, WAIT_POLICY
 from search.protocols import TrainDevice
 
 _ANSWER_S = 10.0
 _PACKAGES = ("paretopress", "hw_models", "techniques", "search")
-_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "2000",
-    "MALLOC_MMAP_THRESHOLD_": str(2**28),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31),
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
-"""Of the trials' processes; an embedded runtime inherits it from the worker (`service.workers.processes`)."""
+_ENVIRONMENT = {**WAIT_POLICY, **KEPT_MEMORY, "RAY_AIR_NEW_OUTPUT": "0"}
+"""Of the trials' processes; an embedded runtime inherits it from the worker."""
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from search.process_variables import WAIT_POLICY
 from service.intake import landlock
 from service.intake.errors import IntakeError, SandboxError, printable
-from service.workers.processes import WAIT_POLICY
 
 PRELOAD = ("service.intake.preload",)
 MAX_RESULT_BYTES = 64 << 20

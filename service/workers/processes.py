@@ -11,13 +11,6 @@ from pathlib import Path
 
 MARKER = "PARETOPRESS_WORKER_OF"
 """Environment variable that a worker hands down to all that it starts; its value is the data directory."""
-WAIT_POLICY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
-"""Environment variables, to be set before torch is loaded: threads of a training step that wait for each other soon sleep. If they
-spin on, a step on two processors takes forty times as long beside one other busy process; if they sleep at once, a step of a small
-network takes a third longer on an idle machine."""
-KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
-"""Environment variables for processes that train, to be set before they start: activations are not given back to the kernel at
-every step, only to be taken from it anew (a tenth of a step)."""
 _PR_SET_PDEATHSIG = 1
 _TERM_WAIT_S = 2.0
 
