@@ -15,7 +15,7 @@ from search.errors import OptionSkippedError, SearchCancelledError, SearchError
 from search.execution.driver import WAIT, Wait
 from search.execution.trial import TrialPlan
 from search.execution.word import Word
-from search.last_rung import FEW, LastRung, Prospect, most_promising, recovery
+from search.last_rung import FEW, LastRung, Prospect, most_promising, recovery, settled
 from search.limits import priced_limits
 from search.pareto import WANTED
 from search.plan import SEARCH
@@ -191,7 +191,10 @@ class SearchDriver:
         for number, record in self._trained.items():
             price = self._pricer.price(Recipe.from_json(record.recipe_json))
             over = number in self._last_drops or record.kept
-            (trained if over else left).append(Prospect(number, self._last_drops.get(number, expected[number]), price))
+            drop, is_read = self._last_drops.get(number, expected[number]), self._standings.has_finished(number)
+            (trained if over else left).append(Prospect(number, drop, price, is_read))
+        whole = settled(left, self._spec)
+        left, trained = [one for one in left if one not in whole], [*trained, *whole]
         share, wanted_most = recovery(expected, self._last_drops), self._last_done < WANTED
         chosen = most_promising(left, share, self._spec, trained, wanted_most)
         if chosen is None:

@@ -125,6 +125,10 @@ def _learning_rate(
         store.append(Event("warning", f"no learning rate could be found ({error}): methods train at their own"))
         peak = None
     else:
-        store.append(Event("phase", f"learning rate: at most {peak:.3g}, by a test of {STEPS} steps", {"learning_rate": peak}))
+        store.append(
+            Event(
+                "phase", f"learning rate: {peak:.3g}, more in a long last rung, by a test of {STEPS} steps", {"learning_rate": peak}
+            )
+        )
     store.save_phase(LEARNING_RATE_PHASE, {"peak": peak})
     return peak

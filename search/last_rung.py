@@ -28,11 +28,11 @@ _WORTH_STEPS = 200
 """That a candidate gets at least, before another one gets a turn."""
 _FIRST_GUESS, _GUESSED_POINTS = 0.5, 4.0
 """What training leaves of a drop before any candidate has shown it, and how many points of drops that guess counts as."""
-_TELLING_POINTS = 0.3
-"""What readings of some thousand images tell apart: who is expected to miss the limit on the drop by less is not behind who meets
-it."""
+_TELLING_POINTS, _TELLING_SHARE = 0.3, 0.5
+"""What readings of some thousand images tell apart, and of a tight limit: who is expected to miss the limit on the drop by so much
+more than the best is not behind it."""
 _SETTLED_POINTS = 0.2
-"""Who lost no more has nothing that training could give back."""
+"""Who lost no more in all rungs has nothing that training could give back."""
 _LEAST_COST = 1e-9
 _USED_SHARE = 0.9
 """Of the time: the rest is for building and reading."""
@@ -97,11 +97,24 @@ class Prospect:
     Attributes:
         drop: in points, as it is expected without the last rung.
         price: predicted; what was measured of some could not be compared.
+        is_read: whether the drop is of the last rung before, and not expected.
     """
 
     number: int
     drop: float
     price: Price
+    is_read: bool = True
+
+
+def settled(prospects: Sequence[Prospect], spec: SearchSpec) -> list[Prospect]:
+    """Those that have lost next to nothing and fit: as good as trained, while others are left.
+
+    433 and 189 steps of a demo's last rung went to two candidates at 0.07 and 0.17 points, and left them there.
+    """
+    limit = drop_limit(spec.budget)
+    most = min(_SETTLED_POINTS, SAFE_SHARE * limit.most) if limit else _SETTLED_POINTS
+    found = [one for one in prospects if one.is_read and one.drop <= most]
+    return found if len(found) < len(prospects) else []
 
 
 def most_promising(
@@ -111,8 +124,7 @@ def most_promising(
     before dominates.
 
     Of these the one that the request's preference wants most, or the one that costs what none of those before does: so the front
-    gets its middle and its far end. What has lost next to nothing is as good as trained, while others are left: 433 and 189 steps
-    of a demo's last rung went to two candidates at 0.07 and 0.17 points, and left them there.
+    gets its middle and its far end.
 
     Args:
         share: what the last rung leaves of a drop, see `recovery`.
@@ -121,14 +133,20 @@ def most_promising(
         wanted_most: whether the preference decides. It always does where no limit on the drop says which ones are worth anything.
     """
     limit = drop_limit(spec.budget)
-    unsettled = [one for one in prospects if one.drop > _SETTLED_POINTS]
-    if unsettled:
-        prospects, trained = unsettled, [*trained, *(one for one in prospects if one not in unsettled)]
+    telling = min(_TELLING_POINTS, _TELLING_SHARE * limit.most) if limit else 0.0
+
+    def expected(prospect: Prospect) -> float:
+        return prospect.drop * (share if prospect.drop > 0 else 1.0)
+
+    def excess(prospect: Prospect) -> float:
+        return max(expected(prospect) - SAFE_SHARE * limit.most, 0.0) if limit else 0.0
+
+    least = min(map(excess, prospects), default=0.0)
     before = [(one.drop, *_costs(one, spec)) for one in trained]
 
     def key(prospect: Prospect) -> tuple[float, ...]:
-        drop, named = prospect.drop * (share if prospect.drop > 0 else 1.0), prospect.price.named()
-        over = max(drop - SAFE_SHARE * limit.most, 0.0) // _TELLING_POINTS if limit else 0.0
+        drop, named = expected(prospect), prospect.price.named()
+        over = max(excess(prospect) - least - telling, 0.0)
         priced = max((named[one.name] / one.most - 1 for one in priced_limits(spec.budget)), default=0.0)
         latency, size = _costs(prospect, spec)
         dominated = any(dominates(one, (drop, _ALIKE * latency, _ALIKE * size)) for one in before)

@@ -85,17 +85,20 @@ def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit
     # The key begins with both excesses and the rank: those of the front come first, if any fits.
     leading = [r for r in ordered if key(r)[:3] == (0.0, 0.0, 0.0)] if drop else []
     by_id = {record.candidate_id: record for record in records}
-    return [by_id[record.candidate_id] for record in [*_spread(leading, budget), *ordered[len(leading) :]][:limit]]
+    return [by_id[record.candidate_id] for record in [*_spread(leading, budget, limit), *ordered[len(leading) :]][:limit]]
 
 
-def _spread(ordered: Sequence[CandidateRecord], budget: Budget) -> list[CandidateRecord]:
-    """The first few, then always the one whose latency and size are farthest from all before."""
-    chosen, left = list(ordered[:WANTED]), list(ordered[WANTED:])
-    while left:
-        farthest = max(left, key=lambda r: min(_apart(r, one, budget) for one in chosen))
-        chosen.append(farthest)
-        left.remove(farthest)
-    return chosen
+def _spread(ordered: Sequence[CandidateRecord], budget: Budget, limit: int) -> list[CandidateRecord]:
+    """The first few, then always the one whose latency and size are farthest from all before; all where there are no more."""
+    if len(ordered) <= WANTED:
+        return list(ordered)
+    chosen, left = list(ordered[:WANTED]), dict(enumerate(ordered[WANTED:]))
+    nearest_of = {index: min(_apart(one, other, budget) for other in chosen) for index, one in left.items()}
+    while left and len(chosen) < limit:
+        index = max(left, key=lambda one: nearest_of[one])
+        chosen.append(left.pop(index))
+        nearest_of = {one: min(nearest_of[one], _apart(left[one], chosen[-1], budget)) for one in left}
+    return [*chosen, *left.values()]
 
 
 def _apart(a: CandidateRecord, b: CandidateRecord, budget: Budget) -> float:

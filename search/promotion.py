@@ -67,6 +67,10 @@ class Standings:
         named, original = self._prices[number].named(), self._original.named()
         return drop, *(named[name] / original[name] for name in ("latency_ms", self._budget.size_name))  # type: ignore[return-value]
 
+    def has_finished(self, number: int) -> bool:
+        """Whether it was read at the last rung."""
+        return number in self._drops[-1]
+
     def expected_drop(self, number: int) -> float:
         """Its drop at the last rung that it reached, times what training left of the drops of those that went all the way."""
         rung = max(index for index, drops in enumerate(self._drops) if number in drops)

@@ -28,7 +28,7 @@ from search.attempts import unexpected
 from search.clock import ClockedStore, StandingClock
 from search.environment import SearchEnvironment, SearchOutcome
 from search.errors import RuntimeLostError, SearchError
-from search.process_variables import KEPT_MEMORY, WAIT_POLICY
+from search.process_variables import with_training_variables
 from search.protocols import BlobStore, CandidateStore, Event, Progress
 from search.spec import SearchSpec
 from search.tracking.base import Tracker
@@ -380,7 +380,7 @@ def main(arguments: list[str] | None = None) -> int:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     os.environ[MARKER] = str(settings.data_dir.absolute())
-    os.environ.update({**WAIT_POLICY, **KEPT_MEMORY, **os.environ})
+    os.environ.update(with_training_variables(os.environ))
     database = Database(settings.resolved_database_url, patience_s=_STORE_PATIENCE_S)
     database.migrate()
     worker = Worker(settings, database)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from search.process_variables import WAIT_POLICY
+from search.process_variables import with_training_variables
 
-os.environ.update({**WAIT_POLICY, **os.environ})
+os.environ.update(with_training_variables(os.environ))
 # On a busy machine, drawing takes seconds: that says nothing of what is tested.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")

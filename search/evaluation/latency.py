@@ -18,6 +18,7 @@ from hw_models.targets import Target
 from paretopress import runtime
 from paretopress.runtime.rounds import LIMIT_S
 from search.errors import SearchError
+from search.process_variables import KEPT_MEMORY
 from search.protocols import Measurement
 
 TIMEOUT_S = 1800.0
@@ -101,7 +102,9 @@ def _finished(command: list[str], names: list[str]) -> tuple[int, str, str]:
 
 def _environment() -> dict[str, str]:
     root = str(Path(runtime.__path__[0]).parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))}
+    # As a user's process has it, that only runs the file.
+    inherited = {name: value for name, value in os.environ.items() if name not in KEPT_MEMORY}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))}
 
 
 def _result(measured: Mapping[str, Any]) -> LatencyResult:

@@ -31,7 +31,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from search.process_variables import WAIT_POLICY
+from search.process_variables import WAIT_POLICY, wait_policy
 from service.intake import landlock
 from service.intake.errors import IntakeError, SandboxError, printable
 
@@ -170,7 +170,7 @@ def _clean_environment() -> Iterator[None]:
     kept = {name: saved[name] for name in _KEPT_ENVIRONMENT if name in saved}
     try:
         os.environ.clear()
-        os.environ.update({**WAIT_POLICY, **kept, "PYTHONPATH": search_path})
+        os.environ.update({**wait_policy(kept), **kept, "PYTHONPATH": search_path})
         yield
     finally:
         os.environ.clear()

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from search.process_variables import with_training_variables
 from service.workers.processes import die_with_parent
 
 _LOG = logging.getLogger("paretopress.supervision")
@@ -24,10 +25,10 @@ _TERM_WAIT_S = 10.0
 
 
 def child_environment() -> dict[str, str]:
-    """The server's environment, with this checkout importable."""
+    """The server's environment, with this checkout importable and what training needs from its start."""
     root = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
+    return {**with_training_variables(os.environ), "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
 
 
 class SupervisedProcess:

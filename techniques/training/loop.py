@@ -114,9 +114,13 @@ def schedule(step: int, effort: TrainingEffort, rung: int) -> float:
     warm = min(1.0, (sum(effort.rung_steps[:rung]) + step + 1) / WARM_UP_STEPS)
     if rung < len(effort.rung_steps):
         return warm
-    gain = min(max(effort.last_steps / LONG_STEPS, 1.0), MOST_GAIN)
-    raised = 1 + (gain - 1) * min(1.0, (step + 1) / WARM_UP_STEPS)
+    raised = 1 + (_gain(effort) - 1) * min(1.0, (step + 1) / WARM_UP_STEPS)
     return warm * raised * 0.5 * (1 + math.cos(math.pi * (step + 1) / (effort.last_steps + 1)))
+
+
+def _gain(effort: TrainingEffort) -> float:
+    """How many times the rate of the rungs the last one begins with."""
+    return min(max(effort.last_steps / LONG_STEPS, 1.0), MOST_GAIN)
 
 
 class _Run:
@@ -194,7 +198,7 @@ class _Run:
         if not math.isfinite(loss.item()):
             raise TechniqueError(
                 f"the loss became {loss.item()} at step {step} of rung {rung} (learning rate "
-                f"{self._training.optimizer.learning_rate}): use a lower learning rate, or compress less"
+                f"{self._optimizer.param_groups[0]['lr']:.3g}): use a lower learning rate, or compress less"
             )
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -238,7 +242,9 @@ class _MovedState:
 
 
 def _key(start: str, effort: TrainingEffort, rung: int) -> str:
-    return hashlib.sha256(f"{start}{effort.stages[: rung + 1]}{effort.known_steps}".encode()).hexdigest()
+    # Checkpoints of before there was a gain are those of another training, but for rungs and short last ones.
+    gain = f"gain {_gain(effort)}" if rung == len(effort.rung_steps) and effort.last_steps > LONG_STEPS else ""
+    return hashlib.sha256(f"{start}{effort.stages[: rung + 1]}{effort.known_steps}{gain}".encode()).hexdigest()
 
 
 def _rung_seed(seed: int, rung: int) -> int:

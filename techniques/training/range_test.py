@@ -14,7 +14,7 @@ from techniques.context import ImageSource, TechniqueContext
 from techniques.head import training_logits
 from techniques.network import Network
 from techniques.training.device import placed_on, random_devices
-from techniques.training.loop import Training, sgd, training_batches
+from techniques.training.loop import MOST_GAIN, Training, sgd, training_batches
 
 STEPS = 24
 LOWEST, HIGHEST = 1e-3, 0.5
@@ -63,4 +63,5 @@ def peak_learning_rate(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return max(rate / SAFETY, LOWEST)
+    # Where even small rates diverge, twice what a long last rung takes stays below them.
+    return max(rate / SAFETY, min(LOWEST, rate / (2 * MOST_GAIN)))

@@ -10,7 +10,7 @@ import pytest
 
 from search.execution.driver import WAIT
 from search.execution.trial import TrialPlan
-from search.last_rung import FEW, LEAST_STEPS, LastRung, Prospect, most_promising, recovery
+from search.last_rung import FEW, LEAST_STEPS, LastRung, Prospect, most_promising, recovery, settled
 from search.limits import SAFE_SHARE
 from search.pricing import Price
 from search.protocols import Measurement
@@ -46,6 +46,9 @@ def test_who_is_expected_to_miss_the_limit_by_less_than_readings_tell_is_not_beh
     assert SAFE_SHARE * 2.0 < 0.5 * 3.9 < SAFE_SHARE * 2.0 + 0.3
     assert _chosen(3.2, 3.3, 3.9) == 2
     assert _chosen(3.2, 3.3, 4.6) == 1
+    assert _chosen(4.0, 4.3, 4.7) == 1, "it counts from the best, wherever that is"
+    tight = Budget(max_accuracy_drop_points=0.1)
+    assert _chosen(0.1, 0.15, 0.3, budget=tight) == 1, "of a tight limit, not three times it"
 
 
 def test_another_preference_chooses_otherwise() -> None:
@@ -80,12 +83,12 @@ def test_the_third_is_the_farthest_from_those_before() -> None:
 
 def test_what_has_lost_nothing_is_left_alone_while_others_are_left() -> None:
     spec = SearchSpec("m", "d", "t", BUDGET, preference="most_accurate")
-    whole, near, slower, far = (Prospect(0, 0.1, _price(0.6)), Prospect(1, 0.5, _price(0.5)), Prospect(2, 0.6, _price(0.9)),
-                                Prospect(3, 2.0, _price(0.3)))  # fmt: skip
-    assert most_promising([whole, near, slower, far], 0.5, spec) == near
-    assert most_promising([whole, slower, far], 0.5, spec) == far, "it is as one that was trained: what is slower adds nothing"
-    assert most_promising([whole], 0.5, spec) == whole
-    assert _chosen(0.1, 0.1, 0.0) == 2
+    whole, near, hoped = Prospect(0, 0.1, _price(0.6)), Prospect(1, 0.5, _price(0.5)), Prospect(2, 0.1, _price(0.3), is_read=False)
+    assert settled([whole, near, hoped], spec) == [whole], "a drop that is only expected is none"
+    assert settled([whole, whole], spec) == [], "there is nothing else to train"
+    assert settled([whole, near], replace(spec, budget=Budget(max_accuracy_drop_points=0.05))) == [], "it does not fit"
+    slower, far = Prospect(3, 0.6, _price(0.9)), Prospect(4, 2.0, _price(0.3))
+    assert most_promising([slower, far], 0.5, spec, [whole]) == far, "what is slower adds nothing beside it"
 
 
 def test_few_candidates_use_the_time_up() -> None:
