@@ -125,10 +125,7 @@ def _learning_rate(
         store.append(Event("warning", f"no learning rate could be found ({error}): methods train at their own"))
         peak = None
     else:
-        store.append(
-            Event(
-                "phase", f"learning rate: {peak:.3g}, more in a long last rung, by a test of {STEPS} steps", {"learning_rate": peak}
-            )
-        )
+        words = f"learning rate: {peak:.3g}, more in a long last rung, by a test of {STEPS} steps"
+        store.append(Event("phase", words, {"learning_rate": peak}))
     store.save_phase(LEARNING_RATE_PHASE, {"peak": peak})
     return peak

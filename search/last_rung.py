@@ -29,8 +29,8 @@ _WORTH_STEPS = 200
 _FIRST_GUESS, _GUESSED_POINTS = 0.5, 4.0
 """What training leaves of a drop before any candidate has shown it, and how many points of drops that guess counts as."""
 _TELLING_POINTS, _TELLING_SHARE = 0.3, 0.5
-"""What readings of some thousand images tell apart, and of a tight limit: who is expected to miss the limit on the drop by so much
-more than the best is not behind it."""
+"""What readings of some thousand images tell apart, in points, and which share of a tight limit: who is expected to miss the limit
+on the drop by no more than the best and this is not behind it."""
 _SETTLED_POINTS = 0.2
 """Who lost no more in all rungs has nothing that training could give back."""
 _LEAST_COST = 1e-9

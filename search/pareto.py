@@ -81,15 +81,16 @@ def choose_finalists(records: Sequence[CandidateRecord], spec: SearchSpec, limit
         excess = [round(relative_excess(broken_limits(record, one, split), one), 3) for one in (budget, safe)]
         return (*excess, rank_of[record.candidate_id], *wanted(record))
 
-    ordered = sorted(living, key=key)
-    # The key begins with both excesses and the rank: those of the front come first, if any fits.
-    leading = [r for r in ordered if key(r)[:3] == (0.0, 0.0, 0.0)] if drop else []
+    keys = {record.candidate_id: key(record) for record in living}
+    ordered = sorted(living, key=lambda r: keys[r.candidate_id])
+    # A key begins with both excesses and the rank: those of the front come first, if any fits.
+    leading = [r for r in ordered if keys[r.candidate_id][:3] == (0.0, 0.0, 0.0)] if drop else []
     by_id = {record.candidate_id: record for record in records}
     return [by_id[record.candidate_id] for record in [*_spread(leading, budget, limit), *ordered[len(leading) :]][:limit]]
 
 
 def _spread(ordered: Sequence[CandidateRecord], budget: Budget, limit: int) -> list[CandidateRecord]:
-    """The first few, then always the one whose latency and size are farthest from all before; all where there are no more."""
+    """The first few, then always the one whose latency and size are farthest from all before; ``limit`` of them."""
     if len(ordered) <= WANTED:
         return list(ordered)
     chosen, left = list(ordered[:WANTED]), dict(enumerate(ordered[WANTED:]))
@@ -98,7 +99,7 @@ def _spread(ordered: Sequence[CandidateRecord], budget: Budget, limit: int) -> l
         index = max(left, key=lambda one: nearest_of[one])
         chosen.append(left.pop(index))
         nearest_of = {one: min(nearest_of[one], _apart(left[one], chosen[-1], budget)) for one in left}
-    return [*chosen, *left.values()]
+    return chosen
 
 
 def _apart(a: CandidateRecord, b: CandidateRecord, budget: Budget) -> float:

@@ -243,7 +243,7 @@ class _MovedState:
 
 def _key(start: str, effort: TrainingEffort, rung: int) -> str:
     # Checkpoints of before there was a gain are those of another training, but for rungs and short last ones.
-    gain = f"gain {_gain(effort)}" if rung == len(effort.rung_steps) and effort.last_steps > LONG_STEPS else ""
+    gain = f"gain {_gain(effort)}" if rung == len(effort.rung_steps) and _gain(effort) > 1 else ""
     return hashlib.sha256(f"{start}{effort.stages[: rung + 1]}{effort.known_steps}{gain}".encode()).hexdigest()
 
 
